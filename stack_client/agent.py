@@ -17,7 +17,7 @@ from typing import Any
 from llamastack import v1
 from stack_client import content
 from stack_client.client import StackClient
-from stack_client.errors import InternalError, StackError, from_error_message
+from stack_client.errors import CancelledError, InternalError, StackError, from_error_message
 from stack_client.portal import portal
 from stack_client.tools import FunctionTool, ToolFunction
 
@@ -229,9 +229,7 @@ class Agent:
                 error = raw.turn_failed.turn.error
                 raise from_error_message(error)
             case "turn_cancelled":
-                raise from_error_message(
-                    v1.Error(code=1, message=f"turn {raw.turn_cancelled.turn.turn_id} was cancelled")
-                )
+                raise CancelledError(f"turn {raw.turn_cancelled.turn.turn_id} was cancelled")
             case _:
                 return []
 

@@ -16,7 +16,7 @@ REATTACH_SECONDS = 0.25
 
 
 class Agents:
-    """Calls of `AgentsService`; what creates something carries a fresh request id, so that a retry cannot do it twice."""
+    """Calls of `AgentsService`; creating calls carry a fresh request id, so that a retry cannot do them twice."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: Any = v1.AgentsServiceStub(channel)

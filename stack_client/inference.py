@@ -135,7 +135,7 @@ class Inference:
         return response.text
 
 
-def _chat_request(
+def _chat_request(  # noqa: PLR0917 (private: the two callers pass their own parameters on)
     model: str,
     messages: MessageLike | Iterable[MessageLike],
     tools: Sequence[v1.ToolDefinition],

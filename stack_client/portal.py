@@ -7,7 +7,7 @@ share this one. It also works where a loop is running already, as in Jupyter.
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, Mapping
 from functools import cache
 from typing import Any, Self, TypeVar
 
@@ -40,7 +40,7 @@ class Portal:
             future.cancel()
             raise
 
-    def iterate(self, events: AsyncIterator[T]) -> Iterator[T]:
+    def iterate(self, events: AsyncIterable[T]) -> Iterator[T]:
         """The items of an asynchronous iterator; leaving early closes it."""
         iterator = aiter(events)
         try:
@@ -109,11 +109,7 @@ class SyncNamespace:
         def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (a proxy)
             # The call itself happens on the loop: gRPC objects are made where they are used.
             result = portal().run(_invoke(self._client, self._name, method, args, kwargs))
-            return (
-                portal().iterate(result)
-                if isinstance(result, AsyncIterator) or hasattr(result, "__aiter__")
-                else result
-            )
+            return portal().iterate(result) if isinstance(result, AsyncIterable) else result
 
         return call
 

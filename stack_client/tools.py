@@ -61,10 +61,8 @@ class FunctionTool:
         try:
             values = self._model.model_validate_json(arguments)
         except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}" for fault in error.errors()
-            )
-            return _response(call, f"The arguments are not valid. {faults}", failed=True)
+            faults = [f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}" for fault in error.errors()]
+            return _response(call, f"The arguments are not valid. {'; '.join(faults)}", failed=True)
         keywords = {name: getattr(values, name) for name in type(values).model_fields}
         try:
             if inspect.iscoroutinefunction(self.function):

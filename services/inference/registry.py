@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -212,4 +211,4 @@ class ModelRegistry:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         scratch = self._file.with_suffix(".new")
         scratch.write_text(json_format.MessageToJson(kept, preserving_proto_field_name=True))
-        os.replace(scratch, self._file)
+        scratch.replace(self._file)

@@ -184,10 +184,10 @@ class TorchProvider:
         encode = _EmbeddingEncoder(model, request)
         ids = await _offload(sum(map(len, texts)), encode, texts)
         embedded = await self._engine.embed(request.model_id, self._next_id("embed"), ids)
-        vectors_BD = np.frombuffer(embedded.vectors, dtype=np.float32).reshape(len(ids), embedded.dimension)
+        vectors = np.frombuffer(embedded.vectors, dtype=np.float32).reshape(len(ids), embedded.dimension)
         tokens = sum(map(len, ids))
         return v1.EmbedResponse(
-            embeddings=[v1.Embedding(values=row) for row in vectors_BD.tolist()],
+            embeddings=[v1.Embedding(values=row) for row in vectors.tolist()],
             usage=v1.Usage(prompt_tokens=tokens, total_tokens=tokens),
             model_id=request.model_id,
         )
@@ -232,7 +232,7 @@ class TorchProvider:
         except ValueError as error:  # the model's template refuses this dialog
             raise InvalidArgumentError(f"messages: {error}", field="messages") from error
 
-    async def _generate(
+    async def _generate(  # noqa: PLR0917 (private: chat and complete share it)
         self,
         model_id: str,
         model: TextModel,
