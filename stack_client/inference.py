@@ -65,6 +65,10 @@ class Inference:
         call = self._stub.StreamChatCompletion(v1.StreamChatCompletionRequest(request=request), timeout=timeout)
         return EventStream(call)
 
+    def stream(self, request: v1.StreamChatCompletionRequest) -> EventStream[v1.StreamChatCompletionResponse]:
+        """`stream_chat` for a request that is a message already."""
+        return EventStream(self._stub.StreamChatCompletion(request))
+
     async def complete(
         self,
         model: str,

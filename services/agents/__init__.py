@@ -1,0 +1,1 @@
+"""Agents: sessions, turns and steps over a durable event log; models are reached through the inference service."""

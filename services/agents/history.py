@@ -1,0 +1,67 @@
+"""What the model is shown: instructions, earlier turns, and the turn so far."""
+
+from collections.abc import Iterable, Sequence
+
+from llamastack import v1
+from stack_client.content import content
+
+NO_RESULT = "There is no result: the turn ended before the tool answered."
+
+
+def dialog(config: v1.AgentConfig, earlier: Iterable[v1.Turn], current: v1.Turn) -> list[v1.Message]:
+    """The messages of the next inference step. Every tool call in it has a result, or models refuse the history."""
+    messages: list[v1.Message] = []
+    if config.instructions:
+        messages.append(v1.Message(system=v1.SystemMessage(content=content(config.instructions))))
+    for turn in earlier:
+        messages += _of_turn(turn, with_context=False)
+    return messages + _of_turn(current, with_context=True)
+
+
+def _of_turn(turn: v1.Turn, *, with_context: bool) -> list[v1.Message]:
+    messages = []
+    for entry in turn.input_messages:
+        if entry.WhichOneof("message") == "user":
+            message = v1.Message(user=entry.user)
+            if not with_context:
+                message.user.ClearField("context")  # retrieved text belongs to its own turn only
+        else:
+            message = v1.Message(tool=entry.tool)
+        messages.append(message)
+    for step in turn.steps:
+        match step.WhichOneof("details"):
+            case "inference":
+                messages.append(v1.Message(assistant=step.inference.model_response))
+            case "tool_execution":
+                messages += _tool_messages(step.tool_execution)
+    return _without_dangling_calls(messages)
+
+
+def _tool_messages(step: v1.ToolExecutionStep) -> list[v1.Message]:
+    answers = {response.call_id: response.content for response in step.tool_responses}
+    return [
+        v1.Message(
+            tool=v1.ToolResponseMessage(
+                call_id=call.call_id,
+                tool_name=call.tool_name,
+                content=answers.get(call.call_id, content(NO_RESULT)),
+            )
+        )
+        for call in step.tool_calls
+    ]
+
+
+def _without_dangling_calls(messages: Sequence[v1.Message]) -> list[v1.Message]:
+    """Answer calls whose turn ended before their tools were even started."""
+    answered = {message.tool.call_id for message in messages if message.WhichOneof("message") == "tool"}
+    result = []
+    for message in messages:
+        result.append(message)
+        result += [
+            v1.Message(
+                tool=v1.ToolResponseMessage(call_id=call.call_id, tool_name=call.tool_name, content=content(NO_RESULT))
+            )
+            for call in message.assistant.tool_calls
+            if call.call_id not in answered
+        ]
+    return result

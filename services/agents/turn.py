@@ -1,0 +1,266 @@
+"""The loop of one turn: inference, tools, inference, until the model has answered.
+
+Its state is the log alone: every round looks at the steps that are stored and does the next one, so that a turn which
+lost its process goes on where its log ends.
+"""
+
+import asyncio
+import logging
+import uuid
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from llamastack import v1
+from services.agents import history
+from services.agents.turn_log import TurnLog
+from stack_client.content import content
+from stack_client.errors import StackError, UnavailableError, to_error_message
+from stack_client.inference import Inference
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.5
+
+
+class TurnLoop:
+    """Runs one turn to its end, or to where it waits for its caller.
+
+    Args:
+        log: Of the turn.
+        config: Of the agent.
+        request: That created the turn.
+        earlier: Turns of the session before this one.
+        inference: The inference service.
+        max_infer_iters: Inference steps at most, where the agent does not say.
+        inference_attempts: Tries of one step while the inference service is unavailable.
+    """
+
+    def __init__(
+        self,
+        log: TurnLog,
+        *,
+        config: v1.AgentConfig,
+        request: v1.CreateTurnRequest,
+        earlier: list[v1.Turn],
+        inference: Inference,
+        max_infer_iters: int,
+        inference_attempts: int,
+    ) -> None:
+        self._log = log
+        self._turn = log.turn
+        self._config = config
+        self._tool_config = request.tool_config if request.HasField("tool_config") else config.tool_config
+        self._earlier = earlier
+        self._inference = inference
+        self._max_iters = config.max_infer_iters if config.HasField("max_infer_iters") else max_infer_iters
+        self._attempts = inference_attempts
+
+    async def run(self) -> None:
+        """Take the next step until the turn ends or waits.
+
+        Cancelled by its caller's wish the turn ends as cancelled; cancelled by a shutdown it stays as it is, for the
+        next process to go on with.
+        """
+        log, turn = self._log, self._turn
+        if turn.status == v1.TURN_STATUS_QUEUED:
+            log.add(turn_start=v1.TurnStart(turn_id=turn.turn_id))
+        turn.status = v1.TURN_STATUS_RUNNING
+        try:
+            while turn.status == v1.TURN_STATUS_RUNNING:
+                await self._next_step()
+        except StackError as error:
+            turn.error.CopyFrom(to_error_message(error))
+            self._end(v1.TURN_STATUS_FAILED)
+            log.add(turn_failed=v1.TurnFailed(turn=turn))
+        except asyncio.CancelledError:
+            if not log.cancel_asked:
+                raise
+            self._end(v1.TURN_STATUS_CANCELLED)
+            log.add(turn_cancelled=v1.TurnCancelled(turn=turn))
+        await log.commit()
+
+    async def _next_step(self) -> None:
+        """Do what the log's last step calls for."""
+        last = self._turn.steps[-1] if self._turn.steps else None
+        match last.WhichOneof("details") if last else None:
+            case "inference" if last and last.HasField("completed_at"):
+                said = last.inference.model_response
+                taken = sum(step.WhichOneof("details") == "inference" for step in self._turn.steps)
+                if said.tool_calls and taken < self._max_iters:
+                    await self._call_tools(said)
+                else:
+                    self._complete(said)
+            case "tool_execution" if last and not last.HasField("completed_at"):
+                self._await_input(last)
+            case _:
+                await self._infer(last)
+
+    async def _infer(self, unfinished: v1.Step | None) -> None:
+        """One inference step; tried again while the inference service is unavailable."""
+        restarted = unfinished is not None and unfinished.WhichOneof("details") == "inference"
+        if restarted:
+            assert unfinished is not None
+            step = v1.Step()
+            step.CopyFrom(unfinished)
+        else:
+            step = v1.Step(
+                step_id=str(uuid.uuid4()),
+                turn_id=self._turn.turn_id,
+                step_type=v1.STEP_TYPE_INFERENCE,
+                started_at=_now(),
+                inference=v1.InferenceStep(),
+            )
+        for attempt in range(1, self._attempts + 1):
+            if restarted or attempt > 1:
+                self._log.add(
+                    step_restarted=v1.TurnStepRestarted(
+                        step_type=step.step_type, step_id=step.step_id, attempt=attempt + restarted
+                    )
+                )
+            else:
+                self._log.add(step_start=v1.TurnStepStart(step_type=step.step_type, step_id=step.step_id))
+                self._log.put_step(step)
+            try:
+                await self._generate(step)
+                break
+            except UnavailableError as error:
+                if attempt == self._attempts:
+                    raise
+                logger.warning("inference unavailable turn=%s attempt=%d: %s", step.turn_id, attempt, error.message)
+                await asyncio.sleep(max(error.retry_after or 0.0, RETRY_SECONDS * attempt))
+        step.completed_at.CopyFrom(_now())
+        self._log.put_step(step)
+        self._log.add(
+            step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step)
+        )
+        await self._log.commit()
+
+    async def _generate(self, step: v1.Step) -> None:
+        """Stream one answer of the model into the log; commits run beside the stream, each taking what has gathered."""
+        request = v1.StreamChatCompletionRequest(request=self._chat_request())
+        stream = self._inference.stream(request)
+        try:
+            async with asyncio.TaskGroup() as group, stream:
+                committing: asyncio.Task[None] | None = None
+                async for event in stream:
+                    match event.WhichOneof("event"):
+                        case "progress":
+                            self._progress(step, event.progress.delta)
+                        case "complete":
+                            complete = event.complete
+                            step.inference.model_response.CopyFrom(complete.completion_message)
+                            step.inference.usage.CopyFrom(complete.usage)
+                            self._count(complete.usage)
+                    if committing is None or committing.done():
+                        committing = group.create_task(self._log.commit())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    def _progress(self, step: v1.Step, delta: v1.ContentDelta) -> None:
+        self._log.add(step_progress=v1.TurnStepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
+
+    def _chat_request(self) -> v1.ChatCompletionRequest:
+        config = self._config
+        tool_config = v1.ToolConfig()
+        tool_config.CopyFrom(self._tool_config)
+        called = any(step.WhichOneof("details") == "tool_execution" for step in self._turn.steps)
+        if called and tool_config.tool_choice not in {"", "auto", "none"}:
+            # A required call holds for the first step only; otherwise the turn could never end.
+            tool_config.tool_choice = "auto"
+        return v1.ChatCompletionRequest(
+            model_id=config.model,
+            messages=history.dialog(config, self._earlier, self._turn),
+            sampling_params=config.sampling_params,
+            tools=[
+                v1.ToolDefinition(
+                    tool_name=tool.name,
+                    description=tool.description,
+                    input_schema=tool.input_schema if tool.HasField("input_schema") else None,
+                    parameters={
+                        parameter.name: v1.ToolParamDefinition(
+                            param_type=parameter.parameter_type,
+                            description=parameter.description,
+                            required=parameter.required if parameter.HasField("required") else None,
+                            default=parameter.default if parameter.HasField("default") else None,
+                        )
+                        for parameter in tool.parameters
+                    },
+                )
+                for tool in config.client_tools
+            ],
+            tool_config=tool_config,
+            response_format=config.response_format if config.HasField("response_format") else None,
+        )
+
+    async def _call_tools(self, said: v1.CompletionMessage) -> None:
+        """Begin a tool step: calls of unknown tools are answered here, the rest waits for the caller."""
+        known = {tool.name for tool in self._config.client_tools}
+        step = v1.Step(
+            step_id=str(uuid.uuid4()),
+            turn_id=self._turn.turn_id,
+            step_type=v1.STEP_TYPE_TOOL_EXECUTION,
+            started_at=_now(),
+            tool_execution=v1.ToolExecutionStep(tool_calls=said.tool_calls),
+        )
+        for call in said.tool_calls:
+            if call.tool_name not in known:
+                names = ", ".join(sorted(known)) or "none"
+                text = f"There is no tool {call.tool_name!r}; the tools are: {names}."
+                step.tool_execution.tool_responses.append(
+                    v1.ToolResponse(call_id=call.call_id, tool_name=call.tool_name, content=content(text))
+                )
+        self._log.add(step_start=v1.TurnStepStart(step_type=step.step_type, step_id=step.step_id))
+        for call in said.tool_calls:
+            delta = v1.ToolCallDelta(call=call, parse_status=v1.TOOL_CALL_PARSE_STATUS_IN_PROGRESS)
+            self._progress(step, v1.ContentDelta(tool_call=delta))
+        if not waiting_calls(step):
+            complete_tools(self._log, step)
+        self._log.put_step(step)
+        await self._log.commit()
+
+    def _await_input(self, step: v1.Step) -> None:
+        """Stop until the caller brings the results."""
+        turn = self._turn
+        turn.status = v1.TURN_STATUS_AWAITING_INPUT
+        turn.output_message.CopyFrom(
+            v1.CompletionMessage(stop_reason=v1.STOP_REASON_END_OF_MESSAGE, tool_calls=waiting_calls(step))
+        )
+        self._log.add(turn_awaiting_input=v1.TurnAwaitingInput(turn=turn))
+
+    def _complete(self, said: v1.CompletionMessage) -> None:
+        self._turn.output_message.CopyFrom(said)
+        self._end(v1.TURN_STATUS_COMPLETED)
+        self._log.add(turn_complete=v1.TurnComplete(turn=self._turn))
+
+    def _end(self, status: "v1.TurnStatus.ValueType") -> None:
+        self._turn.status = status
+        self._turn.completed_at.CopyFrom(_now())
+
+    def _count(self, usage: v1.Usage) -> None:
+        total = self._turn.usage
+        total.prompt_tokens += usage.prompt_tokens
+        total.completion_tokens += usage.completion_tokens
+        total.total_tokens += usage.total_tokens
+        total.cached_tokens += usage.cached_tokens
+
+
+def waiting_calls(step: v1.Step) -> list[v1.ToolCall]:
+    """The calls of a tool step that have no result yet, in their order."""
+    answered = {response.call_id for response in step.tool_execution.tool_responses}
+    return [call for call in step.tool_execution.tool_calls if call.call_id not in answered]
+
+
+def complete_tools(log: TurnLog, step: v1.Step) -> None:
+    """End a tool step: results in the order of the calls, then its event."""
+    order = {call.call_id: place for place, call in enumerate(step.tool_execution.tool_calls)}
+    responses = sorted(step.tool_execution.tool_responses, key=lambda response: order[response.call_id])
+    del step.tool_execution.tool_responses[:]
+    step.tool_execution.tool_responses.extend(responses)
+    step.completed_at.CopyFrom(_now())
+    log.add(step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step))
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now
