@@ -29,6 +29,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from llamastack import v1
+
 DOMAIN = "llamastack.mesh"
 DETAILS_KEY = "grpc-status-details-bin"
 # Trailers over 8 KiB are refused at random and the caller would see RESOURCE_EXHAUSTED instead of the real error.
@@ -255,6 +257,24 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> StackError:
         # A worker that died in the middle of a stream: the transport calls it INTERNAL, for the caller it is absence.
         code = grpc.StatusCode.UNAVAILABLE
     return _build(code, details or f"the call failed with {code.name}")
+
+
+def from_error_message(error: v1.Error) -> StackError:
+    """The error that a failed turn, job or item keeps."""
+    reason = v1.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_") if error.reason else ""
+    code = _CODE_BY_NUMBER.get(error.code, grpc.StatusCode.UNKNOWN)
+    return _build(code, error.message, reason=reason, metadata=error.metadata)
+
+
+def to_error_message(error: StackError) -> v1.Error:
+    """The error as it is kept with a turn, job or item."""
+    number = v1.ErrorReason.DESCRIPTOR.values_by_name.get(f"ERROR_REASON_{error.reason}")
+    return v1.Error(
+        reason=v1.ErrorReason.Value(number.name) if number else v1.ERROR_REASON_UNSPECIFIED,
+        message=error.message,
+        code=error.code.value[0],
+        metadata=error.metadata,
+    )
 
 
 def _build(

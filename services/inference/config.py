@@ -1,0 +1,71 @@
+"""Configuration of the inference service, section `inference` of the stack's file."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model that is served from the start."""
+
+    model_id: str
+    """Name by which requests address it."""
+    provider_id: str = "torch"
+    """Provider that serves it."""
+    provider_model_id: str = ""
+    """The provider's name for it: `packaged:NAME`, a folder, a file; empty means the same as model_id."""
+    model_type: Literal["llm", "embedding"] = "llm"
+    """What it is for."""
+    metadata: dict[str, object] = field(default_factory=dict)
+    """Facts kept with it; the scripted provider reads its script here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchConfig:
+    """The torch provider: our own engine in a process of its own."""
+
+    device: str = "auto"
+    """`cpu`, `cuda` or `auto`: the GPU when there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of text models; auto is bfloat16 on GPUs and on CPUs with bf16 instructions, else float32."""
+    threads: int = 0
+    """CPU threads of the engine; 0 means as many as the process may use."""
+    step_tokens: int = 512
+    """Rows per step at most; longer prompts are read in chunks."""
+    running_requests: int = 32
+    """Requests that share a batch; more wait."""
+    waiting_requests: int = 256
+    """Requests that wait at most; more are refused with RESOURCE_EXHAUSTED."""
+    cached_tokens: int = 131_072
+    """Prompt and answer tokens of all running requests together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedConfig:
+    """The scripted provider; it has no settings: each model carries its script in its metadata."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvidersConfig:
+    """Settings of each provider."""
+
+    torch: TorchConfig = TorchConfig()
+    """Our engine."""
+    scripted: ScriptedConfig = ScriptedConfig()
+    """Fixed answers for tests and demonstrations."""
+
+
+EMBEDDED_DEFAULT = (
+    ModelConfig(model_id="smollm2-135m", provider_model_id="packaged:smollm2-135m"),
+    ModelConfig(model_id="all-minilm-l6-v2", provider_model_id="packaged:all-minilm-l6-v2", model_type="embedding"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """Models and providers of one inference node."""
+
+    models: tuple[ModelConfig, ...] = EMBEDDED_DEFAULT
+    """Models served from the start; further ones are registered at run time and kept over restarts."""
+    providers: ProvidersConfig = ProvidersConfig()
+    """Settings of the providers."""

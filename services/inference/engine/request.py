@@ -1,0 +1,82 @@
+"""The engine's nouns: what it is asked for and what it gives back at every step."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+FinishCause = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token of a request is chosen."""
+
+    temperature: float = 0.0
+    """Divides the logits; 0 means greedy."""
+    top_p: float = 1.0
+    """Share of probability kept, in (0, 1]."""
+    top_k: int = 0
+    """Tokens kept; 0 means all."""
+    repetition_penalty: float = 1.0
+    """Weakens the logits of tokens in prompt or answer when above 1 (arXiv:1909.05858, section 4.1)."""
+    frequency_penalty: float = 0.0
+    """Subtracted per earlier use in the answer."""
+    presence_penalty: float = 0.0
+    """Subtracted once for tokens used in the answer."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of single token ids."""
+    seed: int | None = None
+    """Makes sampling repeatable; None draws a fresh seed."""
+    top_logprobs: int | None = None
+    """Alternatives reported per token; None reports nothing, 0 only the chosen token."""
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether anything but temperature and truncation touches the logits."""
+        return bool(
+            self.repetition_penalty != 1.0 or self.frequency_penalty or self.presence_penalty or self.logit_bias
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One sequence to continue."""
+
+    request_id: str
+    """Unique among the requests in flight."""
+    prompt_ids: tuple[int, ...]
+    """Token ids of the prompt, at least one."""
+    max_tokens: int
+    """New tokens at most, at least 1; prompt and new tokens together fit the model's context."""
+    stop_ids: frozenset[int] = frozenset()
+    """Token ids that end the answer; the one that was met is emitted and counted."""
+    sampling: Sampling = Sampling()
+
+
+class Logprobs(NamedTuple):
+    """Log probabilities of one position, before temperature and penalties."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+    """(token id, log probability), most likely first."""
+
+
+class Emission(NamedTuple):
+    """One new token of one request."""
+
+    request_id: str
+    token_id: int
+    finish: FinishCause | None
+    """Set on the request's last token."""
+    logprobs: Logprobs | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLimits:
+    """How much one engine takes on at a time."""
+
+    step_tokens: int = 512
+    """Rows per step at most; longer prompts are read in chunks."""
+    running_requests: int = 32
+    """Requests that share the batch; more wait."""
+    cached_tokens: int = 131_072
+    """Prompt and answer tokens of all running requests together; a request that does not fit waits."""

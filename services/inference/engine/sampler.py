@@ -1,0 +1,80 @@
+"""Choosing the next token.
+
+Every request is sampled from its own row with its own generator, so that a seeded result does not depend on which
+requests share the batch.
+
+Shapes: B requests, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from services.inference.engine.request import Logprobs, Sampling
+
+
+class SequenceSampler:
+    """Sampling state of one request: its random generator and what it has used so far."""
+
+    def __init__(self, sampling: Sampling, *, prompt_ids: tuple[int, ...], vocab_size: int) -> None:
+        self.sampling = sampling
+        self._generator = torch.Generator()
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed % 2**64)
+        self._seen_V: Tensor | None = None
+        self._counts_V: Tensor | None = None
+        if sampling.changes_logits:
+            self._seen_V = torch.zeros(vocab_size, dtype=torch.bool)
+            self._seen_V[torch.tensor(prompt_ids)] = True
+            self._counts_V = torch.zeros(vocab_size)
+
+    def choose(self, logits_V: Tensor) -> int:
+        """The next token id from fp32 logits; remembers it for the penalties."""
+        if self.sampling.changes_logits:
+            logits_V = self._penalise(logits_V.clone())
+        token = int(logits_V.argmax()) if self.sampling.temperature == 0 else self._draw(logits_V)
+        if self._seen_V is not None and self._counts_V is not None:
+            self._seen_V[token] = True
+            self._counts_V[token] += 1
+        return token
+
+    def _penalise(self, logits_V: Tensor) -> Tensor:
+        options = self.sampling
+        assert self._seen_V is not None
+        assert self._counts_V is not None
+        if options.repetition_penalty != 1.0:
+            weakened_V = torch.where(
+                logits_V > 0, logits_V / options.repetition_penalty, logits_V * options.repetition_penalty
+            )
+            logits_V = torch.where(self._seen_V, weakened_V, logits_V)
+        logits_V -= options.frequency_penalty * self._counts_V
+        logits_V -= options.presence_penalty * (self._counts_V > 0)
+        for token, bias in options.logit_bias:
+            logits_V[token] += bias
+        return logits_V
+
+    def _draw(self, logits_V: Tensor) -> int:
+        """Temperature, then top-k, then top-p, then one draw."""
+        options = self.sampling
+        scaled_V = logits_V / options.temperature
+        keep = min(options.top_k or len(scaled_V), len(scaled_V))
+        if keep == len(scaled_V) and options.top_p >= 1.0:
+            return int(torch.multinomial(scaled_V.softmax(-1), 1, generator=self._generator))
+        values, ids = scaled_V.topk(keep) if keep < len(scaled_V) else scaled_V.sort(descending=True)
+        probabilities = values.softmax(-1)
+        if options.top_p < 1.0:
+            # A token stays while the mass before it is below top_p; the first one always stays.
+            before = probabilities.cumsum(-1) - probabilities
+            probabilities = probabilities.masked_fill(before >= options.top_p, 0.0)
+        return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
+
+
+def logprobs_of(logits_V: Tensor, *, chosen: int, top: int) -> Logprobs:
+    """Log probabilities of the chosen token and the `top` most likely ones, from the model's own logits."""
+    logprobs_V = logits_V.log_softmax(-1)
+    alternatives: tuple[tuple[int, float], ...] = ()
+    if top:
+        values, ids = logprobs_V.topk(top)
+        alternatives = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Logprobs(chosen=float(logprobs_V[chosen]), top=alternatives)

@@ -1,0 +1,237 @@
+"""The service's side of the engine process: starts it, talks to it, and starts it again when it dies.
+
+Two threads carry the pipe (a full pipe must never stop the event loop); everything else runs on the loop.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from services.inference.engine import commands
+from services.inference.engine.request import Emission, Request
+from stack_client.errors import InvalidArgumentError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+RESTART_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0)
+STOP_SECONDS = 5.0
+
+Outbox = queue.SimpleQueue[commands.Command | None]
+
+
+class Generation:
+    """A generation in flight."""
+
+    def __init__(self, on_token: Callable[[Emission], None]) -> None:
+        self.on_token = on_token
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Loading:
+    """A model that is being loaded or is loaded."""
+
+    def __init__(self, command: commands.Load, report: Callable[[str], None]) -> None:
+        self.command = command
+        self.report = report
+        self.done: asyncio.Future[commands.Loaded] = asyncio.get_running_loop().create_future()
+
+
+class EngineClient:
+    """One engine process and its models; used on one event loop."""
+
+    def __init__(self, *, threads: int) -> None:
+        self._threads = threads
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._outbox: Outbox = queue.SimpleQueue()
+        self._models: dict[str, Loading] = {}
+        self._generations: dict[str, Generation] = {}
+        self._embeds: dict[str, asyncio.Future[commands.Embedded]] = {}
+        self._stopping = False
+        self._deaths = 0
+        self._restart: asyncio.TimerHandle | None = None
+        self.load_figures = (0, 0)
+        """Requests waiting and running in the engine after its last step."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine; None while there is none."""
+        return self._process.pid if self._process else None
+
+    @property
+    def in_flight(self) -> int:
+        """Generations that have not ended."""
+        return len(self._generations)
+
+    def start(self) -> None:
+        """Spawn the process; returns at once, commands wait in the pipe until it listens."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._outbox = queue.SimpleQueue()
+        self._process = context.Process(target=commands.run, args=(theirs, self._threads), name="engine", daemon=True)
+        self._process.start()
+        theirs.close()
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=_write, args=(ours, self._outbox), daemon=True).start()
+        threading.Thread(target=self._read, args=(ours, loop), daemon=True).start()
+
+    async def stop(self) -> None:
+        """End the process; what is in flight ends with UNAVAILABLE."""
+        self._stopping = True
+        if self._restart:
+            self._restart.cancel()
+        self._outbox.put(None)
+        if self._process is not None:
+            self._process.terminate()
+            await asyncio.to_thread(self._process.join, STOP_SECONDS)
+            if self._process.is_alive():
+                self._process.kill()
+                await asyncio.to_thread(self._process.join, STOP_SECONDS)
+        self._fail_in_flight(UnavailableError("the inference service is shutting down", reason="DRAINING"))
+
+    async def load(self, command: commands.Load, report: Callable[[str], None]) -> commands.Loaded:
+        """Load a model; it is loaded again by itself whenever the process had to be restarted.
+
+        Raises:
+            InvalidArgumentError: If it cannot be read; the message is the engine's.
+            UnavailableError: If the service stops first.
+        """
+        loading = Loading(command, report)
+        self._models[command.model] = loading
+        self._outbox.put(command)
+        return await loading.done
+
+    def unload(self, model: str) -> None:
+        """Free a model; its requests must have been ended by the caller."""
+        self._models.pop(model, None)
+        self._outbox.put(commands.Unload(model=model))
+
+    async def generate(self, model: str, request: Request, on_token: Callable[[Emission], None]) -> None:
+        """Run a request to its end, calling `on_token` for every token; when cancelled the request is aborted.
+
+        Raises:
+            UnavailableError: If the engine process dies.
+            InvalidArgumentError: If the engine refuses the request.
+        """
+        generation = Generation(on_token)
+        self._generations[request.request_id] = generation
+        try:
+            self._outbox.put(commands.Add(model=model, request=request))
+            await generation.done
+        finally:
+            if self._generations.pop(request.request_id, None) is not None:
+                self._outbox.put(commands.Abort(model=model, request_id=request.request_id))
+
+    async def embed(self, model: str, request_id: str, texts: list[list[int]]) -> commands.Embedded:
+        """Embed texts given as token ids.
+
+        Raises:
+            UnavailableError: If the engine process dies.
+        """
+        future: asyncio.Future[commands.Embedded] = asyncio.get_running_loop().create_future()
+        self._embeds[request_id] = future
+        try:
+            self._outbox.put(commands.Embed(model=model, request_id=request_id, texts=texts))
+            return await future
+        finally:
+            if self._embeds.pop(request_id, None) is not None:
+                self._outbox.put(commands.Abort(model=model, request_id=request_id))
+
+    def _read(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Thread: hand every event of the engine to the loop, and its death last."""
+        while True:
+            try:
+                event: commands.Event = connection.recv()
+            except (EOFError, OSError):
+                break
+            loop.call_soon_threadsafe(self._handle, event)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._died)
+
+    def _handle(self, event: commands.Event) -> None:
+        match event:
+            case commands.Stepped():
+                self.load_figures = (event.waiting, event.running)
+                for emission in event.emissions:
+                    self._emit(emission)
+            case commands.RequestFailed():
+                error = InvalidArgumentError(event.message)
+                _fail(self._generations.pop(event.request_id, None), error)
+                _fail_future(self._embeds.pop(event.request_id, None), error)
+            case commands.Embedded():
+                future = self._embeds.pop(event.request_id, None)
+                if future and not future.done():
+                    future.set_result(event)
+            case commands.Progress():
+                if event.model in self._models:
+                    self._models[event.model].report(event.message)
+            case commands.Loaded():
+                self._deaths = 0
+                loading = self._models.get(event.model)
+                if loading and not loading.done.done():
+                    loading.done.set_result(event)
+            case commands.LoadFailed():
+                loading = self._models.pop(event.model, None)
+                if loading:
+                    _fail_future(loading.done, InvalidArgumentError(event.message))
+
+    def _emit(self, emission: Emission) -> None:
+        generation = self._generations.get(emission.request_id)
+        if generation is None:  # aborted while the step ran
+            return
+        if emission.finish:
+            del self._generations[emission.request_id]
+        generation.on_token(emission)
+        if emission.finish and not generation.done.done():
+            generation.done.set_result(None)
+
+    def _died(self) -> None:
+        """The pipe closed: end what was in flight and start anew, unless we are stopping."""
+        if self._stopping:
+            return
+        delay = RESTART_BACKOFF_SECONDS[min(self._deaths, len(RESTART_BACKOFF_SECONDS) - 1)]
+        self._deaths += 1
+        logger.error("engine process died pid=%s restart_in_seconds=%s", self.pid, delay)
+        message = f"the engine process died; it starts again in {delay:g} s, ask again then"
+        self._fail_in_flight(UnavailableError(message, reason="ENGINE_DIED", retry_after=delay))
+        self._restart = asyncio.get_running_loop().call_later(delay, self._start_again)
+
+    def _start_again(self) -> None:
+        self.start()
+        for loading in self._models.values():
+            self._outbox.put(loading.command)
+
+    def _fail_in_flight(self, error: UnavailableError) -> None:
+        for generation in self._generations.values():
+            _fail(generation, error)
+        for future in self._embeds.values():
+            _fail_future(future, error)
+        if self._stopping:
+            for loading in self._models.values():
+                _fail_future(loading.done, error)
+        self._generations.clear()
+        self._embeds.clear()
+
+
+def _write(connection: Connection, outbox: Outbox) -> None:
+    """Thread: send commands in order until told to stop or the engine is gone."""
+    while (command := outbox.get()) is not None:
+        try:
+            connection.send(command)
+        except (BrokenPipeError, ConnectionResetError, OSError):
+            return  # the reader sees the same end and reports it
+    connection.close()
+
+
+def _fail(generation: Generation | None, error: Exception) -> None:
+    if generation:
+        _fail_future(generation.done, error)
+
+
+def _fail_future(future: "asyncio.Future[Any] | None", error: Exception) -> None:
+    if future and not future.done():
+        future.set_exception(error)

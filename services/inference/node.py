@@ -1,0 +1,1 @@
+"""Putting an inference node together: providers, registry, RPC edge."""

@@ -1,0 +1,6 @@
+"""The inference providers by the name that configuration and `provider_id` use."""
+
+from services.inference.providers.scripted import ScriptedProvider
+from services.inference.providers.torch_engine import TorchProvider
+
+PROVIDERS = {"torch": TorchProvider, "scripted": ScriptedProvider}

@@ -1,0 +1,208 @@
+r"""A model that answers from a script: for tests, demonstrations and measuring everything but the model.
+
+The script stands in the model's metadata as `script`, a list of rules; the first rule that matches the dialog's last
+message answers. Without a rule that matches, the answer is the last message itself.
+
+    {"role": "user", "match": "weather in (\w+)", "reply": "It is sunny in {1}."}
+    {"role": "user", "match": "time", "tool_calls": [{"tool_name": "clock", "arguments": {"zone": "UTC"}}]}
+    {"role": "tool", "reply": "The tool says: {0}"}
+
+`match` is a regular expression searched in the message's text; `{0}` in a reply is the whole match and `{1}` its first
+group. `role` (user, tool, system) restricts the rule. `tools` (true or false) restricts it to requests with or without
+tools. `token_seconds` waits before every token; `hang` waits for ever after the reply, as a stuck model would;
+`error` ends the call with UNAVAILABLE and this message after the reply. A token is a word with the space before it.
+Sampling settings are checked like everywhere and change nothing: a script has no randomness.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from google.protobuf import json_format
+
+from llamastack import v1
+from services.inference import dialog
+from services.inference.config import ScriptedConfig
+from services.inference.provider import Answer, Report, Sink
+from services.inference.validate import sampling_of
+from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
+
+TOKEN = re.compile(r"\s*\S+|\s+$")
+CONTEXT = 8192
+EMBEDDING_DIMENSION = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule of a script; the module's docstring says what the fields mean."""
+
+    match: str = ""
+    role: str = ""
+    tools: bool | None = None
+    reply: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    token_seconds: float = 0.0
+    hang: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a rule answers to one message."""
+
+    text: str
+    rule: Rule
+
+
+class ScriptedProvider:
+    """Serves scripted models; an embedding model of it hashes words into 16 dimensions."""
+
+    def __init__(self, config: ScriptedConfig) -> None:
+        self._config = config
+        self._scripts: dict[str, list[Rule]] = {}
+
+    async def __aenter__(self) -> Self:
+        """Nothing to start."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Nothing to stop."""
+
+    async def load(self, model: v1.Model, report: Report) -> dict[str, str | float]:
+        """Read the model's script."""
+        if model.model_type == v1.MODEL_TYPE_EMBEDDING:
+            self._scripts[model.identifier] = []
+            return {"embedding_dimension": EMBEDDING_DIMENSION, "context_length": CONTEXT}
+        report("reading the script")
+        metadata = json_format.MessageToDict(model.metadata)
+        self._scripts[model.identifier] = [_rule(entry) for entry in metadata.get("script", [])]
+        return {"context_length": CONTEXT}
+
+    async def unload(self, model_id: str) -> None:
+        """Forget the script."""
+        del self._scripts[model_id]
+
+    async def chat(self, request: v1.ChatCompletionRequest, sink: Sink) -> Answer:
+        """Answer by the first rule that matches the last message."""
+        _refuse(request.HasField("logprobs"), "logprobs")
+        _refuse(request.HasField("response_format"), "response_format")
+        sampling_of(request.sampling_params, None)
+        tools = {tool.name for tool in dialog.tool_definitions(request.tools)}
+        messages = dialog.chat_messages(request.messages)
+        prompt_tokens = sum(len(TOKEN.findall(message.content)) for message in messages)
+        usable = bool(tools) and request.tool_config.tool_choice != "none"
+        reply = self._reply(request.model_id, messages[-1].role, messages[-1].content, with_tools=usable)
+        spoken, finish = await self._speak(reply, request.sampling_params, sink)
+        calls = [call for call in reply.rule.tool_calls if usable] if finish == v1.FINISH_REASON_STOP else []
+        for index, call in enumerate(calls):
+            sink.tool_call(_tool_call(call, call_id=f"call_{len(messages)}_{index}"))
+        if calls:
+            finish = v1.FINISH_REASON_TOOL_CALLS
+        stop = v1.STOP_REASON_OUT_OF_TOKENS if finish == v1.FINISH_REASON_LENGTH else v1.STOP_REASON_END_OF_TURN
+        return Answer(
+            stop_reason=v1.STOP_REASON_END_OF_MESSAGE if calls else stop,
+            finish_reason=finish,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=spoken,
+        )
+
+    async def complete(self, request: v1.CompletionRequest, sink: Sink) -> Answer:
+        """Answer as if the text were a user message."""
+        _refuse(request.HasField("logprobs"), "logprobs")
+        _refuse(request.HasField("response_format"), "response_format")
+        _refuse(bool(request.token_ids), "token_ids")
+        sampling_of(request.sampling_params, None)
+        text = dialog.text_of(request.content, "content")
+        reply = self._reply(request.model_id, "user", text, with_tools=False)
+        spoken, finish = await self._speak(reply, request.sampling_params, sink)
+        stop = v1.STOP_REASON_OUT_OF_TOKENS if finish == v1.FINISH_REASON_LENGTH else v1.STOP_REASON_END_OF_TURN
+        return Answer(
+            stop_reason=stop,
+            finish_reason=finish,
+            prompt_tokens=len(TOKEN.findall(text)),
+            completion_tokens=spoken,
+        )
+
+    async def embed(self, request: v1.EmbedRequest) -> v1.EmbedResponse:
+        """Count words by hash: equal texts get equal vectors, texts that share words similar ones."""
+        _refuse(request.HasField("output_dimension"), "output_dimension")
+        texts = [dialog.text_of(content, f"contents[{i}]") for i, content in enumerate(request.contents)]
+        tokens = sum(len(text.split()) for text in texts)
+        return v1.EmbedResponse(
+            embeddings=[v1.Embedding(values=_hashed(text)) for text in texts],
+            usage=v1.Usage(prompt_tokens=tokens, total_tokens=tokens),
+            model_id=request.model_id,
+        )
+
+    async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
+        """A script has no vocabulary."""
+        raise UnsupportedError(f"model {request.model_id} is scripted and has no tokenizer", field="model_id")
+
+    async def detokenize(self, request: v1.DetokenizeRequest) -> v1.DetokenizeResponse:
+        """A script has no vocabulary."""
+        raise UnsupportedError(f"model {request.model_id} is scripted and has no tokenizer", field="model_id")
+
+    def _reply(self, model_id: str, role: str, text: str, *, with_tools: bool) -> Reply:
+        for rule in self._scripts[model_id]:
+            found = re.search(rule.match, text)
+            if found and rule.role in {"", role} and rule.tools in {None, with_tools}:
+                return Reply(rule.reply.format(found[0] if rule.match else text, *found.groups()), rule)
+        return Reply(text, Rule())
+
+    async def _speak(
+        self, reply: Reply, params: v1.SamplingParams, sink: Sink
+    ) -> tuple[int, "v1.FinishReason.ValueType"]:
+        """Push the reply token by token; returns the number of tokens and why it ended."""
+        stops = [at for at in (reply.text.find(stop) for stop in params.stop) if at >= 0]
+        tokens = TOKEN.findall(reply.text[: min(stops)] if stops else reply.text)
+        limit = params.max_tokens or len(tokens)
+        for token in tokens[:limit]:
+            if reply.rule.token_seconds:
+                await asyncio.sleep(reply.rule.token_seconds)
+            sink.text(token, tokens=1)
+        if reply.rule.hang:
+            await asyncio.Event().wait()
+        if reply.rule.error:
+            raise UnavailableError(reply.rule.error)
+        cut = len(tokens) > limit
+        return min(len(tokens), limit), v1.FINISH_REASON_LENGTH if cut else v1.FINISH_REASON_STOP
+
+
+def _rule(entry: object) -> Rule:
+    if not isinstance(entry, dict):
+        raise InvalidArgumentError(f"a rule of a script is a JSON object, not {entry!r}", field="metadata.script")
+    unknown = entry.keys() - Rule.__dataclass_fields__.keys()
+    if unknown:
+        known = ", ".join(Rule.__dataclass_fields__)
+        message = f"unknown key {min(unknown)!r} in a rule of the script; known are {known}"
+        raise InvalidArgumentError(message, field="metadata.script")
+    try:
+        re.compile(entry.get("match", ""))
+    except re.error as error:
+        message = f"match {entry['match']!r} is no regular expression: {error}"
+        raise InvalidArgumentError(message, field="metadata.script") from error
+    return Rule(**{**entry, "tool_calls": tuple(entry.get("tool_calls", ()))})
+
+
+def _tool_call(call: Mapping[str, Any], *, call_id: str) -> v1.ToolCall:
+    arguments = dialog.plain(call.get("arguments", {}))
+    result = v1.ToolCall(call_id=call_id, tool_name=call["tool_name"], arguments_json=json.dumps(arguments))
+    json_format.ParseDict(arguments, result.arguments)
+    return result
+
+
+def _hashed(text: str) -> list[float]:
+    vector = [0.0] * EMBEDDING_DIMENSION
+    for word in text.lower().split():
+        vector[hashlib.sha256(word.encode()).digest()[0] % EMBEDDING_DIMENSION] += 1.0
+    norm = sum(x * x for x in vector) ** 0.5 or 1.0
+    return [x / norm for x in vector]
+
+
+def _refuse(asked: bool, field: str) -> None:  # noqa: FBT001
+    if asked:
+        raise UnsupportedError(f"{field}: a scripted model cannot do this", field=field)

@@ -1,0 +1,435 @@
+"""The torch provider: renders dialogs into token ids, runs them in the engine process, and reads the answer back.
+
+This process never imports torch: tokenizers and chat formats live here, weights live in the engine's process.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, ParamSpec, Self, TypeVar
+
+import numpy as np
+from tokenizers import Tokenizer as SentenceTokenizer
+
+from llamastack import v1
+from services.inference import dialog
+from services.inference.config import TorchConfig
+from services.inference.engine import commands
+from services.inference.engine.request import Emission, EngineLimits, Request, Sampling
+from services.inference.engine_client import EngineClient
+from services.inference.hardware import choose_device, choose_dtype, usable_cpus
+from services.inference.provider import Answer, Report, Sink
+from services.inference.text_stream import TextPiece, TextStream
+from services.inference.tool_stream import ToolStream
+from services.inference.validate import sampling_of
+from services.llama import checkpoint
+from services.llama.chat_format import ChatFormat, ToolDefinition
+from services.llama.tokenizer import Tokenizer
+from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextModel:
+    """The text side of a model whose weights the engine holds."""
+
+    tokenizer: Tokenizer
+    chat_format: ChatFormat
+    context: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingModel:
+    """The text side of an embedding model."""
+
+    tokenizer: SentenceTokenizer
+    context: int
+    """Tokens read of one text, special tokens included."""
+
+
+class TorchProvider:
+    """Serves Llama-family text models and BERT sentence encoders from one engine process."""
+
+    def __init__(self, config: TorchConfig, *, cache_dir: Path) -> None:
+        self._config = config
+        self._cache_dir = cache_dir
+        self._device, device_reason = choose_device(config.device)
+        self._dtype, dtype_reason = choose_dtype(config.dtype, device=self._device)
+        threads = config.threads or usable_cpus()
+        logger.info(
+            "torch provider device=%s (%s) dtype=%s (%s) threads=%d",
+            self._device, device_reason, self._dtype, dtype_reason, threads,
+        )  # fmt: skip
+        self._engine = EngineClient(threads=threads)
+        self._models: dict[str, TextModel | EmbeddingModel] = {}
+        self._ids = itertools.count(1)
+
+    @property
+    def engine(self) -> EngineClient:
+        """The engine process, for metrics and tests."""
+        return self._engine
+
+    async def __aenter__(self) -> Self:
+        """Spawn the engine process."""
+        self._engine.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """End the engine process."""
+        await self._engine.stop()
+
+    async def load(self, model: v1.Model, report: Report) -> dict[str, str | float]:
+        """Convert where needed, load the weights in the engine and the tokenizer here."""
+        if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING}:
+            kind = v1.ModelType.Name(model.model_type).removeprefix("MODEL_TYPE_").lower()
+            raise UnsupportedError(f"the torch provider does not serve {kind} models yet", field="model_type")
+        embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
+        command = commands.Load(
+            model=model.identifier,
+            kind="embedding" if embedding else "llm",
+            path=_locate(model.provider_resource_id),
+            cache_dir=self._cache_dir / "models",
+            dtype=self._dtype,
+            device=self._device,
+            limits=EngineLimits(
+                step_tokens=self._config.step_tokens,
+                running_requests=self._config.running_requests,
+                cached_tokens=self._config.cached_tokens,
+            ),
+        )
+        loaded = await self._engine.load(command, report)
+        report("loading the tokenizer")
+        if embedding:
+            encoder = await asyncio.to_thread(_embedding_model, loaded.folder)
+            self._models[model.identifier] = encoder
+            return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
+        side = await asyncio.to_thread(checkpoint.load_text, loaded.folder)
+        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=side.config.max_context)
+        self._models[model.identifier] = text
+        return {
+            "context_length": text.context,
+            "vocabulary": side.config.vocab_size,
+            "parameters": loaded.parameters,
+            "dtype": loaded.dtype,
+            "device": self._device,
+        }
+
+    async def unload(self, model_id: str) -> None:
+        """Free weights and tokenizer; running requests of the model end."""
+        self._models.pop(model_id, None)
+        self._engine.unload(model_id)
+
+    async def chat(self, request: v1.ChatCompletionRequest, sink: Sink) -> Answer:
+        """Render the dialog, generate, and read tool calls from the answer."""
+        model = self._text_model(request.model_id)
+        _refuse_constraints(has_format=request.HasField("response_format"), choice=request.tool_config.tool_choice)
+        if request.tool_config.system_message_behavior == v1.SYSTEM_MESSAGE_BEHAVIOR_REPLACE:
+            field = "tool_config.system_message_behavior"
+            raise UnsupportedError(f"{field}: replace is not built yet; use append", field=field)
+        sampling = sampling_of(request.sampling_params, request.logprobs if request.HasField("logprobs") else None)
+        tools = dialog.tool_definitions(request.tools) if request.tool_config.tool_choice != "none" else []
+        prompt = await self._render(model, request.messages, tools=tools, config=request.tool_config)
+        reader = ToolStream(
+            sink, tool_names=[tool.name for tool in tools], tool_prompt_format=_prompt_format(request.tool_config)
+        )
+        answer = await self._generate(request.model_id, model, prompt, request.sampling_params, sampling, reader)
+        if reader.finish(complete=answer.finish_reason == v1.FINISH_REASON_STOP):
+            return Answer(
+                stop_reason=v1.STOP_REASON_END_OF_MESSAGE,
+                finish_reason=v1.FINISH_REASON_TOOL_CALLS,
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+            )
+        return answer
+
+    async def complete(self, request: v1.CompletionRequest, sink: Sink) -> Answer:
+        """Continue a text as it stands; the beginning-of-text token is added where the model has one."""
+        model = self._text_model(request.model_id)
+        _refuse_constraints(has_format=request.HasField("response_format"), choice="")
+        sampling = sampling_of(request.sampling_params, request.logprobs if request.HasField("logprobs") else None)
+        if request.token_ids and request.content.items:
+            raise InvalidArgumentError("content and token_ids exclude each other", field="token_ids")
+        if request.token_ids:
+            prompt = list(request.token_ids)
+            _check_ids(prompt, model, field="token_ids")
+        else:
+            text = dialog.text_of(request.content, "content")
+            prompt = await _offload(len(text), model.tokenizer.encode, text)
+            if model.tokenizer.bos_id is not None and model.chat_format.adds_bos:
+                prompt = [model.tokenizer.bos_id, *prompt]
+        if not prompt:
+            raise InvalidArgumentError(
+                "content is empty; send text to continue", reason="MISSING_FIELD", field="content"
+            )
+        return await self._generate(request.model_id, model, prompt, request.sampling_params, sampling, sink)
+
+    async def embed(self, request: v1.EmbedRequest) -> v1.EmbedResponse:
+        """Embed texts in one engine job."""
+        model = self._models[request.model_id]
+        assert isinstance(model, EmbeddingModel)
+        if request.HasField("output_dimension"):
+            field = "output_dimension"
+            raise UnsupportedError(f"{field}: {request.model_id} cannot shorten its vectors", field=field)
+        texts = [dialog.text_of(content, f"contents[{index}]") for index, content in enumerate(request.contents)]
+        encode = _EmbeddingEncoder(model, request)
+        ids = await _offload(sum(map(len, texts)), encode, texts)
+        embedded = await self._engine.embed(request.model_id, self._next_id("embed"), ids)
+        vectors = np.frombuffer(embedded.vectors, dtype=np.float32).reshape(len(ids), embedded.dimension)
+        tokens = sum(map(len, ids))
+        return v1.EmbedResponse(
+            embeddings=[v1.Embedding(values=row) for row in vectors.tolist()],
+            usage=v1.Usage(prompt_tokens=tokens, total_tokens=tokens),
+            model_id=request.model_id,
+        )
+
+    async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
+        """Token ids of a text, or of the prompt that a dialog is rendered to."""
+        model = self._models[request.model_id]
+        if isinstance(model, EmbeddingModel):
+            if request.WhichOneof("input") != "text":
+                raise InvalidArgumentError("an embedding model tokenizes text only", field="dialog")
+            ids = model.tokenizer.encode(request.text).ids
+        elif request.WhichOneof("input") == "dialog":
+            tools = dialog.tool_definitions(request.tools)
+            ids = await self._render(model, request.dialog.messages, tools=tools, config=request.tool_config)
+        else:
+            ids = await _offload(len(request.text), model.tokenizer.encode, request.text)
+        return v1.TokenizeResponse(token_ids=ids, max_context=model.context)
+
+    async def detokenize(self, request: v1.DetokenizeRequest) -> v1.DetokenizeResponse:
+        """Text of token ids."""
+        model = self._models[request.model_id]
+        if isinstance(model, EmbeddingModel):
+            return v1.DetokenizeResponse(text=model.tokenizer.decode(list(request.token_ids)))
+        _check_ids(request.token_ids, model, field="token_ids")
+        return v1.DetokenizeResponse(text=model.tokenizer.decode(list(request.token_ids)))
+
+    async def _render(
+        self,
+        model: TextModel,
+        messages: Sequence[v1.Message],
+        *,
+        tools: list[ToolDefinition],
+        config: v1.ToolConfig,
+    ) -> list[int]:
+        chat = dialog.chat_messages(messages)
+
+        def render() -> list[int]:
+            return model.chat_format.render(chat, tools=tools, tool_prompt_format=_prompt_format(config))
+
+        try:
+            return await _offload(sum(len(message.content) for message in chat), render)
+        except ValueError as error:  # the model's template refuses this dialog
+            raise InvalidArgumentError(f"messages: {error}", field="messages") from error
+
+    async def _generate(  # noqa: PLR0917 (private: chat and complete share it)
+        self,
+        model_id: str,
+        model: TextModel,
+        prompt: list[int],
+        params: v1.SamplingParams,
+        sampling: Sampling,
+        sink: Sink,
+    ) -> Answer:
+        """Run token ids through the engine and push the text into the sink."""
+        room = self._config.waiting_requests + self._config.running_requests
+        if self._engine.in_flight >= room:
+            raise ResourceExhaustedError(f"{room} requests are in flight; ask again in a second", retry_after=1.0)
+        max_tokens = _max_tokens(len(prompt), params.max_tokens, context=model.context, model_id=model_id)
+        reading = Reading(model.tokenizer, stop=tuple(params.stop), sink=sink, sampling=sampling)
+        request = Request(
+            request_id=self._next_id("gen"),
+            prompt_ids=tuple(prompt),
+            max_tokens=max_tokens,
+            stop_ids=model.tokenizer.eos_ids,
+            sampling=sampling,
+        )
+        run = asyncio.ensure_future(self._engine.generate(model_id, request, reading.on_token))
+        reading.on_stop = run.cancel  # a stop string ends the request in the engine too
+        try:
+            await run
+        except asyncio.CancelledError:
+            if not reading.stopped:
+                raise
+        finally:
+            run.cancel()
+        return reading.answer(prompt_tokens=len(prompt))
+
+    def _text_model(self, model_id: str) -> TextModel:
+        model = self._models[model_id]
+        assert isinstance(model, TextModel)
+        return model
+
+    def _next_id(self, kind: str) -> str:
+        return f"{kind}-{next(self._ids)}"
+
+
+class Reading:
+    """Turns one request's tokens into text for the sink."""
+
+    def __init__(self, tokenizer: Tokenizer, *, stop: tuple[str, ...], sink: Sink, sampling: Sampling) -> None:
+        self._tokenizer = tokenizer
+        self._text: TextStream[v1.TokenLogProbs] = TextStream(tokenizer, stop=stop)
+        self._sink = sink
+        self._wants_logprobs = sampling.top_logprobs is not None
+        self._tokens = 0
+        self._finish: str | None = None
+        self.stopped = False
+        self.on_stop: Callable[[], object] = lambda: None
+
+    def on_token(self, emission: Emission) -> None:
+        """Take one token; called by the engine client."""
+        if self.stopped:
+            return
+        self._tokens += 1
+        self._finish = emission.finish
+        if emission.finish != "stop":
+            logprobs = self._logprobs(emission) if self._wants_logprobs else None
+            self._push(self._text.push(emission.token_id, logprobs))
+        if emission.finish and not self.stopped:
+            self._push(self._text.finish())
+
+    def answer(self, *, prompt_tokens: int) -> Answer:
+        """How the answer ended."""
+        cut = self._finish == "length" and not self.stopped
+        return Answer(
+            stop_reason=v1.STOP_REASON_OUT_OF_TOKENS if cut else v1.STOP_REASON_END_OF_TURN,
+            finish_reason=v1.FINISH_REASON_LENGTH if cut else v1.FINISH_REASON_STOP,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=self._tokens,
+        )
+
+    def _push(self, piece: TextPiece[v1.TokenLogProbs]) -> None:
+        self._sink.text(piece.text, tokens=1, logprobs=piece.logprobs)
+        if piece.stopped:
+            self.stopped = True
+            self.on_stop()
+
+    def _logprobs(self, emission: Emission) -> v1.TokenLogProbs:
+        assert emission.logprobs is not None
+        chosen = self._token(emission.token_id, emission.logprobs.chosen)
+        top = [self._token(token_id, logprob) for token_id, logprob in emission.logprobs.top]
+        by_token = {entry.token: entry.logprob for entry in reversed([chosen, *top])}
+        return v1.TokenLogProbs(logprobs_by_token=by_token, chosen=chosen, top=top)
+
+    def _token(self, token_id: int, logprob: float) -> v1.TokenLogProb:
+        raw = self._tokenizer.token_bytes(token_id)
+        text = raw.decode(errors="replace") or self._tokenizer.decode([token_id])
+        return v1.TokenLogProb(token=text, token_id=token_id, bytes=raw, logprob=logprob)
+
+
+class _EmbeddingEncoder:
+    """Texts to token ids within the model's window."""
+
+    def __init__(self, model: EmbeddingModel, request: v1.EmbedRequest) -> None:
+        self._model = model
+        self._truncation = request.text_truncation
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        """Token ids with the special tokens of the model; too long texts are cut or refused as asked."""
+        limit = self._model.context
+        result = []
+        for index, encoding in enumerate(self._model.tokenizer.encode_batch(texts)):
+            ids = encoding.ids
+            if len(ids) > limit:
+                match self._truncation:
+                    case v1.TEXT_TRUNCATION_END:
+                        ids = [*ids[: limit - 1], ids[-1]]
+                    case v1.TEXT_TRUNCATION_START:
+                        ids = [ids[0], *ids[len(ids) - limit + 1 :]]
+                    case _:
+                        raise InvalidArgumentError(
+                            f"contents[{index}] has {len(ids)} tokens, the model reads {limit}; "
+                            "shorten it or set text_truncation to start or end",
+                            reason="CONTEXT_LENGTH_EXCEEDED",
+                            field=f"contents[{index}]",
+                        )
+            result.append(ids)
+        return result
+
+
+def _embedding_model(folder: Path) -> EmbeddingModel:
+    """Tokenizer and window of a sentence-transformers folder."""
+    tokenizer = SentenceTokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    sizes = json.loads((folder / "sentence_bert_config.json").read_text())
+    return EmbeddingModel(tokenizer=tokenizer, context=sizes["max_seq_length"])
+
+
+def _locate(name: str) -> Path:
+    """The folder or file of a provider's model name.
+
+    Raises:
+        InvalidArgumentError: If there is none.
+    """
+    try:
+        path = checkpoint.find_packaged(name.removeprefix("packaged:")) if name.startswith("packaged:") else Path(name)
+    except FileNotFoundError as error:
+        raise InvalidArgumentError(str(error), field="provider_model_id") from error
+    if not path.exists():
+        message = f"there is no file or folder {name!r} on this inference node"
+        raise InvalidArgumentError(message, field="provider_model_id")
+    return path
+
+
+def _max_tokens(prompt: int, wanted: int, *, context: int, model_id: str) -> int:
+    """New tokens allowed: as many as wanted, or up to the context.
+
+    Raises:
+        InvalidArgumentError: If they do not fit.
+    """
+    if prompt + max(wanted, 1) > context:
+        raise InvalidArgumentError(
+            f"the prompt has {prompt} tokens and {max(wanted, 1)} more are asked for, but {model_id} reads {context}; "
+            "shorten the messages or lower max_tokens",
+            reason="CONTEXT_LENGTH_EXCEEDED",
+            metadata={"prompt_tokens": str(prompt), "context_length": str(context)},
+            field="messages",
+        )
+    return wanted or context - prompt
+
+
+def _check_ids(ids: Sequence[int], model: TextModel, *, field: str) -> None:
+    size = model.tokenizer.vocab_size
+    for index, token_id in enumerate(ids):
+        if not 0 <= token_id < size:
+            where = f"{field}[{index}]"
+            raise InvalidArgumentError(f"{where} is {token_id}; the vocabulary has {size} tokens", field=where)
+
+
+def _refuse_constraints(*, has_format: bool, choice: str) -> None:
+    if has_format:
+        raise UnsupportedError("response_format: constrained decoding is not built yet", field="response_format")
+    if choice not in {"", "auto", "none"}:
+        field = "tool_config.tool_choice"
+        raise UnsupportedError(f"{field} {choice!r}: forced calls are not built yet; use auto or none", field=field)
+
+
+def _prompt_format(config: v1.ToolConfig) -> Literal["json", "function_tag", "python_list"] | None:
+    match config.tool_prompt_format:
+        case v1.TOOL_PROMPT_FORMAT_JSON:
+            return "json"
+        case v1.TOOL_PROMPT_FORMAT_FUNCTION_TAG:
+            return "function_tag"
+        case v1.TOOL_PROMPT_FORMAT_PYTHON_LIST:
+            return "python_list"
+        case _:
+            return None
+
+
+async def _offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` here when the text is short, else in a thread: the hop costs more than a short text."""
+    if size < LONG_TEXT:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)

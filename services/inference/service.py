@@ -1,0 +1,220 @@
+"""The RPC edge of inference: looks the model up, lets its provider answer, and shapes the answer into messages."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from llamastack import v1
+from services.inference.answers import chat_complete, chat_response, completion_complete, completion_response
+from services.inference.coalesce import Collector, Delta, DeltaBuffer
+from services.inference.provider import Answer, Sink
+from services.inference.registry import ModelRegistry
+from services.inference.validate import check_chat
+from services.runtime.stream import EventWriter, RpcContext
+from stack_client.errors import InvalidArgumentError
+
+T = TypeVar("T")
+
+MAX_BATCH = 256
+MAX_EMBED_TEXTS = 2048
+
+
+class InferenceService(v1.InferenceServiceServicer):
+    """`llamastack.v1.InferenceService`."""
+
+    def __init__(self, registry: ModelRegistry, *, draining: asyncio.Event) -> None:
+        self._registry = registry
+        self._draining = draining
+        self._prefix = os.urandom(4).hex()
+        self._numbers = itertools.count(1)
+
+    async def ChatCompletion(self, request: v1.ChatCompletionRequest, context: RpcContext) -> v1.ChatCompletionResponse:
+        """Answer a dialog."""
+        return await self._chat(request)
+
+    # A coroutine that writes, not a generator: a task group must not be suspended in a yield.
+    async def StreamChatCompletion(  # type: ignore[override]
+        self, request: v1.StreamChatCompletionRequest, context: RpcContext
+    ) -> None:
+        """Answer a dialog as it is written."""
+        chat = request.request
+        check_chat(chat)
+        provider = self._registry.ready(chat.model_id, of_type=v1.MODEL_TYPE_LLM)
+        answer_id = self._new_id("chatcmpl")
+        writer = EventWriter(context, v1.StreamChatCompletionResponse, draining=self._draining)
+        await writer.write(start=v1.ChatCompletionStart(id=answer_id, model_id=chat.model_id))
+        said = Collector()
+
+        async def forward(delta: Delta) -> None:
+            content = v1.ContentDelta(text="".join(delta.text))
+            if delta.tool_call is not None:
+                said.tool_call(delta.tool_call)
+                content = v1.ContentDelta(
+                    tool_call=v1.ToolCallDelta(call=delta.tool_call, parse_status=v1.TOOL_CALL_PARSE_STATUS_SUCCEEDED)
+                )
+            else:
+                said.text(content.text, tokens=0)
+            await writer.write(progress=v1.ChatCompletionProgress(delta=content, logprobs=delta.logprobs))
+
+        answer = await _stream(lambda sink: provider.chat(chat, sink), forward, writer)
+        await writer.write(complete=chat_complete(answer, said))
+
+    async def Completion(self, request: v1.CompletionRequest, context: RpcContext) -> v1.CompletionResponse:
+        """Continue a text."""
+        return await self._complete(request)
+
+    async def StreamCompletion(self, request: v1.StreamCompletionRequest, context: RpcContext) -> None:
+        """Continue a text as it is written."""
+        text = request.request
+        provider = self._registry.ready(text.model_id, of_type=v1.MODEL_TYPE_LLM)
+        writer = EventWriter(context, v1.StreamCompletionResponse, draining=self._draining)
+        await writer.write(start=v1.CompletionStart(id=self._new_id("cmpl"), model_id=text.model_id))
+        said = Collector()
+
+        async def forward(delta: Delta) -> None:
+            piece = "".join(delta.text)
+            said.text(piece, tokens=0)
+            await writer.write(progress=v1.CompletionProgress(delta=piece, logprobs=delta.logprobs))
+
+        answer = await _stream(lambda sink: provider.complete(text, sink), forward, writer)
+        await writer.write(complete=completion_complete(answer, said))
+
+    async def BatchChatCompletion(
+        self, request: v1.BatchChatCompletionRequest, context: RpcContext
+    ) -> v1.BatchChatCompletionResponse:
+        """Answer several dialogs in one batch."""
+        _check_count(len(request.messages_batch), field="messages_batch", most=MAX_BATCH)
+        answers = await _together(
+            [
+                self._chat(
+                    v1.ChatCompletionRequest(
+                        model_id=request.model_id,
+                        messages=dialog.messages,
+                        sampling_params=request.sampling_params,
+                        tools=request.tools,
+                        tool_config=request.tool_config,
+                        response_format=request.response_format if request.HasField("response_format") else None,
+                        logprobs=request.logprobs if request.HasField("logprobs") else None,
+                    )
+                )
+                for dialog in request.messages_batch
+            ]
+        )
+        return v1.BatchChatCompletionResponse(batch=answers)
+
+    async def BatchCompletion(
+        self, request: v1.BatchCompletionRequest, context: RpcContext
+    ) -> v1.BatchCompletionResponse:
+        """Continue several texts in one batch."""
+        _check_count(len(request.content_batch), field="content_batch", most=MAX_BATCH)
+        answers = await _together(
+            [
+                self._complete(
+                    v1.CompletionRequest(
+                        model_id=request.model_id,
+                        content=content,
+                        sampling_params=request.sampling_params,
+                        response_format=request.response_format if request.HasField("response_format") else None,
+                        logprobs=request.logprobs if request.HasField("logprobs") else None,
+                    )
+                )
+                for content in request.content_batch
+            ]
+        )
+        return v1.BatchCompletionResponse(batch=answers)
+
+    async def Embed(self, request: v1.EmbedRequest, context: RpcContext) -> v1.EmbedResponse:
+        """Turn texts into vectors."""
+        provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_EMBEDDING)
+        _check_count(len(request.contents), field="contents", most=MAX_EMBED_TEXTS)
+        return await provider.embed(request)
+
+    async def Rerank(self, request: v1.RerankRequest, context: RpcContext) -> v1.RerankResponse:
+        """Refuse: no provider serves rerank models yet, so no model has that type."""
+        self._registry.ready(request.model, of_type=v1.MODEL_TYPE_RERANK, field="model")
+        raise AssertionError("no rerank model can be registered")
+
+    async def Classify(self, request: v1.ClassifyRequest, context: RpcContext) -> v1.ClassifyResponse:
+        """Refuse: no provider serves classifiers yet, so no model has that type."""
+        self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_CLASSIFIER)
+        raise AssertionError("no classifier can be registered")
+
+    async def Tokenize(self, request: v1.TokenizeRequest, context: RpcContext) -> v1.TokenizeResponse:
+        """Turn text or a dialog into token ids."""
+        if request.WhichOneof("input") is None:
+            raise InvalidArgumentError("input is missing; set text or dialog", reason="MISSING_FIELD", field="input")
+        model = self._registry.get(request.model_id)
+        provider = self._registry.ready(request.model_id, of_type=model.model_type)
+        return await provider.tokenize(request)
+
+    async def Detokenize(self, request: v1.DetokenizeRequest, context: RpcContext) -> v1.DetokenizeResponse:
+        """Turn token ids into text."""
+        model = self._registry.get(request.model_id)
+        provider = self._registry.ready(request.model_id, of_type=model.model_type)
+        return await provider.detokenize(request)
+
+    async def _chat(self, request: v1.ChatCompletionRequest) -> v1.ChatCompletionResponse:
+        check_chat(request)
+        provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_LLM)
+        said = Collector()
+        answer = await provider.chat(request, said)
+        return chat_response(answer, said, answer_id=self._new_id("chatcmpl"), model_id=request.model_id)
+
+    async def _complete(self, request: v1.CompletionRequest) -> v1.CompletionResponse:
+        provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_LLM)
+        said = Collector()
+        answer = await provider.complete(request, said)
+        return completion_response(answer, said, answer_id=self._new_id("cmpl"))
+
+    def _new_id(self, kind: str) -> str:
+        return f"{kind}-{self._prefix}-{next(self._numbers)}"
+
+
+async def _stream(
+    generate: Callable[[Sink], Awaitable[Answer]],
+    forward: Callable[[Delta], Awaitable[None]],
+    writer: "EventWriter[v1.StreamChatCompletionResponse] | EventWriter[v1.StreamCompletionResponse]",
+) -> Answer:
+    """Run the generation beside the sending of its deltas; either one failing ends the other."""
+    buffer = DeltaBuffer()
+
+    async def run() -> Answer:
+        try:
+            return await generate(buffer)
+        finally:
+            buffer.close()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(run())
+            keeper = group.create_task(writer.keep_alive())
+            while deltas := await buffer.next():
+                for delta in deltas:
+                    await forward(delta)
+            keeper.cancel()
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return task.result()
+
+
+async def _together(work: list[Awaitable[T]]) -> list[T]:
+    """Run all at once; the first failure cancels the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_awaited(item)) for item in work]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _check_count(count: int, *, field: str, most: int) -> None:
+    if count == 0:
+        raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
+    if count > most:
+        raise InvalidArgumentError(f"{field} has {count} entries; at most {most} are allowed", field=field)

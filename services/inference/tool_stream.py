@@ -1,0 +1,57 @@
+"""Tool calls in a streamed answer: text that may be a call is held back until that is decided.
+
+An answer that begins like a call (after white space) is held to its end and then read; anything else is text from its
+first character on. Text once shown is never taken back.
+"""
+
+from collections.abc import Sequence
+
+from llamastack import v1
+from services.inference import dialog
+from services.inference.provider import Sink
+from services.llama.tool_calls import may_start_call, parse_tool_calls
+
+
+class ToolStream:
+    """A `Sink` before the real one. Without tools everything passes as text."""
+
+    def __init__(self, sink: Sink, *, tool_names: Sequence[str], tool_prompt_format: str | None) -> None:
+        self._sink = sink
+        self._tool_names = tool_names
+        self._format = tool_prompt_format
+        self._holding = bool(tool_names)
+        self._held: list[str] = []
+        self._tokens = 0
+        self._logprobs: list[v1.TokenLogProbs] = []
+
+    def text(self, text: str, *, tokens: int, logprobs: Sequence[v1.TokenLogProbs] = ()) -> None:
+        """Pass text on, or hold it."""
+        if not self._holding:
+            self._sink.text(text, tokens=tokens, logprobs=logprobs)
+            return
+        self._held.append(text)
+        self._tokens += tokens
+        self._logprobs.extend(logprobs)
+        if not may_start_call("".join(self._held), tool_names=self._tool_names):
+            self._release("".join(self._held))
+
+    def tool_call(self, call: v1.ToolCall) -> None:
+        """Pass a call on."""
+        self._sink.tool_call(call)
+
+    def finish(self, *, complete: bool) -> bool:
+        """End the answer; True when it was tool calls. An answer cut by the token limit (not `complete`) is text."""
+        if not self._holding:
+            return False
+        text = "".join(self._held)
+        rest, calls = text, []
+        if complete:
+            rest, calls = parse_tool_calls(text, tool_names=self._tool_names, tool_prompt_format=self._format)
+        self._release(rest)
+        for call in calls:
+            self._sink.tool_call(dialog.tool_call(call))
+        return bool(calls)
+
+    def _release(self, text: str) -> None:
+        self._holding = False
+        self._sink.text(text, tokens=self._tokens, logprobs=self._logprobs)

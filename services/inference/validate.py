@@ -1,0 +1,97 @@
+"""What a request may ask of any provider; providers check further what only they know."""
+
+import math
+
+from llamastack import v1
+from services.inference.engine.request import Sampling
+from stack_client.errors import InvalidArgumentError, UnsupportedError
+
+MAX_STOP_STRINGS = 16
+
+
+def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) -> Sampling:
+    """Check the sampling parameters and read them.
+
+    Raises:
+        InvalidArgumentError: If a value is out of range; `field` names it.
+    """
+    strategy = params.strategy
+    temperature, top_p, top_k = 0.0, 1.0, 0
+    match strategy.WhichOneof("strategy"):
+        case "top_p":
+            chosen = strategy.top_p
+            temperature = chosen.temperature if chosen.HasField("temperature") else 1.0
+            top_p = chosen.top_p if chosen.HasField("top_p") else 0.95
+            where = "strategy.top_p"
+        case "top_k":
+            temperature = strategy.top_k.temperature if strategy.top_k.HasField("temperature") else 1.0
+            top_p = strategy.top_k.top_p if strategy.top_k.HasField("top_p") else 1.0
+            top_k = strategy.top_k.top_k
+            _check(top_k >= 1, "strategy.top_k.top_k", top_k, "at least 1")
+            where = "strategy.top_k"
+        case _:
+            where = "strategy.greedy"
+    if where != "strategy.greedy":
+        _check(0 < temperature <= 2, f"{where}.temperature", temperature, "above 0 and at most 2, or strategy greedy")
+        _check(0 < top_p <= 1, f"{where}.top_p", top_p, "above 0 and at most 1")
+    repetition = params.repetition_penalty if params.HasField("repetition_penalty") else 1.0
+    _check(0 < repetition <= 2, "repetition_penalty", repetition, "above 0 and at most 2")
+    for name in ("frequency_penalty", "presence_penalty"):
+        _check(-2 <= getattr(params, name) <= 2, name, getattr(params, name), "from -2 to 2")
+    for token, bias in params.logit_bias.items():
+        _check(-100 <= bias <= 100, f"logit_bias[{token}]", bias, "from -100 to 100")
+    _check(params.max_tokens >= 0, "max_tokens", params.max_tokens, "0 (up to the context) or more")
+    _check(len(params.stop) <= MAX_STOP_STRINGS, "stop", len(params.stop), f"at most {MAX_STOP_STRINGS} strings")
+    _check(all(params.stop), "stop", "an empty string", "non-empty strings")
+    top_logprobs = None
+    if logprobs is not None:
+        top_logprobs = logprobs.top_k
+        if not 0 <= top_logprobs <= 20:
+            raise InvalidArgumentError(
+                f"logprobs.top_k is {top_logprobs}; allowed: from 0 to 20", field="logprobs.top_k"
+            )
+    return Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        logit_bias=tuple(sorted(params.logit_bias.items())),
+        seed=params.seed if params.HasField("seed") else None,
+        top_logprobs=top_logprobs,
+    )
+
+
+def check_chat(request: v1.ChatCompletionRequest) -> None:
+    """Refuse by name what no provider offers yet, and tool choices that make no sense.
+
+    Raises:
+        InvalidArgumentError: If a field has a value that is not allowed.
+        UnsupportedError: If a field asks for something that is not built yet.
+    """
+    if request.HasField("n") and request.n < 1:
+        raise InvalidArgumentError(f"n is {request.n}; allowed: at least 1", field="n")
+    if request.n > 1:
+        raise UnsupportedError(
+            "n: one answer per request is all that is offered yet; send the request n times", field="n"
+        )
+    for name in ("input_shields", "output_shields"):
+        if getattr(request, name):
+            raise UnsupportedError(f"{name}: the safety service is not part of this stack yet", field=name)
+    choice = request.tool_config.tool_choice
+    if choice in {"", "auto", "none"}:
+        return
+    if not request.tools:
+        raise InvalidArgumentError(f"tool_choice {choice!r} needs tools", field="tool_config.tool_choice")
+    if choice != "required" and choice not in {tool.tool_name for tool in request.tools}:
+        raise InvalidArgumentError(
+            f"tool_choice names {choice!r}, which is none of the tools given", field="tool_config.tool_choice"
+        )
+
+
+def _check(allowed: bool, field: str, value: object, range_: str) -> None:  # noqa: FBT001
+    """Raise for a value out of range; NaN is out of every range by comparison."""
+    if not allowed or (isinstance(value, float) and math.isnan(value)):
+        name = f"sampling_params.{field}"
+        raise InvalidArgumentError(f"{name} is {value}; allowed: {range_}", field=name)

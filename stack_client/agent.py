@@ -1,0 +1,252 @@
+"""`Agent`: a model with instructions and tools, one call to run it.
+
+    agent = Agent("smollm2-135m", instructions="Answer in one sentence.", tools=[get_weather])
+    print(agent.run("How is the weather in Oslo?"))
+
+    for event in agent.stream("And in Rome?"):
+        print(event.text, end="", flush=True)
+
+`run` and `stream` are for synchronous code, `arun` and `astream` for asynchronous code; all speak in one session.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamastack import v1
+from stack_client import content
+from stack_client.client import StackClient
+from stack_client.errors import CancelledError, InternalError, StackError, from_error_message
+from stack_client.portal import portal
+from stack_client.tools import FunctionTool, ToolFunction
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentResult:
+    """The end of a run."""
+
+    text: str
+    """The answer."""
+    turn: v1.Turn
+    """The whole turn: steps, usage, times."""
+    session_id: str
+    """The session, to go on from another process."""
+
+    @property
+    def tool_calls(self) -> list[v1.ToolCall]:
+        """The tools that were called, in order."""
+        return [call for step in self.turn.steps for call in step.tool_execution.tool_calls]
+
+    @property
+    def usage(self) -> v1.Usage:
+        """Tokens used by all steps."""
+        return self.turn.usage
+
+    def __str__(self) -> str:
+        """The answer."""
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentEvent:
+    """Something that happened in a run; `text` is empty except for pieces of the answer."""
+
+    text: str = ""
+    """A piece of the model's text."""
+    tool_call: v1.ToolCall | None = None
+    """The model calls a tool."""
+    tool_response: v1.ToolResponse | None = None
+    """A tool answered."""
+    restarted: bool = False
+    """The step began anew after a fault: text since the step's start is void."""
+    result: AgentResult | None = None
+    """The end of the run; set on the last event only."""
+    raw: v1.WatchTurnResponse | None = field(default=None, repr=False)
+    """The service's event."""
+
+
+class Agent:
+    """A model with instructions and tools.
+
+    Nothing is sent before the first run. One agent speaks in one session; `session_id` goes on with an older one.
+
+    Args:
+        model: Identifier of the model.
+        instructions: The system message.
+        tools: Python functions; type hints and docstring tell the model how to call them.
+        session_id: Session to go on with; None begins a new one at the first run.
+        max_infer_iters: Model calls per run at most.
+        client: The asynchronous client to use in `arun` and `astream`; None makes one.
+        sampling: temperature, top_p, top_k, max_tokens, stop, seed and penalties.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        instructions: str = "",
+        tools: Sequence[ToolFunction] = (),
+        tool_choice: str = "",
+        session_id: str | None = None,
+        max_infer_iters: int | None = None,
+        client: StackClient | None = None,
+        **sampling: Any,  # noqa: ANN401 (checked by content.sampling)
+    ) -> None:
+        self.tools = {tool.name: tool for tool in map(FunctionTool, tools)}
+        self.session_id = session_id
+        self.config = v1.AgentConfig(
+            model=model,
+            instructions=instructions,
+            client_tools=[tool.definition() for tool in self.tools.values()],
+            max_infer_iters=max_infer_iters,
+            sampling_params=content.sampling(**sampling),
+            tool_config=v1.ToolConfig(tool_choice=tool_choice) if tool_choice else None,
+        )
+        self._client = client
+        self._own_client: StackClient | None = None
+        self._portal_client: StackClient | None = None
+        self._agent_id = ""
+
+    def run(self, message: str) -> AgentResult:
+        """Ask, run the tools that the model calls, and return the answer.
+
+        Raises:
+            StackError: If the turn fails.
+        """
+        result = None
+        for event in self.stream(message):
+            result = event.result
+        return _ended(result)
+
+    def stream(self, message: str) -> Iterator[AgentEvent]:
+        """Like `run`, with everything as it happens; the last event carries the result.
+
+        Raises:
+            StackError: If the turn fails.
+        """
+        if self._portal_client is None:
+            self._portal_client = portal().run(_connect())
+        return portal().iterate(self._events(self._portal_client, message))
+
+    async def arun(self, message: str) -> AgentResult:
+        """`run` for asynchronous code.
+
+        Raises:
+            StackError: If the turn fails.
+        """
+        result = None
+        async for event in self.astream(message):
+            result = event.result
+        return _ended(result)
+
+    async def astream(self, message: str) -> AsyncGenerator[AgentEvent, None]:
+        """`stream` for asynchronous code.
+
+        Raises:
+            StackError: If the turn fails.
+        """
+        client = self._client or self._own_client
+        if client is None:
+            client = self._own_client = StackClient()
+        events = self._events(client, message)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client that `arun` and `astream` made."""
+        if self._own_client is not None:
+            await self._own_client.close()
+            self._own_client = None
+
+    async def _events(self, client: StackClient, message: str) -> AsyncGenerator[AgentEvent, None]:
+        """One turn, from the question to its end; a caller that leaves early cancels the turn."""
+        await self._open(client)
+        assert self.session_id is not None
+        asked = v1.TurnInputMessage(user=v1.UserMessage(content=content.content(message)))
+        turn = await client.agents.create_turn(self._agent_id, self.session_id, [asked])
+        ended, sequence = False, 0
+        try:
+            while not ended:
+                async for raw in client.agents.follow_turn(turn.turn_id, after_sequence=sequence):
+                    sequence = raw.sequence
+                    kind = raw.WhichOneof("event")
+                    if kind == "turn_awaiting_input":
+                        turn = raw.turn_awaiting_input.turn
+                        break
+                    ended = kind in {"turn_complete", "turn_failed", "turn_cancelled"}
+                    for event in self._translate(raw):
+                        yield event
+                if not ended:
+                    responses = await self._respond(turn)
+                    for response in responses:
+                        yield AgentEvent(tool_response=response)
+                    await client.agents.resume_turn(turn.turn_id, responses)
+        finally:
+            if not ended:
+                await _cancel(client, turn.turn_id)
+
+    async def _open(self, client: StackClient) -> None:
+        if self.session_id is not None and not self._agent_id:
+            self._agent_id = (await client.agents.get_session(self.session_id)).agent_id
+        if not self._agent_id:
+            self._agent_id = await client.agents.create(self.config)
+        if self.session_id is None:
+            self.session_id = await client.agents.create_session(self._agent_id)
+
+    async def _respond(self, turn: v1.Turn) -> list[v1.ToolResponse]:
+        """Run the calls that wait for us, side by side; answers in the order of the calls."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._respond_to(call)) for call in turn.output_message.tool_calls]
+        return [task.result() for task in tasks]
+
+    async def _respond_to(self, call: v1.ToolCall) -> v1.ToolResponse:
+        tool = self.tools.get(call.tool_name)
+        if tool is None:
+            known = ", ".join(self.tools) or "none"
+            text = f"There is no tool {call.tool_name!r}; the tools are: {known}."
+            return v1.ToolResponse(call_id=call.call_id, tool_name=call.tool_name, content=content.content(text))
+        return await tool.respond(call, run=asyncio.to_thread)
+
+    def _translate(self, raw: v1.WatchTurnResponse) -> list[AgentEvent]:
+        """The events of ours that a service's event means; most mean none."""
+        match raw.WhichOneof("event"):
+            case "step_progress" if raw.step_progress.delta.WhichOneof("delta") == "text":
+                return [AgentEvent(text=raw.step_progress.delta.text, raw=raw)]
+            case "step_restarted":
+                return [AgentEvent(restarted=True, raw=raw)]
+            case "step_complete" if raw.step_complete.step_type == v1.STEP_TYPE_INFERENCE:
+                said = raw.step_complete.step_details.inference.model_response
+                return [AgentEvent(tool_call=call, raw=raw) for call in said.tool_calls]
+            case "turn_complete":
+                turn = raw.turn_complete.turn
+                text = content.text_of(turn.output_message.content)
+                return [AgentEvent(result=AgentResult(text=text, turn=turn, session_id=turn.session_id), raw=raw)]
+            case "turn_failed":
+                error = raw.turn_failed.turn.error
+                raise from_error_message(error)
+            case "turn_cancelled":
+                raise CancelledError(f"turn {raw.turn_cancelled.turn.turn_id} was cancelled")
+            case _:
+                return []
+
+
+async def _connect() -> StackClient:
+    return StackClient()
+
+
+async def _cancel(client: StackClient, turn_id: str) -> None:
+    """Cancel a turn that nobody waits for any more; it may have ended by itself in between."""
+    try:
+        await client.agents.cancel_turn(turn_id)
+    except StackError:
+        return
+
+
+def _ended(result: AgentResult | None) -> AgentResult:
+    if result is None:
+        raise InternalError("the turn ended without a result")
+    return result

@@ -1,0 +1,199 @@
+"""`client.agents`: agents, sessions and turns as the service has them; `stack_client.Agent` makes them comfortable."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import grpc
+
+from llamastack import v1
+from stack_client.calls import DEFAULT_TIMEOUT, EventStream, unary
+from stack_client.errors import StreamBrokenError, UnavailableError
+
+REATTACH_ATTEMPTS = 8
+REATTACH_SECONDS = 0.25
+
+
+class Agents:
+    """Calls of `AgentsService`; creating calls carry a fresh request id, so that a retry cannot do them twice."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: Any = v1.AgentsServiceStub(channel)
+
+    async def create(self, config: v1.AgentConfig, *, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """Create an agent; returns its id.
+
+        Raises:
+            StackError: If the call fails.
+        """
+        request = v1.CreateAgentRequest(agent_config=config, request_id=str(uuid.uuid4()))
+        response: v1.CreateAgentResponse = await unary(self._stub.CreateAgent(request, timeout=timeout))
+        return response.agent_id
+
+    async def get(self, agent_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Agent:
+        """One agent.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        request = v1.GetAgentRequest(agent_id=agent_id)
+        response: v1.GetAgentResponse = await unary(self._stub.GetAgent(request, timeout=timeout))
+        return response.agent
+
+    async def list(self, *, timeout: float = DEFAULT_TIMEOUT) -> list[v1.Agent]:
+        """All agents, newest first.
+
+        Raises:
+            StackError: If the call fails.
+        """
+        agents: list[v1.Agent] = []
+        token = ""
+        while True:
+            request = v1.ListAgentsRequest(page_token=token)
+            response: v1.ListAgentsResponse = await unary(self._stub.ListAgents(request, timeout=timeout))
+            agents += response.data
+            token = response.next_page_token
+            if not token:
+                return agents
+
+    async def delete(self, agent_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Delete an agent with its sessions.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        await unary(self._stub.DeleteAgent(v1.DeleteAgentRequest(agent_id=agent_id), timeout=timeout))
+
+    async def create_session(self, agent_id: str, name: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> str:
+        """Create a session; returns its id.
+
+        Raises:
+            NotFoundError: If there is no such agent.
+        """
+        request = v1.CreateSessionRequest(agent_id=agent_id, session_name=name, request_id=str(uuid.uuid4()))
+        response: v1.CreateSessionResponse = await unary(self._stub.CreateSession(request, timeout=timeout))
+        return response.session_id
+
+    async def get_session(self, session_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Session:
+        """A session with its turns.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        request = v1.GetSessionRequest(session_id=session_id)
+        response: v1.GetSessionResponse = await unary(self._stub.GetSession(request, timeout=timeout))
+        return response.session
+
+    async def list_sessions(self, agent_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> Sequence[v1.Session]:
+        """An agent's sessions, newest first, without their turns.
+
+        Raises:
+            NotFoundError: If there is no such agent.
+        """
+        sessions: Sequence[v1.Session] = []
+        token = ""
+        while True:
+            request = v1.ListSessionsRequest(agent_id=agent_id, page_token=token)
+            response: v1.ListSessionsResponse = await unary(self._stub.ListSessions(request, timeout=timeout))
+            sessions = [*sessions, *response.data]
+            token = response.next_page_token
+            if not token:
+                return sessions
+
+    async def delete_session(self, session_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Delete a session with its turns.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        await unary(self._stub.DeleteSession(v1.DeleteSessionRequest(session_id=session_id), timeout=timeout))
+
+    async def create_turn(
+        self,
+        agent_id: str,
+        session_id: str,
+        messages: Sequence[v1.TurnInputMessage],
+        *,
+        tool_config: v1.ToolConfig | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> v1.Turn:
+        """Store a turn and start it; returns at once.
+
+        Raises:
+            FailedPreconditionError: If another turn of the session has not ended.
+        """
+        request = v1.CreateTurnRequest(
+            agent_id=agent_id,
+            session_id=session_id,
+            messages=messages,
+            tool_config=tool_config,
+            request_id=str(uuid.uuid4()),
+        )
+        response: v1.CreateTurnResponse = await unary(self._stub.CreateTurn(request, timeout=timeout))
+        return response.turn
+
+    async def resume_turn(
+        self,
+        turn_id: str,
+        tool_responses: Sequence[v1.ToolResponse],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> v1.Turn:
+        """Hand results of client tools to a turn that waits for them.
+
+        Raises:
+            FailedPreconditionError: If the turn does not wait for them.
+        """
+        request = v1.ResumeTurnRequest(turn_id=turn_id, tool_responses=tool_responses)
+        response: v1.ResumeTurnResponse = await unary(self._stub.ResumeTurn(request, timeout=timeout))
+        return response.turn
+
+    async def get_turn(self, turn_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Turn:
+        """A turn with its steps.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        request = v1.GetTurnRequest(turn_id=turn_id)
+        response: v1.GetTurnResponse = await unary(self._stub.GetTurn(request, timeout=timeout))
+        return response.turn
+
+    async def cancel_turn(self, turn_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Turn:
+        """Ask a turn to stop.
+
+        Raises:
+            FailedPreconditionError: If it has ended.
+        """
+        request = v1.CancelTurnRequest(turn_id=turn_id)
+        response: v1.CancelTurnResponse = await unary(self._stub.CancelTurn(request, timeout=timeout))
+        return response.turn
+
+    def watch_turn(self, turn_id: str, *, after_sequence: int = 0) -> EventStream[v1.WatchTurnResponse]:
+        """A turn's events from a sequence on, over one call."""
+        request = v1.WatchTurnRequest(turn_id=turn_id, resume_after_sequence=after_sequence)
+        return EventStream(self._stub.WatchTurn(request))
+
+    async def follow_turn(self, turn_id: str, *, after_sequence: int = 0) -> AsyncGenerator[v1.WatchTurnResponse, None]:
+        """A turn's events like `watch_turn`, attached again by itself when a connection or a service goes away.
+
+        Raises:
+            UnavailableError: If the service stays away.
+        """
+        attempts = 0
+        while True:
+            stream = self.watch_turn(turn_id, after_sequence=after_sequence)
+            try:
+                async with stream:
+                    async for event in stream:
+                        if event.WhichOneof("event") == "go_away":
+                            continue
+                        attempts = 0
+                        after_sequence = event.sequence
+                        yield event
+                return
+            except (StreamBrokenError, UnavailableError):
+                attempts += 1
+                if attempts > REATTACH_ATTEMPTS:
+                    raise
+                await asyncio.sleep(REATTACH_SECONDS * attempts)
