@@ -103,8 +103,8 @@ class EvalServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetEvalJob(self, request, context):
-        """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job, or it belongs to another benchmark does not
-        exist.
+        """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job does not exist or belongs to another
+        benchmark.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

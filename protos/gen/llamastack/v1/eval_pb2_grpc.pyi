@@ -50,8 +50,8 @@ class EvalServiceStub:
     functions, or a row lacks a column; UNAVAILABLE (UNAVAILABLE) when the candidate cannot be reached.
     """
     GetEvalJob: _grpc.UnaryUnaryMultiCallable[_eval_pb2.GetEvalJobRequest, _eval_pb2.GetEvalJobResponse]
-    """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job, or it belongs to another benchmark does not
-    exist.
+    """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job does not exist or belongs to another
+    benchmark.
     """
     ListEvalJobs: _grpc.UnaryUnaryMultiCallable[_eval_pb2.ListEvalJobsRequest, _eval_pb2.ListEvalJobsResponse]
     """Lists jobs, newest first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the benchmark named as filter does not
@@ -93,8 +93,8 @@ class EvalServiceAsyncStub(EvalServiceStub):
     functions, or a row lacks a column; UNAVAILABLE (UNAVAILABLE) when the candidate cannot be reached.
     """
     GetEvalJob: _aio.UnaryUnaryMultiCallable[_eval_pb2.GetEvalJobRequest, _eval_pb2.GetEvalJobResponse]  # type: ignore[assignment]
-    """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job, or it belongs to another benchmark does not
-    exist.
+    """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job does not exist or belongs to another
+    benchmark.
     """
     ListEvalJobs: _aio.UnaryUnaryMultiCallable[_eval_pb2.ListEvalJobsRequest, _eval_pb2.ListEvalJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the benchmark named as filter does not
@@ -151,8 +151,8 @@ class EvalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _eval_pb2.GetEvalJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_eval_pb2.GetEvalJobResponse, _abc.Awaitable[_eval_pb2.GetEvalJobResponse]]:
-        """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job, or it belongs to another benchmark does not
-        exist.
+        """Answers one job. Read only. Errors: NOT_FOUND (NOT_FOUND) when the job does not exist or belongs to another
+        benchmark.
         """
 
     @_abc_1.abstractmethod

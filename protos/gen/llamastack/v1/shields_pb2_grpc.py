@@ -86,7 +86,7 @@ class ShieldsServiceServicer(object):
         """Registers a shield. Idempotent: the same identifier with the same content answers the existing shield. Errors:
         ALREADY_EXISTS (ALREADY_EXISTS) when the identifier belongs to a shield with other content; INVALID_ARGUMENT
         (INVALID_VALUE) when the provider is unknown, or not named among several; NOT_FOUND (MODEL_NOT_FOUND) when the
-        model is not served for the guard.
+        model is not served (the guard).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

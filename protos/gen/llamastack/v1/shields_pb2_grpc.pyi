@@ -47,7 +47,7 @@ class ShieldsServiceStub:
     """Registers a shield. Idempotent: the same identifier with the same content answers the existing shield. Errors:
     ALREADY_EXISTS (ALREADY_EXISTS) when the identifier belongs to a shield with other content; INVALID_ARGUMENT
     (INVALID_VALUE) when the provider is unknown, or not named among several; NOT_FOUND (MODEL_NOT_FOUND) when the
-    model is not served for the guard.
+    model is not served (the guard).
     """
     UnregisterShield: _grpc.UnaryUnaryMultiCallable[_shields_pb2.UnregisterShieldRequest, _shields_pb2.UnregisterShieldResponse]
     """Removes a shield; policies that name it fail closed. Not idempotent: a repeat answers NOT_FOUND. Errors: NOT_FOUND
@@ -74,7 +74,7 @@ class ShieldsServiceAsyncStub(ShieldsServiceStub):
     """Registers a shield. Idempotent: the same identifier with the same content answers the existing shield. Errors:
     ALREADY_EXISTS (ALREADY_EXISTS) when the identifier belongs to a shield with other content; INVALID_ARGUMENT
     (INVALID_VALUE) when the provider is unknown, or not named among several; NOT_FOUND (MODEL_NOT_FOUND) when the
-    model is not served for the guard.
+    model is not served (the guard).
     """
     UnregisterShield: _aio.UnaryUnaryMultiCallable[_shields_pb2.UnregisterShieldRequest, _shields_pb2.UnregisterShieldResponse]  # type: ignore[assignment]
     """Removes a shield; policies that name it fail closed. Not idempotent: a repeat answers NOT_FOUND. Errors: NOT_FOUND
@@ -116,7 +116,7 @@ class ShieldsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Registers a shield. Idempotent: the same identifier with the same content answers the existing shield. Errors:
         ALREADY_EXISTS (ALREADY_EXISTS) when the identifier belongs to a shield with other content; INVALID_ARGUMENT
         (INVALID_VALUE) when the provider is unknown, or not named among several; NOT_FOUND (MODEL_NOT_FOUND) when the
-        model is not served for the guard.
+        model is not served (the guard).
         """
 
     @_abc_1.abstractmethod
