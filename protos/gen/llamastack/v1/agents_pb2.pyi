@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from llamastack.v1 import common_pb2 as _common_pb2
 from llamastack.v1 import errors_pb2 as _errors_pb2
+from llamastack.v1 import tools_pb2 as _tools_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -132,104 +133,6 @@ class AgentToolGroup(_message.Message):
 Global___AgentToolGroup: _TypeAlias = AgentToolGroup  # noqa: Y015
 
 @_typing.final
-class ToolParameter(_message.Message):
-    """A parameter of a tool that the caller runs."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    PARAMETER_TYPE_FIELD_NUMBER: _builtins.int
-    DESCRIPTION_FIELD_NUMBER: _builtins.int
-    REQUIRED_FIELD_NUMBER: _builtins.int
-    DEFAULT_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Name of the parameter."""
-    parameter_type: _builtins.str
-    """JSON Schema type name: string, integer, number, boolean, array, object."""
-    description: _builtins.str
-    """What it means, shown to the model."""
-    required: _builtins.bool
-    """Whether the model must give it; unset means true."""
-    @_builtins.property
-    def default(self) -> _struct_pb2.Value:
-        """The value used when the model gives none; unset means none."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        parameter_type: _builtins.str = ...,
-        description: _builtins.str = ...,
-        required: _builtins.bool | None = ...,
-        default: _struct_pb2.Value | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_required", b"_required", "default", b"default", "required", b"required"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_required", b"_required", "default", b"default", "description", b"description", "name", b"name", "parameter_type", b"parameter_type", "required", b"required"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__required: _TypeAlias = _typing.Literal["required"]  # noqa: Y015
-    _WhichOneofArgType__required: _TypeAlias = _typing.Literal["_required", b"_required"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__required) -> _WhichOneofReturnType__required | None: ...
-
-Global___ToolParameter: _TypeAlias = ToolParameter  # noqa: Y015
-
-@_typing.final
-class ToolDef(_message.Message):
-    """A tool. Parameters are given as `parameters` or as `input_schema`; the schema wins."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    DESCRIPTION_FIELD_NUMBER: _builtins.int
-    PARAMETERS_FIELD_NUMBER: _builtins.int
-    METADATA_FIELD_NUMBER: _builtins.int
-    TOOLGROUP_ID_FIELD_NUMBER: _builtins.int
-    INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
-    OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Name by which the model calls the tool."""
-    description: _builtins.str
-    """What the tool does and when to use it, shown to the model."""
-    toolgroup_id: _builtins.str
-    """The group that the tool belongs to; empty for tools of the caller."""
-    @_builtins.property
-    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolParameter]:
-        """The parameters, in the classic form."""
-
-    @_builtins.property
-    def metadata(self) -> _struct_pb2.Struct:
-        """Facts for programs, not shown to the model."""
-
-    @_builtins.property
-    def input_schema(self) -> _struct_pb2.Struct:
-        """JSON Schema of the arguments object."""
-
-    @_builtins.property
-    def output_schema(self) -> _struct_pb2.Struct:
-        """JSON Schema of the result; information only."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        description: _builtins.str | None = ...,
-        parameters: _abc.Iterable[Global___ToolParameter] | None = ...,
-        metadata: _struct_pb2.Struct | None = ...,
-        toolgroup_id: _builtins.str = ...,
-        input_schema: _struct_pb2.Struct | None = ...,
-        output_schema: _struct_pb2.Struct | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "description", b"description", "input_schema", b"input_schema", "metadata", b"metadata", "output_schema", b"output_schema"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "description", b"description", "input_schema", b"input_schema", "metadata", b"metadata", "name", b"name", "output_schema", b"output_schema", "parameters", b"parameters", "toolgroup_id", b"toolgroup_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
-    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
-
-Global___ToolDef: _TypeAlias = ToolDef  # noqa: Y015
-
-@_typing.final
 class AgentConfig(_message.Message):
     """What an agent is."""
 
@@ -278,7 +181,7 @@ class AgentConfig(_message.Message):
         """Tools that the stack runs."""
 
     @_builtins.property
-    def client_tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolDef]:
+    def client_tools(self) -> _containers.RepeatedCompositeFieldContainer[_tools_pb2.ToolDef]:
         """Tools that the caller runs; the turn waits for their results."""
 
     @_builtins.property
@@ -299,7 +202,7 @@ class AgentConfig(_message.Message):
         input_shields: _abc.Iterable[_builtins.str] | None = ...,
         output_shields: _abc.Iterable[_builtins.str] | None = ...,
         toolgroups: _abc.Iterable[Global___AgentToolGroup] | None = ...,
-        client_tools: _abc.Iterable[Global___ToolDef] | None = ...,
+        client_tools: _abc.Iterable[_tools_pb2.ToolDef] | None = ...,
         tool_config: _common_pb2.ToolConfig | None = ...,
         max_infer_iters: _builtins.int | None = ...,
     ) -> None: ...
@@ -835,7 +738,7 @@ class GetAgentResponse(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def agent(self) -> Global___Agent:
-        """The agent."""
+        """The agent asked for."""
 
     def __init__(
         self,
@@ -1036,7 +939,7 @@ class GetSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> Global___Session:
-        """The session."""
+        """The session asked for, with its turns."""
 
     def __init__(
         self,
@@ -1589,7 +1492,7 @@ class TurnComplete(_message.Message):
     TURN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def turn(self) -> Global___Turn:
-        """The turn."""
+        """The whole turn, as stored."""
 
     def __init__(
         self,
@@ -1739,7 +1642,7 @@ class GetTurnResponse(_message.Message):
     TURN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def turn(self) -> Global___Turn:
-        """The turn."""
+        """The turn asked for, with its steps."""
 
     def __init__(
         self,
@@ -1893,7 +1796,7 @@ class GetStepResponse(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def step(self) -> Global___Step:
-        """The step."""
+        """The step asked for."""
 
     def __init__(
         self,

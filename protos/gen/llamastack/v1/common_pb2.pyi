@@ -313,7 +313,7 @@ class ContentItem(_message.Message):
     """Plain text, valid UTF-8."""
     @_builtins.property
     def image(self) -> Global___ImageContent:
-        """An image."""
+        """An image, by reference or by value."""
 
     def __init__(
         self,
@@ -1297,7 +1297,7 @@ class Usage(_message.Message):
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
-    """Tokens of the prompt."""
+    """Tokens that the model read."""
     completion_tokens: _builtins.int
     """Tokens of the answer."""
     total_tokens: _builtins.int

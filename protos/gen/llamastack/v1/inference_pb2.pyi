@@ -977,7 +977,7 @@ Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):
-    """A vector."""
+    """The vector of one input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1049,7 +1049,7 @@ class RerankRequest(_message.Message):
     """Results at most, at least 1; unset means all."""
     @_builtins.property
     def query(self) -> _common_pb2.InterleavedContent:
-        """The query."""
+        """What the items are compared with."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.InterleavedContent]:
@@ -1301,7 +1301,7 @@ class TokenizeResponse(_message.Message):
     """The model's context in tokens."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The token ids."""
+        """Ids in the model's vocabulary, in order."""
 
     def __init__(
         self,
@@ -1329,7 +1329,7 @@ class DetokenizeRequest(_message.Message):
     """Identifier of the model."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The token ids."""
+        """Ids in the model's vocabulary, in order."""
 
     def __init__(
         self,
@@ -1504,7 +1504,7 @@ class GetBatchInferenceJobResponse(_message.Message):
     COMPLETION_BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _jobs_pb2.Job:
-        """The job."""
+        """The job asked for."""
 
     @_builtins.property
     def chat_batch(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatCompletionResponse]:
