@@ -39,16 +39,11 @@ def _of_turn(turn: v1.Turn, *, with_context: bool) -> list[v1.Message]:
 
 def _tool_messages(step: v1.ToolExecutionStep) -> list[v1.Message]:
     answers = {response.call_id: response.content for response in step.tool_responses}
-    return [
-        v1.Message(
-            tool=v1.ToolResponseMessage(
-                call_id=call.call_id,
-                tool_name=call.tool_name,
-                content=answers.get(call.call_id, content(NO_RESULT)),
-            )
-        )
-        for call in step.tool_calls
-    ]
+    return [v1.Message(tool=_answer(call, answers.get(call.call_id, content(NO_RESULT)))) for call in step.tool_calls]
+
+
+def _answer(call: v1.ToolCall, result: v1.InterleavedContent) -> v1.ToolResponseMessage:
+    return v1.ToolResponseMessage(call_id=call.call_id, tool_name=call.tool_name, content=result)
 
 
 def _without_dangling_calls(messages: Sequence[v1.Message]) -> list[v1.Message]:
@@ -58,9 +53,7 @@ def _without_dangling_calls(messages: Sequence[v1.Message]) -> list[v1.Message]:
     for message in messages:
         result.append(message)
         result += [
-            v1.Message(
-                tool=v1.ToolResponseMessage(call_id=call.call_id, tool_name=call.tool_name, content=content(NO_RESULT))
-            )
+            v1.Message(tool=_answer(call, content(NO_RESULT)))
             for call in message.assistant.tool_calls
             if call.call_id not in answered
         ]

@@ -124,7 +124,7 @@ class AgentsService(v1.AgentsServiceServicer):
                     step.turn_id = turn.turn_id
                 steps = list(turn.steps)
                 turn.ClearField("steps")
-                await self._store.add_turn(connection, turn, original, steps_=steps)
+                await self._store.add_turn(connection, turn, original, copied=steps)
             return v1.ForkSessionResponse(session_id=fork.session_id)
 
         return await self._store.once(request, v1.ForkSessionResponse, create)

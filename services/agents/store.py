@@ -208,7 +208,7 @@ class AgentStore:
         turn: v1.Turn,
         request: v1.CreateTurnRequest,
         *,
-        steps_: Sequence[v1.Step] = (),
+        copied: Sequence[v1.Step] = (),
     ) -> None:
         """Store a new turn, unless another one of the session has not ended.
 
@@ -229,7 +229,7 @@ class AgentStore:
                 request=request.SerializeToString(),
             )
         )
-        for place, step in enumerate(steps_):
+        for place, step in enumerate(copied):
             await connection.execute(_step_row(turn.turn_id, place, step))
 
     async def turn(self, turn_id: str) -> v1.Turn:
@@ -347,7 +347,7 @@ class AgentStore:
 
     async def _listed(
         self, table: sa.Table, where: "sa.ColumnElement[bool]", *, before: int, count: int
-    ) -> "Sequence[sa.Row[Any]]":
+    ) -> "Sequence[sa.Row[Any, Any]]":
         query = sa.select(table.c.number, table.c.message).where(where).order_by(table.c.number.desc()).limit(count)
         if before:
             query = query.where(table.c.number < before)

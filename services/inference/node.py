@@ -1,1 +1,90 @@
 """Putting an inference node together: providers, registry, RPC edge."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from llamastack import v1
+from services.inference.config import InferenceConfig
+from services.inference.models_service import ModelsService
+from services.inference.provider import Provider
+from services.inference.providers.scripted import ScriptedProvider
+from services.inference.providers.torch_engine import TorchProvider
+from services.inference.registry import ModelRegistry
+from services.inference.service import InferenceService
+from services.runtime.service import ServiceContext
+
+SERVICES = ("llamastack.v1.InferenceService", "llamastack.v1.ModelsService")
+
+
+class InferenceNode:
+    """One inference node: the providers that its models need, and the two gRPC services."""
+
+    name = "inference"
+
+    def __init__(self, context: ServiceContext) -> None:
+        self.readiness = context.readiness
+        self._config = context.section(InferenceConfig)
+        self._draining = context.draining
+        self._providers: Mapping[str, Provider] = {
+            "torch": TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir),
+            "scripted": ScriptedProvider(self._config.providers.scripted),
+        }
+        self.registry = ModelRegistry(
+            self._providers, file=context.data_dir / "models.json", on_change=self._show_readiness
+        )
+        self._tasks = asyncio.TaskGroup()
+        self._resources = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start the providers and begin to load the models; returns before they are ready."""
+        async with AsyncExitStack() as opening:
+            for provider in self._providers.values():
+                await opening.enter_async_context(provider)
+            await opening.enter_async_context(self._tasks)
+            self.registry.open(self._config.models, self._tasks)
+            opening.callback(self.registry.close)
+            self._resources = opening.pop_all()
+        self._show_readiness()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop loading, then the providers."""
+        await self._resources.aclose()
+
+    def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add both services."""
+        inference = InferenceService(self.registry, draining=self._draining)
+        v1.add_InferenceServiceServicer_to_server(inference, server)
+        v1.add_ModelsServiceServicer_to_server(ModelsService(self.registry, tasks=self._tasks), server)
+        return SERVICES
+
+    def _show_readiness(self) -> None:
+        """Ready as soon as every model is either served or has failed; failed when none is served."""
+        models = self.registry.models
+        self.readiness.details["models"] = ", ".join(
+            model.identifier
+            if model.state == v1.MODEL_STATE_READY
+            else f"{model.identifier} ({v1.ModelState.Name(model.state).removeprefix('MODEL_STATE_').lower()})"
+            for model in models
+        )
+        loading = [model for model in models if model.state == v1.MODEL_STATE_LOADING]
+        failed = [model for model in models if model.state == v1.MODEL_STATE_FAILED]
+        if loading:
+            first = loading[0]
+            self.readiness.waiting(f"{first.identifier}: {first.state_message or 'starting the engine'}")
+        elif failed and len(failed) == len(models):
+            self.readiness.failed(f"{failed[0].identifier}: {failed[0].state_message}")
+        else:
+            self.readiness.ready()
+
+
+def build(context: ServiceContext) -> InferenceNode:
+    """Make the inference node."""
+    return InferenceNode(context)

@@ -1,0 +1,66 @@
+"""Putting the agents service together: store, runner, RPC edge."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from llamastack import v1
+from services.agents.config import AgentsConfig
+from services.agents.runner import TurnRunner
+from services.agents.service import AgentsService
+from services.agents.store import AgentStore
+from services.runtime.service import ServiceContext
+from stack_client.inference import Inference
+
+SERVICES = ("llamastack.v1.AgentsService",)
+
+
+class AgentsNode:
+    """The agents service of one process."""
+
+    name = "agents"
+
+    def __init__(self, context: ServiceContext) -> None:
+        self.readiness = context.readiness
+        self._context = context
+        self._config = context.section(AgentsConfig)
+        database = self._config.database or f"sqlite+aiosqlite:///{context.data_dir / 'agents.db'}"
+        self._store = AgentStore(database)
+        self._tasks = asyncio.TaskGroup()
+        self._resources = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Open the store and go on with the turns that the last process left."""
+        async with AsyncExitStack() as opening:
+            await opening.enter_async_context(self._store)
+            # Turns outlive the calls that start them: they must not inherit a call's deadline.
+            channel = self._context.open_channel("inference")
+            opening.push_async_callback(channel.close, None)
+            await opening.enter_async_context(self._tasks)
+            self._runner = TurnRunner(self._store, inference=Inference(channel), config=self._config, tasks=self._tasks)
+            opening.callback(self._runner.stop)
+            await self._runner.recover()
+            self._resources = opening.pop_all()
+        self.readiness.ready()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave running turns for the next process and close the store."""
+        await self._resources.aclose()
+
+    def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add the service."""
+        service = AgentsService(self._store, self._runner, draining=self._context.draining)
+        v1.add_AgentsServiceServicer_to_server(service, server)
+        return SERVICES
+
+
+def build(context: ServiceContext) -> AgentsNode:
+    """Make the agents service."""
+    return AgentsNode(context)
