@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - capitals are tensor axes
 """Rotary position embedding with the Llama 3.1 stretch, in the half-split layout.
 
 A head is rotated in pairs (i, i + H/2). Meta and GGUF checkpoints pair neighbours (2i, 2i + 1) instead; their query
