@@ -206,11 +206,15 @@ class JsonTokenizer(_Shared):
     Tokens that the file adds without calling them special (such as `<tool_call>` in some families) are words of the
     vocabulary and always recognised, as the reference library does.
 
+    Args:
+        path: the file.
+        eos_ids: end tokens that the checkpoint's configuration names, besides those known by their written form.
+
     Raises:
         TokenizerError: the file cannot be read, or its tokens do not stand for bytes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, eos_ids: Iterable[int] = ()) -> None:
         try:
             spec = json.loads(path.read_text(encoding="utf-8"))
             self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
@@ -221,6 +225,7 @@ class JsonTokenizer(_Shared):
         added = spec.get("added_tokens", [])
         special = [token for token in added if token["special"]]
         super().__init__({t["content"]: t["id"] for t in special}, pattern=_strip_pattern(special))
+        self.eos_ids |= frozenset(eos_ids)
         self._added = {token["id"]: token["content"].encode() for token in added if not token["special"]}
         self._model.encode_special_tokens = True  # written special tokens are ordinary text to this instance
         self._model.no_truncation()
@@ -236,9 +241,11 @@ class JsonTokenizer(_Shared):
         if self.is_special(token_id) or token_id < 0:
             return b""
         if token_id in self._added:
-            return self._added[token_id]
+            return bytes(self._added[token_id])
         letters = self._model.id_to_token(token_id)
-        return b"" if letters is None else bytes(BYTE_OF_LETTER[letter] for letter in letters)
+        if letters is None:
+            return b""
+        return bytes(BYTE_OF_LETTER[letter] for letter in str(letters))
 
 
 def _strip_pattern(special: list[dict[str, object]]) -> str:
