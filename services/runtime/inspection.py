@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from google.protobuf import descriptor_pool
 from google.protobuf.timestamp_pb2 import Timestamp
-from llamastack import v1
 
+from llamastack import v1
 from services.runtime.interceptors import Drain
 from services.runtime.interceptors.base import Context
 from services.runtime.readiness import Readiness

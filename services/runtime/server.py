@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from llamastack import v1
 
+from llamastack import v1
 from services.runtime import inspection
 from services.runtime.health import Health
 from services.runtime.interceptors import (

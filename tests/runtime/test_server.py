@@ -15,8 +15,8 @@ from cryptography.x509.oid import NameOID
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from llamastack import v1
 
+from llamastack import v1
 from services.runtime.config import RuntimeConfig, TelemetryConfig, TlsConfig
 from services.runtime.listen import ListenError, open_channel
 from services.runtime.process import drain
