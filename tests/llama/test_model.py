@@ -29,7 +29,8 @@ def _ids(count: int, *, seed: int = 0) -> Tensor:
 
 
 def _whole(model: Llama, ids_T: Tensor) -> Tensor:
-    return model(ids_T, positions_T=torch.arange(len(ids_T)), attend=CausalAttention())
+    logits: Tensor = model(ids_T, positions_T=torch.arange(len(ids_T)), attend=CausalAttention())
+    return logits
 
 
 @pytest.mark.parametrize("name", VARIANTS)

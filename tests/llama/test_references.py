@@ -26,9 +26,10 @@ def _ids(count: int, vocab_size: int = TINY.vocab_size) -> Tensor:
     return torch.randint(vocab_size, (count,), generator=torch.Generator().manual_seed(count))
 
 
-def _ours(folder: Path, ids: Tensor, *, rows: Tensor | None = None) -> Tensor:
+def _ours(folder: Path, ids: Tensor) -> Tensor:
     model = load_model(folder, dtype=torch.float32)
-    return model(ids, positions_T=torch.arange(len(ids)), attend=CausalAttention(), rows_R=rows)
+    logits: Tensor = model(ids, positions_T=torch.arange(len(ids)), attend=CausalAttention())
+    return logits
 
 
 def _transformers(config: LlamaConfig, *, seed: int = 0) -> Any:
