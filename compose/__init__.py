@@ -1,0 +1,1 @@
+"""Puts the services together: on one machine by `stack up`, elsewhere by the files in this folder."""
