@@ -15,7 +15,7 @@ from compose.logfile import LogFile
 from compose.plan import Plan, make_plan
 from compose.supervisor import Child, Supervisor, end_leftovers, serve_command
 from services.runtime.config import ConfigError, StackConfig, read_stack
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.home import Home, ProcessRecord, ServiceRecord, StackRecord
 from stack_client.version import version
 
@@ -103,9 +103,11 @@ async def _run(plan: Plan, *, config: StackConfig, config_path: Path | None, hom
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(plan.addresses, board=board))
         try:
-            await supervisor.run(stop=stop, stop_seconds=stop_seconds)
+            problem = await supervisor.run(stop=stop, stop_seconds=stop_seconds)
         finally:
             watch.cancel()
+    if problem:  # raised out here, for a task group would wrap it
+        raise FailedPreconditionError(problem)
 
 
 class Board:

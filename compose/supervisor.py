@@ -14,9 +14,7 @@ from typing import Any
 import psutil
 
 from compose.logfile import LogFile
-from stack_client.errors import FailedPreconditionError
 from stack_client.home import ProcessRecord
-
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -56,11 +54,11 @@ class Supervisor:
         self._on_start = on_start
         self._on_death = on_death
 
-    async def run(self, *, stop: asyncio.Event, stop_seconds: float) -> None:
+    async def run(self, *, stop: asyncio.Event, stop_seconds: float) -> str:
         """Keep every child running until `stop` is set; then end all, by force after `stop_seconds`.
 
-        Raises:
-            FailedPreconditionError: A child cannot start as configured; all others were ended.
+        Returns:
+            "" after a stop; else why a child cannot start as configured, in which case all were ended too.
         """
         broken: list[str] = []
         try:
@@ -69,8 +67,7 @@ class Supervisor:
                     group.create_task(self._keep(child, stop=stop, broken=broken))
         finally:
             await asyncio.shield(self._end(stop_seconds))
-        if broken:
-            raise FailedPreconditionError(broken[0])
+        return broken[0] if broken else ""
 
     async def _keep(self, child: Child, *, stop: asyncio.Event, broken: list[str]) -> None:
         pause = FIRST_PAUSE_SECONDS

@@ -177,6 +177,7 @@ def test_a_service_that_cannot_start_ends_up_with_its_reason(home: Path) -> None
     up = stack("up", "--services", "nosuch", f"one={ECHO}", home=home)
     assert up.returncode == 1
     assert 'nosuch cannot start: no service "nosuch"' in up.stderr
+    assert "Traceback" not in up.stderr
     detached = stack("up", "--detach", "--services", "nosuch", home=home)
     assert 'nosuch cannot start: no service "nosuch"' in detached.stderr
 
