@@ -41,7 +41,8 @@ def test_the_command_line_needs_none_of_the_server_packages() -> None:
         "import sys; from stack_client.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "print(*sorted({'services', 'compose', 'psutil', 'yaml', 'prometheus_client'} & {*sys.modules}), file=sys.stderr)"
+        "server = {'services', 'compose', 'psutil', 'yaml', 'prometheus_client'}\n"
+        "print(*sorted(server & {*sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
