@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - capitals are tensor axes
 """What the tests of the Llama family share: the packaged model, prepared once, Llama 3's tokenizer file, and a cache.
 
 Letters: T tokens of the step, N query heads, K key/value heads, H head size, S cached tokens.

@@ -1,4 +1,3 @@
-# ruff: noqa: ANN401 - parametrised literals
 """Llama 3 conversations, token for token: against the published format pages, and against Meta's own encoder."""
 
 import re

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806 - capitals are tensor axes
 """Letters: T tokens of the step."""
 
 from collections.abc import Callable

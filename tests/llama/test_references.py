@@ -1,4 +1,3 @@
-# ruff: noqa: ANN401 - reference models have no types
 """Logits against two implementations that share no code with ours: transformers, and Meta's own in llama-models."""
 
 import json

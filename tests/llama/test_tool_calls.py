@@ -11,7 +11,7 @@ from services.llama.tool_prompts import calls_text
 NAMES = ("get_weather", "brave_search", "files.read", "code_interpreter")
 
 
-def _parsed(text: str, **options: Any) -> tuple[str, list[tuple[str, dict[str, Any]]]]:  # noqa: ANN401 - keywords of the function
+def _parsed(text: str, **options: Any) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
     rest, calls = parse_tool_calls(text, tool_names=NAMES, **options)
     assert len({call.call_id for call in calls}) == len(calls)
     return rest, [(call.tool_name, json.loads(call.arguments_json)) for call in calls]
