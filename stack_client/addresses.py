@@ -23,6 +23,15 @@ def home(folder: str | os.PathLike[str] | None = None) -> Path:
     return Path(folder or os.environ.get(HOME_VARIABLE) or "~/.llama-stack-mesh").expanduser().absolute()
 
 
+def running(folder: str | os.PathLike[str] | None = None) -> dict[str, str] | None:
+    """Addresses of the stack that was started in a folder (see `home`); None if none was."""
+    try:
+        state = json.loads((home(folder) / STATE_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return {name: entry["address"] for name, entry in state["services"].items()}
+
+
 def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:
     """Addresses by service.
 
@@ -33,10 +42,8 @@ def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:
     if isinstance(target, Mapping):
         return dict(target)
     if target is None:
-        try:
-            state = json.loads((home() / STATE_FILE).read_text())
-        except (OSError, ValueError):
-            target = "localhost"
-        else:
-            return {name: entry["address"] for name, entry in state["services"].items()}
+        found = running()
+        if found is not None:
+            return found
+        target = "localhost"
     return {name: f"{target}:{port}" for name, port in DEFAULT_PORTS.items()}
