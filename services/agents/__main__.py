@@ -2,8 +2,10 @@
 
 import sys
 
-from services.agents.node import build as build
+from services.agents.node import build
 from services.runtime.process import main
 
+__all__ = ["build"]
+
 if __name__ == "__main__":
-    sys.exit(main(["agents", *sys.argv[1:]]))
+    sys.exit(main("agents"))

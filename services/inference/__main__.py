@@ -2,8 +2,10 @@
 
 import sys
 
-from services.inference.node import build as build
+from services.inference.node import build
 from services.runtime.process import main
 
+__all__ = ["build"]
+
 if __name__ == "__main__":
-    sys.exit(main(["inference", *sys.argv[1:]]))
+    sys.exit(main("inference"))

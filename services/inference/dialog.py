@@ -8,7 +8,7 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
-from services.llama.chat_format import ChatMessage, ToolCall, ToolDefinition
+from services.llama.messages import ChatMessage, ToolCall, ToolDefinition
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 

@@ -86,7 +86,6 @@ class EngineClient:
             self._restart.cancel()
         self._outbox.put(None)
         if self._process is not None:
-            self._process.terminate()
             await asyncio.to_thread(self._process.join, STOP_SECONDS)
             if self._process.is_alive():
                 self._process.kill()

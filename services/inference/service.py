@@ -65,7 +65,9 @@ class InferenceService(v1.InferenceServiceServicer):
         """Continue a text."""
         return await self._complete(request)
 
-    async def StreamCompletion(self, request: v1.StreamCompletionRequest, context: RpcContext) -> None:
+    async def StreamCompletion(  # type: ignore[override]
+        self, request: v1.StreamCompletionRequest, context: RpcContext
+    ) -> None:
         """Continue a text as it is written."""
         text = request.request
         provider = self._registry.ready(text.model_id, of_type=v1.MODEL_TYPE_LLM)

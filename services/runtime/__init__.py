@@ -1,1 +1,1 @@
-"""What every gRPC process of the mesh needs: configuration, server, interceptors, telemetry; no domain."""
+"""What every gRPC process of the mesh needs: config, server, health, interceptors, telemetry. It knows no domain."""

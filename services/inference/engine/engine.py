@@ -33,6 +33,8 @@ class Engine:
 
     def __init__(self, model: Llama, *, limits: EngineLimits) -> None:
         self._model = model
+        self._device = model.embed.weight.device
+        self._dtype = model.embed.weight.dtype
         self._limits = limits
         self._waiting: deque[Request] = deque()
         self._running: dict[str, Sequence] = {}
@@ -92,7 +94,7 @@ class Engine:
             segments.append((sequence.cache, count))
             if count == len(sequence.pending):
                 last_rows.append(len(ids) - 1)
-        device = self._model.device
+        device = self._device
         logits_RV = self._model(
             torch.tensor(ids, device=device),
             positions_T=torch.tensor(positions, device=device),
@@ -123,8 +125,8 @@ class Engine:
                     n_layers=config.n_layers,
                     n_kv_heads=config.n_kv_heads,
                     head_dim=config.head_dim,
-                    dtype=self._model.dtype,
-                    device=str(self._model.device),
+                    dtype=self._dtype,
+                    device=str(self._device),
                 ),
                 sampler=SequenceSampler(request.sampling, prompt_ids=request.prompt_ids, vocab_size=config.vocab_size),
             )

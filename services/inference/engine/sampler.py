@@ -26,7 +26,7 @@ class SequenceSampler:
         self._counts_V: Tensor | None = None
         if sampling.changes_logits:
             self._seen_V = torch.zeros(vocab_size, dtype=torch.bool)
-            self._seen_V[torch.tensor(prompt_ids)] = True
+            self._seen_V[torch.tensor(prompt_ids, dtype=torch.long)] = True
             self._counts_V = torch.zeros(vocab_size)
 
     def choose(self, logits_V: Tensor) -> int:

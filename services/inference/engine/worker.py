@@ -32,7 +32,7 @@ from services.inference.engine.commands import (
     Unload,
 )
 from services.inference.engine.engine import Engine
-from services.llama import checkpoint
+from services.llama.checkpoint import load_model, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,9 @@ class EmbedWork:
 
 def main(connection: Connection, threads: int) -> None:
     """Run the worker until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service decides when to end
+    # Signals to the whole process group reach us too, but the service decides when to end: it closes the pipe.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
     torch.set_num_threads(threads)
     logger.info("engine started pid=%d threads=%d torch=%s", os.getpid(), threads, torch.__version__)
@@ -142,10 +144,10 @@ class Worker:
             else:
                 if command.path.suffix == ".gguf":
                     self._send(Progress(model=command.model, message="converting (once, then cached)"))
-                folder = checkpoint.prepare(command.path, cache_dir=command.cache_dir)
+                folder = prepare(command.path, cache_dir=command.cache_dir)
                 self._send(Progress(model=command.model, message="loading weights"))
                 dtype: torch.dtype = getattr(torch, command.dtype)
-                model = checkpoint.load_model(folder, dtype=dtype, device=command.device)
+                model = load_model(folder, dtype=dtype, device=command.device)
                 parameters = sum(parameter.numel() for parameter in model.parameters())
                 loaded = Loaded(model=command.model, folder=folder, dtype=command.dtype, parameters=parameters)
                 self._ready.put((command, Engine(model, limits=command.limits), loaded))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer as SentenceTokenizer
@@ -22,12 +22,13 @@ from services.inference.engine import commands
 from services.inference.engine.request import Emission, EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
+from services.inference.packaged import find_packaged
 from services.inference.provider import Answer, Report, Sink
 from services.inference.text_stream import TextPiece, TextStream
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
-from services.llama.chat_format import ChatFormat, ToolDefinition
+from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
 
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+BEGIN_OF_TEXT = "<|begin_of_text|>"  # Llama 3 was trained with it before every text; SmolLM2 has nothing like it
+PYTHON_TAG = "<|python_tag|>"  # Llama 3 opens built-in and code calls with it
 LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
 
 
@@ -164,8 +167,9 @@ class TorchProvider:
         else:
             text = dialog.text_of(request.content, "content")
             prompt = await _offload(len(text), model.tokenizer.encode, text)
-            if model.tokenizer.bos_id is not None and model.chat_format.adds_bos:
-                prompt = [model.tokenizer.bos_id, *prompt]
+            begin = model.tokenizer.special_tokens.get(BEGIN_OF_TEXT)
+            if begin is not None:
+                prompt = [begin, *prompt]
         if not prompt:
             raise InvalidArgumentError(
                 "content is empty; send text to continue", reason="MISSING_FIELD", field="content"
@@ -255,6 +259,8 @@ class TorchProvider:
         )
         run = asyncio.ensure_future(self._engine.generate(model_id, request, reading.on_token))
         reading.on_stop = run.cancel  # a stop string ends the request in the engine too
+        if isinstance(sink, ToolStream):
+            reading.on_python_tag = sink.python_tag
         try:
             await run
         except asyncio.CancelledError:
@@ -285,6 +291,8 @@ class Reading:
         self._finish: str | None = None
         self.stopped = False
         self.on_stop: Callable[[], object] = lambda: None
+        self.on_python_tag: Callable[[], object] = lambda: None
+        self._python_tag = tokenizer.special_tokens.get(PYTHON_TAG)
 
     def on_token(self, emission: Emission) -> None:
         """Take one token; called by the engine client."""
@@ -292,6 +300,8 @@ class Reading:
             return
         self._tokens += 1
         self._finish = emission.finish
+        if emission.token_id == self._python_tag:
+            self.on_python_tag()
         if emission.finish != "stop":
             logprobs = self._logprobs(emission) if self._wants_logprobs else None
             self._push(self._text.push(emission.token_id, logprobs))
@@ -373,7 +383,7 @@ def _locate(name: str) -> Path:
         InvalidArgumentError: If there is none.
     """
     try:
-        path = checkpoint.find_packaged(name.removeprefix("packaged:")) if name.startswith("packaged:") else Path(name)
+        path = find_packaged(name.removeprefix("packaged:")) if name.startswith("packaged:") else Path(name)
     except FileNotFoundError as error:
         raise InvalidArgumentError(str(error), field="provider_model_id") from error
     if not path.exists():
@@ -415,7 +425,7 @@ def _refuse_constraints(*, has_format: bool, choice: str) -> None:
         raise UnsupportedError(f"{field} {choice!r}: forced calls are not built yet; use auto or none", field=field)
 
 
-def _prompt_format(config: v1.ToolConfig) -> Literal["json", "function_tag", "python_list"] | None:
+def _prompt_format(config: v1.ToolConfig) -> ToolPromptFormat | None:
     match config.tool_prompt_format:
         case v1.TOOL_PROMPT_FORMAT_JSON:
             return "json"

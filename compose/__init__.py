@@ -1,0 +1,1 @@
+"""Putting the services together: one command on one machine, containers, and the demonstration."""

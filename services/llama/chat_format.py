@@ -1,0 +1,95 @@
+"""Llama 3.1, 3.2 and 3.3 conversations as token ids; and, re-exported, the format of any checkpoint's own template.
+
+Source: llama-models, `llama3_1/prompt_format.md` and `llama3_2/text_prompt_format.md`. The prompt is built of ids,
+never by encoding a string that mixes markup and text: a user cannot forge a special token.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Literal, get_args
+
+from services.llama.chat_template import JinjaChatFormat
+from services.llama.errors import ChatFormatError
+from services.llama.messages import ChatFormat, ChatMessage, Role, ToolCall, ToolDefinition, ToolPromptFormat
+from services.llama.tokenizer import Tokenizer
+from services.llama.tool_prompts import calls_text, is_builtin, system_text, user_prompt
+
+__all__ = [
+    "ChatFormat", "ChatMessage", "JinjaChatFormat", "Llama3ChatFormat", "Llama3Family", "Role", "ToolCall",
+    "ToolDefinition", "ToolPromptFormat",
+]  # fmt: skip
+
+Llama3Family = Literal["3.1", "3.2", "3.3"]
+# 3.2 and 3.3 were trained to answer zero-shot tool prompts with Python lists, 3.1 with JSON.
+_OWN_TOOL_FORMAT: dict[Llama3Family, ToolPromptFormat] = {"3.1": "json", "3.2": "python_list", "3.3": "python_list"}
+_ROLE_NAMES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython"}
+
+
+class Llama3ChatFormat:
+    """See `ChatFormat`. The default way to describe custom tools is JSON for 3.1, a Python list for 3.2 and 3.3.
+
+    JSON and function-tag tools go into a user message before the conversation, built-in and Python-list tools into the
+    system message. Dates are stated when `today` is given.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, family: Llama3Family) -> None:
+        if family not in get_args(Llama3Family):
+            raise ChatFormatError(f"no Llama 3 family {family!r}; there are {get_args(Llama3Family)}")
+        self.tokenizer = tokenizer
+        self.family: Llama3Family = family
+        self._begin, self._python_tag, self._end_message, self._end_turn, self._open, self._close = (
+            tokenizer.special_id(f"<|{name}|>")
+            for name in ("begin_of_text", "python_tag", "eom_id", "eot_id", "start_header_id", "end_header_id")
+        )
+
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Sequence[ToolDefinition] = (),
+        tool_prompt_format: ToolPromptFormat | None = None,
+        add_generation_prompt: bool = True,
+        today: date | None = None,
+    ) -> list[int]:
+        """See `ChatFormat.render`. Only the first message is merged with the tools' system text."""
+        form = tool_prompt_format or _OWN_TOOL_FORMAT[self.family]
+        rest = list(messages)
+        system = rest.pop(0).content if rest and rest[0].role == "system" else None
+        ids = [self._begin]
+        text = system_text(system or "", tools=tools, tool_prompt_format=form, today=today)
+        if text or system is not None:
+            ids += self._message("system", text)
+        if declared := user_prompt([tool for tool in tools if not tool.builtin], tool_prompt_format=form):
+            ids += self._message("user", declared)
+        for message in rest:
+            if message.role == "assistant":
+                ids += self._assistant(message, tools=tools, form=form)
+            else:
+                ids += self._message(message.role, message.content)
+        return ids + self._header("assistant") if add_generation_prompt else ids
+
+    def _header(self, role: Role) -> list[int]:
+        if role not in _ROLE_NAMES:
+            raise ChatFormatError(f"no role {role!r}; there are {list(_ROLE_NAMES)}")
+        encode = self.tokenizer.encode
+        return [self._open, *encode(_ROLE_NAMES[role]), self._close, *encode("\n\n")]
+
+    def _message(self, role: Role, text: str) -> list[int]:
+        return [*self._header(role), *self.tokenizer.encode(text), self._end_turn]
+
+    def _assistant(self, message: ChatMessage, *, tools: Sequence[ToolDefinition], form: ToolPromptFormat) -> list[int]:
+        """An answer of the past.
+
+        The python tag stands before built-in calls, Python lists, and JSON while tools are on (which turns ipython on);
+        never before function tags. The message, not the turn, ends after built-in calls and JSON with ipython on.
+        """
+        ids = [*self._header("assistant"), *self.tokenizer.encode(message.content)]
+        end_of_message = message.end_of_message
+        if message.tool_calls:
+            builtin = any(is_builtin(call.tool_name, tools) for call in message.tool_calls)
+            in_ipython = builtin or (form == "json" and bool(tools))
+            if in_ipython or form == "python_list":
+                ids.append(self._python_tag)
+            ids += self.tokenizer.encode(calls_text(message.tool_calls, tools=tools, tool_prompt_format=form))
+            end_of_message = end_of_message or in_ipython
+        return [*ids, self._end_message if end_of_message else self._end_turn]

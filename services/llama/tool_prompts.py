@@ -1,0 +1,179 @@
+"""How Llama 3.1 to 3.3 are told of tools, and how a call they made is written back into the history.
+
+The wording and layout are the published ones (llama-models: `llama3_1/prompt_format.md`,
+`llama3_2/text_prompt_format.md`), since the models were trained on them to the letter. One deviation: published JSON
+declarations give every parameter the type "object"; ours give the parameter's own schema.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+from services.llama.messages import ToolCall, ToolDefinition, ToolPromptFormat
+
+CODE_INTERPRETER = "code_interpreter"
+BUILTIN_TOOLS = frozenset({"brave_search", "wolfram_alpha", "photogen", CODE_INTERPRETER})
+"""Tools called as `name.call(query="...")`, but for the code interpreter, whose call is bare Python."""
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+_PYTHON_TYPES = {
+    "string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict",
+}  # fmt: skip
+
+
+def is_builtin(name: str, tools: Sequence[ToolDefinition]) -> bool:
+    """Whether calls of `name` take the built-in form: as declared, or by name where it is not declared."""
+    declared = [tool.builtin for tool in tools if tool.name == name]
+    return declared[0] if declared else name in BUILTIN_TOOLS
+
+
+def system_text(
+    text: str, *, tools: Sequence[ToolDefinition], tool_prompt_format: ToolPromptFormat, today: date | None
+) -> str:
+    """The whole system message: environment and built-in tools, dates, Python-list tools, the caller's `text`."""
+    builtin, custom = [tool.name for tool in tools if tool.builtin], [tool for tool in tools if not tool.builtin]
+    in_system = bool(custom) and tool_prompt_format == "python_list"
+    body = "\n".join(part for part in (python_list_prompt(custom) if in_system else "", text) if part)
+    dates = ""
+    if today is not None:
+        # Month names of our own: strftime follows the process's language.
+        spoken = f"{today.day:02d} {_MONTHS[today.month - 1]} {today.year}"
+        dates = f"Cutting Knowledge Date: December 2023\nToday Date: {spoken}\n"
+    environment = ""
+    if builtin or (custom and not in_system):
+        named = ", ".join(name for name in builtin if name != CODE_INTERPRETER)
+        if not (named or dates or body):
+            return "Environment: ipython"
+        environment = "Environment: ipython\n" + (f"Tools: {named}\n" if named else "\n")
+    head = environment + dates
+    return f"{head}\n{body}" if head and body else head + body
+
+
+def user_prompt(custom: Sequence[ToolDefinition], *, tool_prompt_format: ToolPromptFormat) -> str:
+    """The user message that declares custom tools ahead of the conversation; empty where the system message does."""
+    if not custom or tool_prompt_format == "python_list":
+        return ""
+    return _json_prompt(custom) if tool_prompt_format == "json" else _function_tag_prompt(custom)
+
+
+def _properties(tool: ToolDefinition) -> dict[str, dict[str, Any]]:
+    properties = tool.parameters.get("properties") or {}
+    return {name: dict(schema) if isinstance(schema, Mapping) else {} for name, schema in properties.items()}
+
+
+def _required(tool: ToolDefinition) -> list[str]:
+    return list(tool.parameters.get("required") or ())
+
+
+def _dump(value: object, *, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _json_prompt(custom: Sequence[ToolDefinition]) -> str:
+    parts = []
+    for tool in custom:
+        properties = [
+            {name: {"type": schema.pop("type", "object"), "description": schema.pop("description", ""), **schema}}
+            for name, schema in _properties(tool).items()
+        ]
+        parameters = {"type": "object", "properties": properties, "required": None}
+        function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+        text = _dump({"type": "function", "function": function}, indent=4)
+        # The published form keeps the list of required names on one line.
+        head, _, tail = text.rpartition('"required": null')
+        parts.append(f'{head}"required": {_dump(_required(tool))}{tail}\n')
+    return (
+        "Answer the user's question by making use of the following functions if needed.\n"
+        "If none of the function can be used, please say so.\n"
+        "Here is a list of functions in JSON format:\n" + "".join(parts) + "\nReturn function calls in JSON format."
+    )
+
+
+def _function_tag_prompt(custom: Sequence[ToolDefinition]) -> str:
+    lines = []
+    for tool in custom:
+        required = _required(tool)
+        parameters = {}
+        for name, schema in sorted(_properties(tool).items()):
+            kind = schema.get("type", "string")
+            described = {"description": schema.get("description", ""), "required": name in required}
+            described["param_type"] = _PYTHON_TYPES.get(kind, kind) if isinstance(kind, str) else _dump(kind)
+            rest = {key: value for key, value in schema.items() if key not in {"type", "description", "default"}}
+            parameters[name] = dict(sorted((described | rest).items()))
+        declared = {"name": tool.name, "description": tool.description, "parameters": parameters}
+        lines.append(f"Use the function '{tool.name}' to '{tool.description}':\n{_dump(declared)}\n\n")
+    return (
+        "You have access to the following functions:\n\n" + "".join(lines) + "Think very carefully before calling "
+        "functions.\nIf you choose to call a function ONLY reply in the following format with no prefix or suffix:\n\n"
+        '<function=example_function_name>{"example_name": "example_value"}</function>\n\n'
+        "Reminder:\n"
+        "- If looking for real time information use relevant functions before falling back to brave_search\n"
+        "- Function calls MUST follow the specified format, start with <function= and end with </function>\n"
+        "- Required parameters MUST be specified\n"
+        "- Only call one function at a time\n"
+        "- Put the entire function call reply on one line"
+    )
+
+
+def python_list_prompt(custom: Sequence[ToolDefinition]) -> str:
+    """The system text that declares custom tools to Llama 3.2 and 3.3, which answer with a Python list of calls."""
+    declared = []
+    for tool in custom:
+        properties = {
+            name: {"type": schema.pop("type", "string"), "description": schema.pop("description", ""), **schema}
+            for name, schema in _properties(tool).items()
+        }
+        parameters = {"type": "dict", "required": _required(tool), "properties": properties}
+        declared.append({"name": tool.name, "description": tool.description, "parameters": parameters})
+    return (
+        "You are an expert in composing functions. You are given a question and a set of possible functions.\n"
+        "Based on the question, you will need to make one or more function/tool calls to achieve the purpose.\n"
+        "If none of the function can be used, point it out. If the given question lacks the parameters required by the "
+        "function,\nalso point it out. You should only return the function call in tools call sections.\n\n"
+        "If you decide to invoke any of the function(s), you MUST put it in the format of "
+        "[func_name1(params_name1=params_value1, params_name2=params_value2...), func_name2(params)]\n"
+        "You SHOULD NOT include any other text in the response.\n\n"
+        "Here is a list of functions in JSON format that you can invoke.\n\n" + _dump(declared, indent=4)
+    )
+
+
+def calls_text(
+    calls: Sequence[ToolCall], *, tools: Sequence[ToolDefinition], tool_prompt_format: ToolPromptFormat
+) -> str:
+    """The calls as the model writes them. Several share one Python list; other forms are joined by "; "."""
+    custom = [call for call in calls if not is_builtin(call.tool_name, tools)]
+    if custom and len(custom) == len(calls) and tool_prompt_format == "python_list":
+        return f"[{', '.join(map(_python_call, calls))}]"
+    return "; ".join(_call_text(call, tools=tools, tool_prompt_format=tool_prompt_format) for call in calls)
+
+
+def _call_text(call: ToolCall, *, tools: Sequence[ToolDefinition], tool_prompt_format: ToolPromptFormat) -> str:
+    arguments = call.arguments()
+    if is_builtin(call.tool_name, tools):
+        if call.tool_name == CODE_INTERPRETER:
+            return str(arguments.get("code", ""))
+        return f'{call.tool_name}.call(query="{arguments.get("query", "")}")'
+    if tool_prompt_format == "function_tag":
+        return f"<function={call.tool_name}>{_dump(arguments)}</function>"
+    if tool_prompt_format == "python_list":
+        return f"[{_python_call(call)}]"
+    return _dump({"type": "function", "name": call.tool_name, "parameters": arguments})
+
+
+def _python_call(call: ToolCall) -> str:
+    arguments = ", ".join(f"{name}={_python_value(value)}" for name, value in call.arguments().items())
+    return f"{call.tool_name}({arguments})"
+
+
+def _python_value(value: object) -> str:
+    """A Python literal in the published style: strings in double quotes. A JSON string is a valid Python one."""
+    if isinstance(value, str):
+        return _dump(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_python_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_dump(key)}: {_python_value(item)}' for key, item in value.items())}}}"
+    return repr(value)

@@ -1,0 +1,88 @@
+"""Facts about the call that is being handled, kept in a context variable so that outgoing calls can pass them on."""
+
+import re
+import secrets
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import grpc
+
+REQUEST_ID = "x-request-id"
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+
+
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """W3C trace context: the trace that the call belongs to and the span that is current."""
+
+    trace_id: str
+    """32 hex digits, the same over all hops."""
+    span_id: str
+    """16 hex digits of the current span, the parent of outgoing calls."""
+    parent_id: str = ""
+    """16 hex digits of the caller's span; empty where the trace begins."""
+    flags: str = "01"
+    """Two hex digits; the last bit asks to record."""
+    state: str = ""
+    """The vendors' `tracestate`, passed on unchanged."""
+
+    @property
+    def traceparent(self) -> str:
+        """The header for outgoing calls."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+    @classmethod
+    def from_headers(cls, *, traceparent: str, tracestate: str) -> "Trace":
+        """Continue the caller's trace with a new span, or begin one when the header is missing or damaged."""
+        match = _TRACEPARENT.match(traceparent)
+        if match is None or not int(match[1], 16) or not int(match[2], 16) or traceparent.startswith("ff"):
+            return cls(trace_id=secrets.token_hex(16), span_id=secrets.token_hex(8))
+        return cls(
+            trace_id=match[1], span_id=secrets.token_hex(8), parent_id=match[2], flags=match[3], state=tracestate
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One incoming call while it is handled."""
+
+    method: str
+    """Full name, `/package.Service/Method`."""
+    request_id: str = ""
+    """The caller's id of the request, or one made here."""
+    trace: Trace = field(default_factory=lambda: Trace.from_headers(traceparent="", tracestate=""))
+    """The trace it belongs to."""
+    deadline: float | None = None
+    """When the answer is due, on the clock of `time.monotonic`; None means never."""
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    """How it ended."""
+    reason: str = ""
+    """The ErrorInfo reason when it failed."""
+    messages: int = 0
+    """Responses sent."""
+    started: float = field(default_factory=time.monotonic)
+    """When it arrived, on the clock of `time.monotonic`."""
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, never below 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+_current: ContextVar[Call | None] = ContextVar("llamastack_call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call being handled in this task, or None outside of one."""
+    return _current.get()
+
+
+def enter_call(method: str) -> Call:
+    """The call of this task, made when this is its first mention; each call is handled in a task of its own."""
+    call = _current.get()
+    if call is None or call.method != method:
+        call = Call(method=method)
+        _current.set(call)
+    return call
