@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import ipaddress
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 def health(running: Running) -> Any:
     stub: Any = health_pb2_grpc.HealthStub(running.channel)
     return stub
+
+
+async def watched(call: Any) -> AsyncIterator[Any]:
+    """The rest of a stream that was begun with `read`."""
+    while hasattr(message := await call.read(), "status"):
+        yield message
 
 
 def inspect(running: Running) -> Any:
@@ -83,7 +90,8 @@ async def test_inspect_tells_state_reason_details_and_routes(host: Host) -> None
 
 async def test_reflection_lists_services_only_when_asked_for(host: Host) -> None:
     async def listed(running: Running) -> set[str]:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+        channel: Any = running.channel
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         return {item.name for item in (await call.read()).list_services_response.service}
 
@@ -106,7 +114,7 @@ async def test_drain_says_not_serving_lets_calls_finish_and_tells_streams(host: 
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             group.create_task(drain([running.hosted]))
             assert (await watch.read()).status == NOT_SERVING
-            assert await watch.read() is grpc.aio.EOF
+            assert not [message async for message in watched(watch)]
             assert (await stream.read()).value == "draining"
             running.echo.release.set()
             assert (await held).value == "held"
