@@ -1,9 +1,9 @@
 """Where the services are: given by the caller, read from the stack that runs on this machine, or the default ports."""
 
-import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
+
+from stack_client.errors import FailedPreconditionError
+from stack_client.home import Home
 
 DEFAULT_PORTS = {
     "inference": 50051,
@@ -14,22 +14,6 @@ DEFAULT_PORTS = {
     "post_training": 50056,
     "evaluation": 50057,
 }
-HOME_VARIABLE = "STACK_HOME"
-STATE_FILE = Path("run") / "stack.json"
-
-
-def home(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of a stack on this machine: as given, else from STACK_HOME, else in the user's home."""
-    return Path(folder or os.environ.get(HOME_VARIABLE) or "~/.llama-stack-mesh").expanduser().absolute()
-
-
-def running(folder: str | os.PathLike[str] | None = None) -> dict[str, str] | None:
-    """Addresses of the stack that was started in a folder (see `home`); None if none was."""
-    try:
-        state = json.loads((home(folder) / STATE_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    return {name: entry["address"] for name, entry in state["services"].items()}
 
 
 def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:
@@ -42,8 +26,17 @@ def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:
     if isinstance(target, Mapping):
         return dict(target)
     if target is None:
-        found = running()
-        if found is not None:
-            return found
-        target = "localhost"
+        try:
+            return running(Home.choose(None))
+        except FailedPreconditionError:
+            target = "localhost"
     return {name: f"{target}:{port}" for name, port in DEFAULT_PORTS.items()}
+
+
+def running(home: Home) -> dict[str, str]:
+    """Addresses of the stack that runs in a home.
+
+    Raises:
+        FailedPreconditionError: If none does.
+    """
+    return {name: service.addresses[0] for name, service in home.running().services.items()}

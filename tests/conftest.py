@@ -12,5 +12,5 @@ def stack() -> Iterator[StackProcess]:
     """A running stack with a scripted model and a scripted embedding model."""
     with stack_process() as stack:
         stack.start(*SERVICES)
-        stack.declare()
-        yield stack
+        with stack.declared():
+            yield stack

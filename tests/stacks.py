@@ -13,8 +13,10 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from stack_client.home import Home, ServiceRecord, StackRecord
+
 ROOT = Path(__file__).parent.parent
-START_SECONDS = 60.0
+START_SECONDS = 30.0
 SERVICES = ("inference", "agents")
 LAUNCH = """
 import sys
@@ -71,11 +73,16 @@ class StackProcess:
         for services in list(self._processes):
             self.stop(*services, kill=True)
 
-    def declare(self) -> None:
-        """Write the file by which clients find a stack that runs on this machine."""
-        state = {"services": {name: {"address": address} for name, address in self.addresses.items()}}
-        (self.home / "run").mkdir(exist_ok=True)
-        (self.home / "run" / "stack.json").write_text(json.dumps(state))
+    @contextlib.contextmanager
+    def declared(self) -> Iterator[None]:
+        """Let clients find this stack by its home, as if `stack up` had started it."""
+        home = Home.choose(self.home)
+        services = {name: ServiceRecord(process=name, addresses=[at]) for name, at in self.addresses.items()}
+        with home.locked():
+            home.write_record(
+                StackRecord(pid=os.getpid(), version="test", started_at="", config=None, services=services)
+            )
+            yield
 
     def _wait(self, service: str) -> None:
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
