@@ -1,9 +1,9 @@
 """Where the services are: given by the caller, read from the stack that runs on this machine, or the default ports."""
 
-import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
+
+from stack_client.errors import FailedPreconditionError
+from stack_client.home import Home
 
 DEFAULT_PORTS = {
     "inference": 50051,
@@ -14,13 +14,6 @@ DEFAULT_PORTS = {
     "post_training": 50056,
     "evaluation": 50057,
 }
-HOME_VARIABLE = "STACK_HOME"
-STATE_FILE = Path("run") / "stack.json"
-
-
-def home(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of a stack on this machine: as given, else from STACK_HOME, else in the user's home."""
-    return Path(folder or os.environ.get(HOME_VARIABLE) or "~/.llama-stack-mesh").expanduser().absolute()
 
 
 def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:
@@ -34,9 +27,16 @@ def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:
         return dict(target)
     if target is None:
         try:
-            state = json.loads((home() / STATE_FILE).read_text())
-        except (OSError, ValueError):
+            return running(Home.choose(None))
+        except FailedPreconditionError:
             target = "localhost"
-        else:
-            return {name: entry["address"] for name, entry in state["services"].items()}
     return {name: f"{target}:{port}" for name, port in DEFAULT_PORTS.items()}
+
+
+def running(home: Home) -> dict[str, str]:
+    """Addresses of the stack that runs in a home.
+
+    Raises:
+        FailedPreconditionError: If none does.
+    """
+    return {name: service.addresses[0] for name, service in home.running().services.items()}

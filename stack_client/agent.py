@@ -10,16 +10,20 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from llamastack import v1
 from stack_client import content
 from stack_client.client import StackClient
-from stack_client.errors import CancelledError, InternalError, StackError, from_error_message
-from stack_client.portal import portal
+from stack_client.errors import CancelledError, InternalError, InvalidArgumentError, StackError, from_error_message
+from stack_client.portal import SyncStackClient, SyncStream
 from stack_client.tools import FunctionTool, ToolFunction
+
+
+_ENDS = {"turn_complete", "turn_failed", "turn_cancelled"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +73,19 @@ class AgentEvent:
 class Agent:
     """A model with instructions and tools.
 
-    Nothing is sent before the first run. One agent speaks in one session; `session_id` goes on with an older one.
+    Nothing is sent before the first run. One agent speaks in one session; `session_id` goes on with an older one, which
+    must have been begun with the same model, instructions, settings and tools.
 
     Args:
         model: Identifier of the model.
         instructions: The system message.
-        tools: Python functions; type hints and docstring tell the model how to call them.
+        tools: Python functions; type hints and docstring tell the model how to call them. Plain functions run in
+            threads, asynchronous ones on the loop that the run is on.
+        tool_choice: `auto`, `required`, `none` or the name of a tool; empty means auto.
         session_id: Session to go on with; None begins a new one at the first run.
         max_infer_iters: Model calls per run at most.
-        client: The asynchronous client to use in `arun` and `astream`; None makes one.
+        client: Says which stack, and is used where it fits: `run` and `stream` need a SyncStackClient, `arun` and
+            `astream` a StackClient; the other is made when needed. None is the stack on this machine.
         sampling: temperature, top_p, top_k, max_tokens, stop, seed and penalties.
     """
 
@@ -90,7 +98,7 @@ class Agent:
         tool_choice: str = "",
         session_id: str | None = None,
         max_infer_iters: int | None = None,
-        client: StackClient | None = None,
+        client: StackClient | SyncStackClient | None = None,
         **sampling: Any,  # noqa: ANN401 (checked by content.sampling)
     ) -> None:
         self.tools = {tool.name: tool for tool in map(FunctionTool, tools)}
@@ -103,9 +111,9 @@ class Agent:
             sampling_params=content.sampling(**sampling),
             tool_config=v1.ToolConfig(tool_choice=tool_choice) if tool_choice else None,
         )
-        self._client = client
-        self._own_client: StackClient | None = None
-        self._portal_client: StackClient | None = None
+        self._given = client
+        self._client = client if isinstance(client, StackClient) else None
+        self._sync_client = client if isinstance(client, SyncStackClient) else None
         self._agent_id = ""
 
     def run(self, message: str) -> AgentResult:
@@ -119,15 +127,16 @@ class Agent:
             result = event.result
         return _ended(result)
 
-    def stream(self, message: str) -> Iterator[AgentEvent]:
+    def stream(self, message: str) -> SyncStream[AgentEvent]:
         """Like `run`, with everything as it happens; the last event carries the result.
 
         Raises:
             StackError: If the turn fails.
         """
-        if self._portal_client is None:
-            self._portal_client = portal().run(_connect())
-        return portal().iterate(self._events(self._portal_client, message))
+        if self._sync_client is None:
+            other = self._client
+            self._sync_client = SyncStackClient(other.addresses, tls=other.tls) if other else SyncStackClient()
+        return SyncStream(self._events(self._sync_client.client, message))
 
     async def arun(self, message: str) -> AgentResult:
         """`run` for asynchronous code.
@@ -146,21 +155,23 @@ class Agent:
         Raises:
             StackError: If the turn fails.
         """
-        client = self._client or self._own_client
-        if client is None:
-            client = self._own_client = StackClient()
-        events = self._events(client, message)
-        try:
+        if self._client is None:
+            self._client = self._sync_client.client.copy() if self._sync_client else StackClient()
+        async with aclosing(self._events(self._client, message)) as events:
             async for event in events:
                 yield event
-        finally:
-            await events.aclose()
+
+    def close(self) -> None:
+        """Close the client that `run` and `stream` made; the session stays."""
+        if self._sync_client is not None and self._sync_client is not self._given:
+            self._sync_client.close()
+            self._sync_client = None
 
     async def aclose(self) -> None:
-        """Close the client that `arun` and `astream` made."""
-        if self._own_client is not None:
-            await self._own_client.close()
-            self._own_client = None
+        """Close the client that `arun` and `astream` made; the session stays."""
+        if self._client is not None and self._client is not self._given:
+            await self._client.close()
+            self._client = None
 
     async def _events(self, client: StackClient, message: str) -> AsyncGenerator[AgentEvent, None]:
         """One turn, from the question to its end; a caller that leaves early cancels the turn."""
@@ -171,15 +182,14 @@ class Agent:
         ended, sequence = False, 0
         try:
             while not ended:
-                async for raw in client.agents.follow_turn(turn.turn_id, after_sequence=sequence):
-                    sequence = raw.sequence
-                    kind = raw.WhichOneof("event")
-                    if kind == "turn_awaiting_input":
-                        turn = raw.turn_awaiting_input.turn
-                        break
-                    ended = kind in {"turn_complete", "turn_failed", "turn_cancelled"}
-                    for event in self._translate(raw):
-                        yield event
+                async with aclosing(client.agents.follow_turn(turn.turn_id, after_sequence=sequence)) as events:
+                    async for raw in events:
+                        sequence = raw.sequence
+                        if raw.WhichOneof("event") == "turn_awaiting_input":
+                            turn = raw.turn_awaiting_input.turn
+                        ended = raw.WhichOneof("event") in _ENDS
+                        for event in self._translate(raw):
+                            yield event
                 if not ended:
                     responses = await self._respond(turn)
                     for response in responses:
@@ -191,11 +201,23 @@ class Agent:
 
     async def _open(self, client: StackClient) -> None:
         if self.session_id is not None and not self._agent_id:
-            self._agent_id = (await client.agents.get_session(self.session_id)).agent_id
+            session = await client.agents.get_session(self.session_id)
+            self._check_same((await client.agents.get(session.agent_id)).agent_config)
+            self._agent_id = session.agent_id
         if not self._agent_id:
             self._agent_id = await client.agents.create(self.config)
         if self.session_id is None:
             self.session_id = await client.agents.create_session(self._agent_id)
+
+    def _check_same(self, other: v1.AgentConfig) -> None:
+        """Refuse to go on with a session of an agent that is another one: what is asked for here would not hold."""
+        for member in v1.AgentConfig.DESCRIPTOR.fields:
+            ours, theirs = getattr(self.config, member.name), getattr(other, member.name)
+            if member.name == "client_tools":  # their descriptions may have been improved since
+                ours, theirs = sorted(tool.name for tool in ours), sorted(tool.name for tool in theirs)
+            if ours != theirs:
+                message = f"session {self.session_id} was begun by an agent with other {member.name}; begin a new session"
+                raise InvalidArgumentError(message, field=member.name)
 
     async def _respond(self, turn: v1.Turn) -> list[v1.ToolResponse]:
         """Run the calls that wait for us, side by side; answers in the order of the calls."""
@@ -232,10 +254,6 @@ class Agent:
                 raise CancelledError(f"turn {raw.turn_cancelled.turn.turn_id} was cancelled")
             case _:
                 return []
-
-
-async def _connect() -> StackClient:
-    return StackClient()
 
 
 async def _cancel(client: StackClient, turn_id: str) -> None:

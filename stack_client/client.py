@@ -8,7 +8,7 @@ import grpc
 
 from stack_client import addresses, channel
 from stack_client.agents import Agents
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.inference import Inference
 from stack_client.models import Models
 
@@ -25,9 +25,15 @@ class StackClient:
     """
 
     def __init__(self, target: str | Mapping[str, str] | None = None, *, tls: channel.TlsFiles | None = None) -> None:
-        self._addresses = addresses.resolve(target)
-        self._tls = tls
+        self.addresses = addresses.resolve(target)
+        """Where the services are."""
+        self.tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._closed = False
+
+    def copy(self) -> "StackClient":
+        """A second client of the same stack, for another event loop."""
+        return StackClient(self.addresses, tls=self.tls)
 
     async def __aenter__(self) -> Self:
         """Nothing to do before the first call."""
@@ -38,7 +44,10 @@ class StackClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections for good; calls in flight are cancelled."""
+        self._closed = True
+        for name in [name for name, value in vars(type(self)).items() if isinstance(value, cached_property)]:
+            vars(self).pop(name, None)
         for opened in self._channels.values():
             await opened.close(None)
         self._channels.clear()
@@ -63,11 +72,14 @@ class StackClient:
 
         Raises:
             InvalidArgumentError: If the stack has no such service.
+            FailedPreconditionError: If the client is closed.
         """
+        if self._closed:
+            raise FailedPreconditionError("this client is closed; make a new one")
         if service not in self._channels:
-            address = self._addresses.get(service)
+            address = self.addresses.get(service)
             if address is None:
-                known = ", ".join(sorted(self._addresses)) or "none"
+                known = ", ".join(sorted(self.addresses)) or "none"
                 raise InvalidArgumentError(f"this stack has no {service} service; it has: {known}")
-            self._channels[service] = channel.connect(address, tls=self._tls)
+            self._channels[service] = channel.connect(address, tls=self.tls)
         return self._channels[service]

@@ -73,7 +73,7 @@ def sampling(
     """Sampling parameters from plain numbers.
 
     Args:
-        temperature: 0 or None with no top_p and top_k means greedy.
+        temperature: 0 means greedy; so does None without top_p and top_k, with one of them it means 1.
         top_p: Share of probability kept.
         top_k: Tokens kept.
         max_tokens: New tokens at most; None means up to the context.
@@ -86,11 +86,13 @@ def sampling(
     if isinstance(stop, str):
         stop = [stop]
     strategy = v1.SamplingStrategy(greedy=v1.GreedySamplingStrategy())
-    if top_k is not None:
+    if temperature == 0:
+        pass
+    elif top_k is not None:
         strategy = v1.SamplingStrategy(
-            top_k=v1.TopKSamplingStrategy(top_k=top_k, temperature=temperature or None, top_p=top_p)
+            top_k=v1.TopKSamplingStrategy(top_k=top_k, temperature=temperature, top_p=top_p)
         )
-    elif top_p is not None or temperature:
+    elif top_p is not None or temperature is not None:
         strategy = v1.SamplingStrategy(
             top_p=v1.TopPSamplingStrategy(temperature=temperature, top_p=1.0 if top_p is None else top_p)
         )

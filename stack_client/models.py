@@ -9,7 +9,7 @@ import grpc
 from llamastack import v1
 from stack_client import content
 from stack_client.calls import DEFAULT_TIMEOUT, unary
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import DeadlineExceededError, InvalidArgumentError
 
 READY_POLL_SECONDS = 0.2
 
@@ -78,16 +78,22 @@ class Models:
 
         Raises:
             InvalidArgumentError: If it could not be loaded; the message says why.
-            TimeoutError: If it takes longer than `timeout` seconds.
+            DeadlineExceededError: If it takes longer than `timeout` seconds.
+            NotFoundError: If there is none of that identifier.
         """
-        async with asyncio.timeout(timeout):
-            while True:
-                found = await self.get(model)
-                if found.state == v1.MODEL_STATE_READY:
-                    return found
-                if found.state == v1.MODEL_STATE_FAILED:
-                    raise InvalidArgumentError(f"model {model!r} could not be loaded: {found.state_message}")
-                await asyncio.sleep(READY_POLL_SECONDS)
+        doing = "loading"
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    found = await self.get(model)
+                    if found.state == v1.MODEL_STATE_READY:
+                        return found
+                    if found.state == v1.MODEL_STATE_FAILED:
+                        raise InvalidArgumentError(f"model {model!r} could not be loaded: {found.state_message}")
+                    doing = found.state_message or doing
+                    await asyncio.sleep(READY_POLL_SECONDS)
+        except TimeoutError:
+            raise DeadlineExceededError(f"model {model!r} is not ready after {timeout:g} s: {doing}") from None
 
     async def unregister(self, model: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Remove a model and free its memory.

@@ -13,9 +13,10 @@ from stack_client.errors import InvalidArgumentError
 
 ToolFunction = Callable[..., Any]
 
-_ARGS_HEADING = re.compile(r"^\s*(Args|Arguments|Parameters):\s*$")
-_GOOGLE_ENTRY = re.compile(r"^\s+\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s+(.*)$")
-_SPHINX_ENTRY = re.compile(r"^\s*:param\s+(?:[\w\[\], |]+\s+)?(\w+):\s*(.*)$")
+_SECTION = re.compile(r"^(\w+( \w+)?):\s*$")
+_ARGS = {"Args:", "Arguments:", "Parameters:"}
+_GOOGLE_ENTRY = re.compile(r"^\*{0,2}(\w+)\s*(?:\(.*?\))?:(?:\s+(.*))?$")
+_SPHINX_ENTRY = re.compile(r"^:param\s+(?:[^:]*\s)?\*{0,2}(\w+):\s*(.*)$")
 
 
 class FunctionTool:
@@ -25,15 +26,17 @@ class FunctionTool:
         function: Plain or asynchronous; its name, docstring and type hints describe it to the model.
 
     Raises:
-        InvalidArgumentError: If a parameter has no type hint, or is positional-only or variadic.
+        InvalidArgumentError: If it has no name, or a parameter has no type hint, or is positional-only or variadic.
     """
 
     def __init__(self, function: ToolFunction) -> None:
         self.function = function
-        self.name = function.__name__
-        summary, self._parameter_docs = parse_docstring(inspect.getdoc(function) or "")
-        self.description = summary
-        self._model = _arguments_model(function, self._parameter_docs)
+        self.name: str = getattr(function, "__name__", "")
+        if not self.name.isidentifier():
+            raise InvalidArgumentError(f"{function!r} cannot be a tool: it has no name; define it with `def`")
+        self.description, docs = parse_docstring(inspect.getdoc(function) or "")
+        self._parameters = _parameters(function, name=self.name)
+        self._model = _arguments_model(self.name, self._parameters, docs)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -63,56 +66,71 @@ class FunctionTool:
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}" for fault in error.errors()]
             return _response(call, f"The arguments are not valid. {'; '.join(faults)}", failed=True)
-        keywords = {name: getattr(values, name) for name in type(values).model_fields}
+        keywords = {name: getattr(values, f"field_{place}") for place, name in enumerate(self._parameters)}
         try:
             if inspect.iscoroutinefunction(self.function):
                 result = await self.function(**keywords)
             else:
                 result = await run(self.function, **keywords)
+                if inspect.isawaitable(result):  # a plain function that wraps an asynchronous one
+                    result = await result
+            text = result if isinstance(result, str) else _json(result)
         except Exception as error:  # noqa: BLE001 (the user's own code: whatever it raises is the tool's answer)
             return _response(call, f"{type(error).__name__}: {error}", failed=True)
-        return _response(call, result if isinstance(result, str) else _json(result))
+        return _response(call, text)
 
 
 def parse_docstring(text: str) -> tuple[str, dict[str, str]]:
     """The description before the first section, and the parameters' descriptions (Google or Sphinx style)."""
     description: list[str] = []
     parameters: dict[str, str] = {}
-    current, inside, described = "", False, False
+    current, indent = "", 0
+    section = ""  # the heading that we are under; ":" among Sphinx fields
     for line in text.splitlines():
-        sphinx = _SPHINX_ENTRY.match(line)
-        google = _GOOGLE_ENTRY.match(line) if inside else None
-        if _ARGS_HEADING.match(line):
-            inside, described = True, True
-        elif entry := sphinx or google:
-            described = True
+        words, depth = line.strip(), len(line) - len(line.lstrip())
+        entry = _SPHINX_ENTRY.match(words)
+        if entry is None and section in _ARGS and depth and depth <= (indent or depth):
+            entry, indent = _GOOGLE_ENTRY.match(words), depth
+        if entry:
+            section = section or ":"
             current = entry[1]
-            parameters[current] = entry[2].strip()
-        elif inside and line.startswith(" ") and current:
-            parameters[current] += " " + line.strip()
-        elif line.strip().endswith(":") and not line.startswith(" ") and line.strip()[:-1].isalpha():
-            inside, described, current = False, True, ""
-        elif not described:
+            parameters[current] = entry[2] or ""
+        elif depth == 0 and (words in _ARGS or _SECTION.match(words) or words.startswith(":")):
+            section, current, indent = words, "", 0
+        elif current and depth and words:
+            parameters[current] = f"{parameters[current]} {words}".strip()
+        elif not section:
             description.append(line)
     return "\n".join(description).strip(), parameters
 
 
-def _arguments_model(function: ToolFunction, docs: dict[str, str]) -> Any:  # noqa: ANN401 (a model class)
-    """A pydantic model of the function's parameters."""
-    from pydantic import Field, create_model  # noqa: PLC0415 (imported when the first tool is used)
-
-    hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+def _parameters(function: ToolFunction, *, name: str) -> dict[str, tuple[Any, Any]]:
+    """Type and default (`...`: none) of each parameter."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidArgumentError(f"tool {name!r}: a type hint cannot be resolved: {error}") from error
+    found: dict[str, tuple[Any, Any]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        where = f"tool {name!r}: parameter {parameter.name!r}"
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
-            message = f"tool {function.__name__!r}: parameter {name!r} must be one that can be given by name"
-            raise InvalidArgumentError(message)
-        if name not in hints:
-            message = f"tool {function.__name__!r}: parameter {name!r} needs a type hint, so that the model knows it"
-            raise InvalidArgumentError(message)
+            raise InvalidArgumentError(f"{where} must be one that can be given by name")
+        if parameter.name not in hints:
+            raise InvalidArgumentError(f"{where} needs a type hint, so that the model knows it")
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints[name], Field(default, description=docs.get(name)))
-    return create_model(function.__name__, **fields)
+        found[parameter.name] = (hints[parameter.name], default)
+    return found
+
+
+def _arguments_model(name: str, parameters: dict[str, tuple[Any, Any]], docs: dict[str, str]) -> Any:  # noqa: ANN401
+    """A pydantic model of the arguments; fields are numbered, as `schema` or `_x` cannot be names of fields."""
+    from pydantic import ConfigDict, Field, create_model  # noqa: PLC0415 (imported when the first tool is used)
+
+    fields: dict[str, Any] = {
+        f"field_{place}": (hint, Field(default, alias=parameter, description=docs.get(parameter) or None))
+        for place, (parameter, (hint, default)) in enumerate(parameters.items())
+    }
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
 
 def _response(call: v1.ToolCall, text: str, *, failed: bool = False) -> v1.ToolResponse:

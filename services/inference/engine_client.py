@@ -1,4 +1,4 @@
-"""The service's side of the engine process: starts it, talks to it, and starts it again when it dies.
+"""The service's side of the engine process: starts it for the first model, talks to it, starts it again when it dies.
 
 Two threads carry the pipe (a full pipe must never stop the event loop); everything else runs on the loop.
 """
@@ -102,6 +102,8 @@ class EngineClient:
         """
         loading = Loading(command, report)
         self._models[command.model] = loading
+        if self._process is None:
+            self.start()
         self._outbox.put(command)
         return await loading.done
 

@@ -84,7 +84,7 @@ class ScriptedProvider:
 
     async def unload(self, model_id: str) -> None:
         """Forget the script."""
-        del self._scripts[model_id]
+        self._scripts.pop(model_id, None)  # one that could not be loaded has none
 
     async def chat(self, request: v1.ChatCompletionRequest, sink: Sink) -> Answer:
         """Answer by the first rule that matches the last message."""

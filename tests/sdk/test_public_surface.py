@@ -1,0 +1,65 @@
+"""What `import stack_client` offers and what it costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stack_client
+from stack_client import errors
+from tests.stacks import ROOT, environment
+
+PUBLIC = ["Agent", "AgentEvent", "AgentResult", "StackClient", "SyncStackClient", "errors"]
+ERRORS = [
+    "AlreadyExistsError", "AuthenticationError", "CancelledError", "ConflictError", "DataLossError",
+    "DeadlineExceededError", "FailedPreconditionError", "InternalError", "InvalidArgumentError", "NotFoundError",
+    "OutOfRangeError", "PermissionDeniedError", "ResourceExhaustedError", "StackError", "StreamBrokenError",
+    "UnavailableError", "UnsupportedError",
+]  # fmt: skip
+HEAVY = ["torch", "numpy", "services", "compose", "rich", "pydantic", "tokenizers", "sqlalchemy", "yaml"]
+
+
+def test_the_public_names_are_these() -> None:
+    assert stack_client.__all__ == PUBLIC
+    for name in PUBLIC:
+        assert getattr(stack_client, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        stack_client.Nothing  # noqa: B018
+
+
+def test_the_errors_are_these() -> None:
+    kinds = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert sorted(kinds) == ERRORS
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import stack_client",
+        "from stack_client import Agent, StackClient, SyncStackClient; Agent('m'); StackClient()",
+        "from stack_client.cli import main; main(['chat', '--help'])",
+    ],
+    ids=["import", "use", "command"],
+)
+def test_importing_stays_light(code: str) -> None:
+    probe = f"""
+import sys
+import asyncio
+async def use():
+    try:
+        exec({code!r})
+    except SystemExit:
+        pass
+asyncio.run(use())
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", probe], env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = done.stderr.strip()
+    assert heavy == ("[]" if "cli" not in code else "['rich']")
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(stack_client.__file__).parent / "py.typed").exists()

@@ -1,0 +1,118 @@
+"""A stack for tests: the real inference and agents services in a process of their own, with scripted models."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from stack_client.home import Home, ServiceRecord, StackRecord
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 30.0
+SERVICES = ("inference", "agents")
+LAUNCH = """
+import sys
+from pathlib import Path
+from services.runtime.process import run
+sys.exit(run(sys.argv[2:], config_path=Path(sys.argv[1]) / "stack.yaml", home=Path(sys.argv[1])))
+"""
+
+SCRIPT: Sequence[Mapping[str, Any]] = (
+    {"role": "user", "match": r"^say (.+)", "reply": "{1}"},
+    {"role": "user", "match": "^hang", "reply": "one two three", "hang": True},
+    {"role": "user", "match": "^break", "reply": "one two three", "error": "the scripted engine broke"},
+    {"role": "user", "tools": True, "match": "weather", "tool_calls": [
+        {"tool_name": "get_weather", "arguments": {"city": "Oslo"}},
+    ]},
+    {"role": "tool", "reply": "The tool says: {0}"},
+)  # fmt: skip
+
+
+class StackProcess:
+    """Services in a process, on unix sockets; they can be stopped and started again on the same data."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.addresses = {name: f"unix:{home / name}.sock" for name in SERVICES}
+        self._processes: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
+        scripted = {"model_id": "scripted", "provider_id": "scripted", "metadata": {"script": list(SCRIPT)}}
+        embedding = {"model_id": "words", "provider_id": "scripted", "model_type": "embedding"}
+        config = {
+            "addresses": self.addresses,
+            "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
+            "inference": {"models": [scripted, embedding]},
+        }
+        (home / "stack.yaml").write_text(json.dumps(config))
+
+    def start(self, *services: str) -> None:
+        """Start services, all in one process, and wait until they serve."""
+        with (self.home / "log.txt").open("ab") as log:
+            command = [sys.executable, "-c", LAUNCH, str(self.home), *services]
+            self._processes[services] = subprocess.Popen(command, env=environment(), stdout=log, stderr=log)
+        for service in services:
+            self._wait(service)
+
+    def stop(self, *services: str, kill: bool = False) -> None:
+        """Stop services that were started together."""
+        process = self._processes.pop(services)
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+        process.wait(START_SECONDS)
+
+    def stop_all(self) -> None:
+        for services in list(self._processes):
+            self.stop(*services, kill=True)
+
+    @contextlib.contextmanager
+    def declared(self) -> Iterator[None]:
+        """Let clients find this stack by its home, as if `stack up` had started it."""
+        home = Home.choose(self.home)
+        services = {name: ServiceRecord(process=name, addresses=[at]) for name, at in self.addresses.items()}
+        with home.locked():
+            home.write_record(
+                StackRecord(pid=os.getpid(), version="test", started_at="", config=None, services=services)
+            )
+            yield
+
+    def _wait(self, service: str) -> None:
+        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+        with grpc.insecure_channel(self.addresses[service], options=options) as channel:
+            request = health_pb2.HealthCheckRequest()
+            watch = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=START_SECONDS, wait_for_ready=True)
+            try:
+                for news in watch:
+                    if news.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+            except grpc.RpcError as error:
+                log = (self.home / "log.txt").read_text()
+                raise RuntimeError(f"{service} did not start: {error}\n{log}") from error
+            finally:
+                watch.cancel()
+
+
+@contextlib.contextmanager
+def stack_process() -> Iterator[StackProcess]:
+    """A stack in a folder of its own; nothing runs yet."""
+    # Not pytest's folder: paths of unix sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="stack-") as folder:
+        stack = StackProcess(Path(folder))
+        try:
+            yield stack
+        finally:
+            stack.stop_all()
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment for a process that runs from the checkout."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
+    return {**os.environ, "PYTHONPATH": paths, **changes}
