@@ -44,8 +44,9 @@ async def _measure(pid: int, address: str) -> None:
                 own.append((_own_cpu() - before[1]) / (streams * TOKENS) * 1e6)
                 messages.append(streams * TOKENS / sum(counts))
             note = f"{messages[-1]:.1f} tokens per message"
-            report_median(f"stream of {TOKENS} tokens, {streams} at once, service CPU per token", server, "us", note=note)
-            report_median(f"stream of {TOKENS} tokens, {streams} at once, client CPU per token", own, "us", note=note)
+            what = f"stream of {TOKENS} tokens, {streams} at once"
+            report_median(f"{what}, service CPU per token", server, "us", note=note)
+            report_median(f"{what}, client CPU per token", own, "us", note=note)
 
 
 async def _calls(client: StackClient, *, concurrency: int) -> None:

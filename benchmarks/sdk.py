@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.measure import report, report_median
 
 ROUNDS = 7
-IMPORT = "import resource, {modules}; use = resource.getrusage(resource.RUSAGE_SELF); print(use.ru_utime + use.ru_stime)"
+IMPORT = "import resource, {modules}; use = resource.getrusage(0); print(use.ru_utime + use.ru_stime)"
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     report_median("python with stack_client imported, CPU", sdk, "s", note="budget 0.3")
     report_median("python with stack_client.Agent in use, CPU", agent, "s", note="budget 0.3")
     names = _installed()
-    report("packages that `pip install .` brings, ours included", len(names), "packages", note="budget 15: " + " ".join(names))
+    report("packages of `pip install .`, ours included", len(names), "packages", note=f"budget 15: {' '.join(names)}")
 
 
 def _import_cpu(modules: str) -> float:
@@ -44,8 +44,9 @@ def _installed() -> list[str]:
         subprocess.run(
             [*pip, "install", "--quiet", "--constraint", str(constraints), str(root)], check=True, env=environment
         )
-        listed = subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True, text=True, env=environment)
-    return sorted(entry["name"] for entry in json.loads(listed.stdout) if entry["name"] not in {"pip", "setuptools"})
+        command = [*pip, "list", "--format=json"]
+        listed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return sorted({entry["name"] for entry in json.loads(listed.stdout)} - {"pip", "setuptools"})
 
 
 if __name__ == "__main__":

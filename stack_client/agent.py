@@ -216,7 +216,9 @@ class Agent:
             if member.name == "client_tools":  # their descriptions may have been improved since
                 ours, theirs = sorted(tool.name for tool in ours), sorted(tool.name for tool in theirs)
             if ours != theirs:
-                message = f"session {self.session_id} was begun by an agent with other {member.name}; begin a new session"
+                message = (
+                    f"session {self.session_id} was begun by an agent with other {member.name}; begin a new session"
+                )
                 raise InvalidArgumentError(message, field=member.name)
 
     async def _respond(self, turn: v1.Turn) -> list[v1.ToolResponse]:

@@ -36,10 +36,8 @@ def test_every_combination_of_files_is_valid(files: tuple[str, ...], profiles: t
 
 def test_only_the_gpu_file_reserves_devices() -> None:
     assert "devices" not in json.dumps(resolved())
-    devices = resolved(BASE, "compose.gpu.yaml")["services"]["inference"]["deploy"]["resources"]["reservations"][
-        "devices"
-    ]
-    assert devices[0]["capabilities"] == ["gpu"]
+    deploy = resolved(BASE, "compose.gpu.yaml")["services"]["inference"]["deploy"]
+    assert deploy["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
 def test_containers_are_locked_down_and_published_on_loopback_only() -> None:

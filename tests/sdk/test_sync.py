@@ -73,9 +73,7 @@ async def test_it_works_inside_a_running_loop_as_in_jupyter(sync_client: SyncSta
 
 def test_several_threads_share_a_client(sync_client: SyncStackClient) -> None:
     def ask(number: int) -> str:
-        return content.text_of(
-            sync_client.inference.chat("scripted", f"say {number}").completion_message.content
-        )
+        return content.text_of(sync_client.inference.chat("scripted", f"say {number}").completion_message.content)
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ask, range(64))) == [str(number) for number in range(64)]
