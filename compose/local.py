@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from llamastack import v1
 
 from compose.logfile import LogFile
 from compose.plan import Plan, make_plan
 from compose.supervisor import Child, Supervisor, end_leftovers, serve_command
+from llamastack import v1
 from services.runtime.config import ConfigError, StackConfig, read_stack
 from stack_client.errors import InvalidArgumentError
 from stack_client.home import Home, ProcessRecord, ServiceRecord, StackRecord

@@ -17,7 +17,6 @@ from compose.logfile import LogFile
 from stack_client.errors import FailedPreconditionError
 from stack_client.home import ProcessRecord
 
-
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0

@@ -22,7 +22,6 @@ from stack_client.errors import CancelledError, InternalError, InvalidArgumentEr
 from stack_client.portal import SyncStackClient, SyncStream
 from stack_client.tools import FunctionTool, ToolFunction
 
-
 _ENDS = {"turn_complete", "turn_failed", "turn_cancelled"}
 
 
@@ -216,7 +215,9 @@ class Agent:
             if member.name == "client_tools":  # their descriptions may have been improved since
                 ours, theirs = sorted(tool.name for tool in ours), sorted(tool.name for tool in theirs)
             if ours != theirs:
-                message = f"session {self.session_id} was begun by an agent with other {member.name}; begin a new session"
+                message = (
+                    f"session {self.session_id} was begun by an agent with other {member.name}; begin a new session"
+                )
                 raise InvalidArgumentError(message, field=member.name)
 
     async def _respond(self, turn: v1.Turn) -> list[v1.ToolResponse]:

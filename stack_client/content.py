@@ -89,9 +89,7 @@ def sampling(
     if temperature == 0:
         pass
     elif top_k is not None:
-        strategy = v1.SamplingStrategy(
-            top_k=v1.TopKSamplingStrategy(top_k=top_k, temperature=temperature, top_p=top_p)
-        )
+        strategy = v1.SamplingStrategy(top_k=v1.TopKSamplingStrategy(top_k=top_k, temperature=temperature, top_p=top_p))
     elif top_p is not None or temperature is not None:
         strategy = v1.SamplingStrategy(
             top_p=v1.TopPSamplingStrategy(temperature=temperature, top_p=1.0 if top_p is None else top_p)

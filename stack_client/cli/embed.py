@@ -17,9 +17,7 @@ SHOWN = 4
 def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = subparsers.add_parser("embed", help="turn texts into vectors")
-    parser.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="texts (default: the lines that come through a pipe)"
-    )
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: the lines that come through a pipe)")
     parser.add_argument("-m", "--model", metavar="MODEL", help="identifier (default: the first that is ready)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of one vector a line")
     add_target(parser)

@@ -5,10 +5,10 @@ import asyncio
 from dataclasses import asdict, dataclass
 
 import grpc
-from llamastack import v1
 from rich.console import Console
 from rich.table import Table
 
+from llamastack import v1
 from stack_client.cli.options import Subparsers, add_home, home_of, on_terminal, print_json
 from stack_client.home import Home, StackRecord
 

@@ -118,7 +118,10 @@ def test_an_address_where_nothing_answers_is_named(command: Command, tmp_path: P
     [
         (["chat", "llama-9b", "hi"], "error: no model 'llama-9b'; this stack serves: "),
         (["chat", "words", "hi"], "error: model 'words' is an embedding model; "),
-        (["chat", "scripted", "hi", "--temperature", "9"], "error: sampling_params.strategy.top_p.temperature is 9.0; "),
+        (
+            ["chat", "scripted", "hi", "--temperature", "9"],
+            "error: sampling_params.strategy.top_p.temperature is 9.0; ",
+        ),
         (["chat", "scripted", "break"], "error: the scripted engine broke"),
         (["embed", "-m", "scripted", "hi"], "error: model 'scripted' is an llm model; "),
     ],

@@ -118,7 +118,9 @@ def test_an_asynchronous_tool_that_blocks_its_own_loop_is_told_so(sync_client: S
     async def get_weather(city: str) -> str:
         return str(sync_client.inference.complete("scripted", "say x").content)
 
-    assert "use StackClient with await" in Agent("scripted", tools=[get_weather], client=sync_client).run("weather").text
+    assert (
+        "use StackClient with await" in Agent("scripted", tools=[get_weather], client=sync_client).run("weather").text
+    )
 
 
 async def test_calls_of_one_answer_run_side_by_side_and_answer_in_order(client: StackClient, script: Script) -> None:
@@ -207,9 +209,7 @@ async def test_a_session_goes_on_by_its_id_from_another_agent(client: StackClien
     first = Agent("scripted", instructions="Be brief.", tools=[get_weather], client=client)
     session_id = (await first.arun("say one")).session_id
     async with client.copy() as other:
-        second = Agent(
-            "scripted", instructions="Be brief.", tools=[get_weather], session_id=session_id, client=other
-        )
+        second = Agent("scripted", instructions="Be brief.", tools=[get_weather], session_id=session_id, client=other)
         assert (await second.arun("weather")).text == "The tool says: sunny in Oslo"
     assert len((await client.agents.get_session(session_id)).turns) == 2
 

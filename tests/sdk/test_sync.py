@@ -73,9 +73,7 @@ async def test_it_works_inside_a_running_loop_as_in_jupyter(sync_client: SyncSta
 
 def test_several_threads_share_a_client(sync_client: SyncStackClient) -> None:
     def ask(number: int) -> str:
-        return content.text_of(
-            sync_client.inference.chat("scripted", f"say {number}").completion_message.content
-        )
+        return content.text_of(sync_client.inference.chat("scripted", f"say {number}").completion_message.content)
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ask, range(64))) == [str(number) for number in range(64)]
@@ -130,9 +128,7 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     print(client.inference.complete("scripted", "say on").content)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = started(code)
     await calls_in_flight(1)
     os.kill(process.pid, signal.SIGINT)
     out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
@@ -150,9 +146,7 @@ try:
 except KeyboardInterrupt:
     print(client.agents.get_session(agent.session_id).turns[0].status)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = started(code)
     await calls_in_flight(1)
     os.kill(process.pid, signal.SIGINT)
     out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
@@ -166,6 +160,11 @@ def test_closing_leaves_no_thread_of_its_own(stack: StackProcess) -> None:
     with SyncStackClient(stack.addresses) as client:
         client.models.list()
     assert threading.active_count() == before
+
+
+def started(code: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def python(code: str) -> "subprocess.CompletedProcess[str]":
