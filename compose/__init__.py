@@ -1,1 +1,1 @@
-"""Puts the services together: on one machine by `stack up`, elsewhere by the files in this folder."""
+"""Putting the services together: one command on one machine, containers, and the demonstration."""

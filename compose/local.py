@@ -15,7 +15,7 @@ from compose.plan import Plan, make_plan
 from compose.supervisor import Child, Supervisor, end_leftovers, serve_command
 from llamastack import v1
 from services.runtime.config import ConfigError, StackConfig, read_stack
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.home import Home, ProcessRecord, ServiceRecord, StackRecord
 from stack_client.version import version
 
@@ -65,9 +65,7 @@ def up(*, config_path: Path | None, home: Home, groups: Sequence[Sequence[str]],
 
 
 async def _run(plan: Plan, *, config: StackConfig, config_path: Path | None, home: Home, report: Report) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
+    stop = asyncio.Event()
     record = StackRecord(
         pid=os.getpid(),
         version=version(),
@@ -98,14 +96,24 @@ async def _run(plan: Plan, *, config: StackConfig, config_path: Path | None, hom
                 board.set(name, "died", reason)
 
     supervisor = Supervisor(children=children, on_start=on_start, on_death=on_death)
+
+    def on_signal() -> None:
+        if stop.is_set():  # asked twice: no grace
+            supervisor.hurry()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     runtime = config.runtime
     stop_seconds = runtime.drain_notice_seconds + runtime.drain_grace_seconds + 5
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(plan.addresses, board=board))
         try:
-            await supervisor.run(stop=stop, stop_seconds=stop_seconds)
+            problem = await supervisor.run(stop=stop, stop_seconds=stop_seconds)
         finally:
             watch.cancel()
+    if problem:  # raised out here, for a task group would wrap it
+        raise FailedPreconditionError(problem)
 
 
 class Board:

@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 
 from compose.logfile import LogFile
-from stack_client.errors import FailedPreconditionError
 from stack_client.home import ProcessRecord
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -55,11 +54,11 @@ class Supervisor:
         self._on_start = on_start
         self._on_death = on_death
 
-    async def run(self, *, stop: asyncio.Event, stop_seconds: float) -> None:
+    async def run(self, *, stop: asyncio.Event, stop_seconds: float) -> str:
         """Keep every child running until `stop` is set; then end all, by force after `stop_seconds`.
 
-        Raises:
-            FailedPreconditionError: A child cannot start as configured; all others were ended.
+        Returns:
+            "" after a stop; else why a child cannot start as configured, in which case all were ended too.
         """
         broken: list[str] = []
         try:
@@ -68,8 +67,14 @@ class Supervisor:
                     group.create_task(self._keep(child, stop=stop, broken=broken))
         finally:
             await asyncio.shield(self._end(stop_seconds))
-        if broken:
-            raise FailedPreconditionError(broken[0])
+        return broken[0] if broken else ""
+
+    def hurry(self) -> None:
+        """Ask the children to end; asked a second time, they cut off the calls in flight."""
+        for child in self._children:
+            if child.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.send_signal(signal.SIGTERM)
 
     async def _keep(self, child: Child, *, stop: asyncio.Event, broken: list[str]) -> None:
         pause = FIRST_PAUSE_SECONDS
@@ -115,10 +120,8 @@ class Supervisor:
 
     async def _end(self, seconds: float) -> None:
         """Ask all to end, wait, kill the rest and everything that they had started."""
+        self.hurry()
         processes = [child.process for child in self._children if child.process is not None]
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for process in processes:

@@ -256,7 +256,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> StackError:
     if code is grpc.StatusCode.INTERNAL and "RST_STREAM" in details:
         # A worker that died in the middle of a stream: the transport calls it INTERNAL, for the caller it is absence.
         code = grpc.StatusCode.UNAVAILABLE
-    return _build(code, details or f"the call failed with {code.name}")
+    # The transport's own size limits, of either end, say so in words only.
+    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details
+    reason = "MESSAGE_TOO_LARGE" if too_large else ""
+    return _build(code, details or f"the call failed with {code.name}", reason=reason)
 
 
 def from_error_message(error: v1.Error) -> StackError:

@@ -49,6 +49,7 @@ class EngineClient:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._outbox: Outbox = queue.SimpleQueue()
         self._models: dict[str, Loading] = {}
+        self._serving: set[str] = set()
         self._generations: dict[str, Generation] = {}
         self._embeds: dict[str, asyncio.Future[commands.Embedded]] = {}
         self._stopping = False
@@ -109,6 +110,7 @@ class EngineClient:
     def unload(self, model: str) -> None:
         """Free a model; its requests must have been ended by the caller."""
         self._models.pop(model, None)
+        self._serving.discard(model)
         self._outbox.put(commands.Unload(model=model))
 
     async def generate(self, model: str, request: Request, on_token: Callable[[Emission], None]) -> None:
@@ -118,6 +120,7 @@ class EngineClient:
             UnavailableError: If the engine process dies.
             InvalidArgumentError: If the engine refuses the request.
         """
+        self._check_serving(model)
         generation = Generation(on_token)
         self._generations[request.request_id] = generation
         try:
@@ -133,6 +136,7 @@ class EngineClient:
         Raises:
             UnavailableError: If the engine process dies.
         """
+        self._check_serving(model)
         future: asyncio.Future[commands.Embedded] = asyncio.get_running_loop().create_future()
         self._embeds[request_id] = future
         try:
@@ -171,14 +175,27 @@ class EngineClient:
                 if event.model in self._models:
                     self._models[event.model].report(event.message)
             case commands.Loaded():
-                self._deaths = 0
-                loading = self._models.get(event.model)
-                if loading and not loading.done.done():
-                    loading.done.set_result(event)
+                self._loaded(event)
             case commands.LoadFailed():
                 loading = self._models.pop(event.model, None)
                 if loading:
                     _fail_future(loading.done, InvalidArgumentError(event.message))
+
+    def _loaded(self, event: commands.Loaded) -> None:
+        self._deaths = 0
+        loading = self._models.get(event.model)
+        if loading is None:  # unloaded in between
+            return
+        self._serving.add(event.model)
+        if loading.done.done():
+            loading.report("")  # it serves again after a restart
+        else:
+            loading.done.set_result(event)
+
+    def _check_serving(self, model: str) -> None:
+        if model not in self._serving:
+            message = f"the engine starts again and has not loaded {model} yet; ask again in a second"
+            raise UnavailableError(message, reason="NOT_READY", retry_after=1.0)
 
     def _emit(self, emission: Emission) -> None:
         generation = self._generations.get(emission.request_id)
@@ -199,6 +216,9 @@ class EngineClient:
         logger.error("engine process died pid=%s restart_in_seconds=%s", self.pid, delay)
         message = f"the engine process died; it starts again in {delay:g} s, ask again then"
         self._fail_in_flight(UnavailableError(message, reason="ENGINE_DIED", retry_after=delay))
+        for model in self._serving:
+            self._models[model].report("the engine process died and starts again")
+        self._serving.clear()
         self._restart = asyncio.get_running_loop().call_later(delay, self._start_again)
 
     def _start_again(self) -> None:

@@ -30,12 +30,12 @@ class InferenceNode:
         self.readiness = context.readiness
         self._config = context.section(InferenceConfig)
         self._draining = context.draining
-        self._providers: Mapping[str, Provider] = {
+        self.providers: Mapping[str, Provider] = {
             "torch": TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir),
             "scripted": ScriptedProvider(self._config.providers.scripted),
         }
         self.registry = ModelRegistry(
-            self._providers, file=context.data_dir / "models.json", on_change=self._show_readiness
+            self.providers, file=context.data_dir / "models.json", on_change=self._show_readiness
         )
         self._tasks = asyncio.TaskGroup()
         self._resources = AsyncExitStack()
@@ -43,7 +43,7 @@ class InferenceNode:
     async def __aenter__(self) -> Self:
         """Start the providers and begin to load the models; returns before they are ready."""
         async with AsyncExitStack() as opening:
-            for provider in self._providers.values():
+            for provider in self.providers.values():
                 await opening.enter_async_context(provider)
             await opening.enter_async_context(self._tasks)
             self.registry.open(self._config.models, self._tasks)

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 from llamastack import v1
 
 Report = Callable[[str], None]
-"""Called with one line about what loading is doing."""
+"""Called with one line about what loading is doing; after loading, with why a model is away, and "" when it is back."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,8 +164,12 @@ class ModelRegistry:
         self._loads[model.identifier] = tasks.create_task(self._load(model))
 
     async def _load(self, model: v1.Model) -> None:
+        loaded = False
+
         def report(message: str) -> None:
             model.state_message = message
+            if model.state != v1.MODEL_STATE_FAILED and loaded:  # the provider lost it and loads it again
+                model.state = v1.MODEL_STATE_LOADING if message else v1.MODEL_STATE_READY
             self._on_change()
 
         try:
@@ -178,6 +182,7 @@ class ModelRegistry:
             model.state_message = error.message
         else:
             model.metadata.update(facts)
+            loaded = True
             model.state = v1.MODEL_STATE_READY
             model.state_message = ""
             logger.info("model %s is ready", model.identifier)

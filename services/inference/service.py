@@ -13,7 +13,7 @@ from services.inference.provider import Answer, Sink
 from services.inference.registry import ModelRegistry
 from services.inference.validate import check_chat
 from services.runtime.stream import EventWriter, RpcContext
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import InvalidArgumentError, StackError
 
 T = TypeVar("T")
 
@@ -179,12 +179,18 @@ async def _stream(
     forward: Callable[[Delta], Awaitable[None]],
     writer: "EventWriter[v1.StreamChatCompletionResponse] | EventWriter[v1.StreamCompletionResponse]",
 ) -> Answer:
-    """Run the generation beside the sending of its deltas; either one failing ends the other."""
+    """Run the generation beside the sending of its deltas; a client that is gone ends the generation.
+
+    Raises:
+        StackError: As the generation failed, after everything that it wrote before was sent.
+    """
     buffer = DeltaBuffer()
 
-    async def run() -> Answer:
+    async def run() -> Answer | StackError:
         try:
             return await generate(buffer)
+        except StackError as error:
+            return error
         finally:
             buffer.close()
 
@@ -198,7 +204,10 @@ async def _stream(
             keeper.cancel()
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return task.result()
+    outcome = task.result()
+    if isinstance(outcome, StackError):
+        raise outcome
+    return outcome
 
 
 async def _together(work: list[Awaitable[T]]) -> list[T]:

@@ -44,9 +44,9 @@ class _GenerationBlocks(Extension):
 class JinjaChatFormat:
     """See `ChatFormat`. A template without `tools` gets them as a generic JSON prompt in the system message.
 
-    That is a line of instruction, one JSON object a line per tool (`name`, `description`, `parameters`), and the form
-    of a call, `{"name": ..., "arguments": {...}}`. Calls in the history are written in that form as the assistant's text,
-    results as a user message that begins with `Result of NAME:`.
+    That is a line of instruction, one JSON object a line per tool (`name`, `description`, `parameters`), and the
+    form of a call, `{"name": ..., "arguments": {...}}`. Calls in the history are written in that form as the
+    assistant's text, results as a user message that begins with `Result of NAME:`.
 
     Args:
         tokenizer: turns the rendered text into ids.

@@ -117,7 +117,8 @@ def _wait_until_ready(home: Home, *, process: "subprocess.Popen[bytes]", view: R
                 view.report(name, "waiting", "process to start")
             for status in fetch(record):
                 if last.get(status.service) != status:
-                    view.report(status.service, status.state, status.waiting_for)
+                    state = "waiting" if status.state == "unreachable" else status.state
+                    view.report(status.service, state, status.waiting_for)
                     last[status.service] = status
             if last and all(status.state == "ready" for status in last.values()):
                 return True

@@ -33,6 +33,8 @@ class ReadinessView:
 
     def report(self, name: str, state: str, reason: str) -> None:
         """Show a new state."""
+        if self._rows.get(name) == (state, reason):
+            return
         was_ready = self._is_ready()
         self._rows[name] = (state, reason)
         if self._live is None:

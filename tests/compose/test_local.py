@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 from stack_client.home import Home
 
@@ -132,6 +134,28 @@ def test_ctrl_c_leaves_no_process(running: Stack) -> None:
     assert not any(child.is_running() for child in children.values())
 
 
+def test_a_second_ctrl_c_cuts_off_calls_in_flight(running: Stack) -> None:
+    record = running.home.read_record()
+    assert record is not None
+    channel = grpc.insecure_channel(record.services["one"].addresses[0])
+    call = channel.unary_unary(
+        "/test.Echo/Unary",
+        request_serializer=StringValue.SerializeToString,
+        response_deserializer=StringValue.FromString,
+    )
+    assert call(StringValue(value="up")).value == "up"
+    stuck: Any = call.future(StringValue(value="forever"))
+    draining = call.future(StringValue(value="draining"))
+    assert call(StringValue(value="both have arrived")).value
+    running.process.send_signal(signal.SIGINT)
+    assert draining.result(BOUND).value == "draining"
+    running.process.send_signal(signal.SIGINT)
+    assert stuck.exception(BOUND).code() is grpc.StatusCode.UNAVAILABLE
+    running.rest()
+    assert running.process.returncode == 0
+    channel.close()
+
+
 def test_a_killed_child_is_started_again(running: Stack, home: Path) -> None:
     before = running.children()
     before["one"].kill()
@@ -177,6 +201,7 @@ def test_a_service_that_cannot_start_ends_up_with_its_reason(home: Path) -> None
     up = stack("up", "--services", "nosuch", f"one={ECHO}", home=home)
     assert up.returncode == 1
     assert 'nosuch cannot start: no service "nosuch"' in up.stderr
+    assert "Traceback" not in up.stderr
     detached = stack("up", "--detach", "--services", "nosuch", home=home)
     assert 'nosuch cannot start: no service "nosuch"' in detached.stderr
 
@@ -189,7 +214,7 @@ def test_a_wrong_configuration_names_file_and_key(home: Path, tmp_path: Path) ->
     assert f'error: {config}: runtime.hosst: unknown key; did you mean "host"?' in up.stderr
 
 
-def test_two_stacks_in_two_homes_share_no_port(running: Stack, tmp_path: Path) -> None:
+def test_two_stacks_in_two_homes_share_no_port(tmp_path: Path) -> None:
     other = tmp_path / "other"
     # Both would take the default port of a service called inference.
     first = Stack(tmp_path / "a", "--services", f"inference={ECHO}")

@@ -210,6 +210,7 @@ async def test_a_request_over_the_wall_behind_the_limit_is_resource_exhausted(ho
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await big(running)(BytesValue(value=bytes(1_000_000)))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert from_rpc_error(caught.value).reason == "MESSAGE_TOO_LARGE"
 
 
 async def test_bytes_that_are_no_message_are_an_invalid_argument(host: Host) -> None:

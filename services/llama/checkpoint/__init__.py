@@ -110,7 +110,7 @@ def load_text(prepared: Path, *, family: Llama3Family | None = None) -> TextSide
             "the two belong to different models"
         )
     template = _chat_template(prepared, settings)
-    if family is None and "<|eot_id|>" in tokenizer.special_tokens and (template is None or _is_llama3(template)):
+    if family is None and "<|python_tag|>" in tokenizer.special_tokens and (template is None or _is_llama3(template)):
         scaling = config.rope_scaling
         family = "3.2" if scaling is not None and scaling.factor == 32.0 else "3.1"
     chat_format: ChatFormat

@@ -74,7 +74,8 @@ def _read_header(path: Path) -> dict[str, tuple[int, ...]]:
     for name, dtype, _, end in sorted(rows, key=lambda row: row[3]):
         if 8 + length + end > size:
             raise CheckpointError(
-                f"{path}: truncated: tensor {name!r} ends at byte {8 + length + end}, the file at {size}; fetch it again"
+                f"{path}: truncated: tensor {name!r} ends at byte {8 + length + end}, "
+                f"the file at {size}; fetch it again"
             )
         if dtype not in _LOADABLE:
             raise CheckpointError(f"{path}: tensor {name!r} is {dtype}; this package loads {sorted(_LOADABLE)}")

@@ -64,7 +64,10 @@ class MessageSize(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             try:
                 return decode(raw) if decode else raw
             except DecodeError as error:
-                raise InvalidArgumentError(f"{method}: the request is not a valid message: {error}") from error
+                raise InvalidArgumentError(
+                    f"{method}: the request is no valid message; are its strings UTF-8 and its fields of this "
+                    f"version? ({error})"
+                ) from error
 
         return checked
 

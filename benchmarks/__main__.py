@@ -1,0 +1,23 @@
+"""Run all benchmarks: `python -m benchmarks`, or some: `python -m benchmarks sdk start`."""
+
+import sys
+
+from benchmarks import inference_overhead, sdk, start
+
+ALL = {"sdk": sdk.main, "start": start.main, "inference_overhead": inference_overhead.main}
+
+
+def main() -> int:
+    """Run what is named, or everything."""
+    names = sys.argv[1:] or list(ALL)
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    for name in names:
+        ALL[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

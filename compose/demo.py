@@ -1,0 +1,83 @@
+"""The demonstration: one command starts the stack, an agent on the real small model answers, the stack stops.
+
+Run it with `make demo`, or `python -m compose.demo`.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from stack_client import Agent, AgentResult, SyncStackClient
+from stack_client.errors import StackError
+
+MODEL = "smollm2-135m"
+EMBEDDING_MODEL = "all-minilm-l6-v2"
+
+
+def main() -> int:
+    """Start, show, stop."""
+    # A home of its own, so that it disturbs no stack of the user's; kept, so that the model is converted once.
+    home = Path(tempfile.gettempdir()) / f"llama-stack-mesh-demo-{os.getuid()}"
+    os.environ["STACK_HOME"] = str(home)
+    print("$ stack up")
+    started = time.monotonic()
+    if stack("up", "--detach"):
+        return 1
+    try:
+        show(started)
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        print("\n$ stack down")
+        stack("down")
+    return 0
+
+
+def show(started: float) -> None:
+    """What a newcomer should see first."""
+    agent = Agent(MODEL, instructions="You are a helpful assistant. Answer in one or two sentences.", max_tokens=120)
+    first = ask(agent, "What is the capital of France, and what is it known for?")
+    print(f"  ({time.monotonic() - started:.1f} s after `stack up`; {tokens(first)})")
+    second = ask(agent, "Which river flows through it?")
+    print(f"  (the same session, {first.session_id}; {tokens(second)})")
+
+    print(f"\nThe same stack, another service call: embeddings of {EMBEDDING_MODEL}.")
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised interest rates."]
+    with SyncStackClient() as client:
+        vectors = client.inference.embed(EMBEDDING_MODEL, texts)
+    for text, vector in zip(texts[1:], vectors[1:], strict=True):
+        similarity = sum(a * b for a, b in zip(vectors[0], vector, strict=True))
+        print(f"  {similarity:5.2f}  {texts[0]!r} and {text!r}")
+    print("\n$ stack status")
+    stack("status")
+
+
+def ask(agent: Agent, question: str) -> AgentResult:
+    """Ask and print the answer as it is written."""
+    print(f"\nYou:   {question}\nAgent: ", end="")
+    result = None
+    for event in agent.stream(question):
+        print(event.text, end="", flush=True)
+        result = event.result or result
+    print()
+    assert result is not None
+    return result
+
+
+def tokens(result: AgentResult) -> str:
+    """What an answer used."""
+    usage = result.usage
+    return f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out, from a real Llama-architecture model"
+
+
+def stack(*arguments: str) -> int:
+    """Run the `stack` command."""
+    return subprocess.run([sys.executable, "-m", "stack_client.cli", *arguments], check=False).returncode  # noqa: S603 (our own command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

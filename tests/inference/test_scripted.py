@@ -1,0 +1,81 @@
+"""The scripted provider over gRPC: it obeys the contract that the real one obeys."""
+
+import asyncio
+import json
+
+import pytest
+
+from llamastack import v1
+from stack_client.content import content, text_of
+from stack_client.errors import UnavailableError, UnsupportedError
+from tests.inference.conftest import Node
+
+WEATHER = v1.ToolDefinition(tool_name="get_weather")
+
+
+async def test_an_answer_streams_word_by_word_and_equals_the_unary_one(scripted: Node) -> None:
+    text = "slow " + " ".join(f"w{n}" for n in range(40))
+    received = [event async for event in scripted.client.inference.stream_chat("scripted", text)]
+    whole = await scripted.client.inference.chat("scripted", text)
+    assert "".join(event.progress.delta.text for event in received) == text_of(whole.completion_message.content)
+    assert whole.usage.completion_tokens == 40
+    assert [event.sequence for event in received] == list(range(1, len(received) + 1))
+
+
+async def test_tool_calls_stream_as_whole_calls_and_end_with_tool_calls(scripted: Node) -> None:
+    received = [event async for event in scripted.client.inference.stream_chat("scripted", "weather?", tools=[WEATHER])]
+    deltas = [event.progress.delta for event in received if event.WhichOneof("event") == "progress"]
+    assert [delta.WhichOneof("delta") for delta in deltas] == ["text", "tool_call"]
+    assert deltas[1].tool_call.parse_status == v1.TOOL_CALL_PARSE_STATUS_SUCCEEDED
+    complete = received[-1].complete
+    assert complete.finish_reason == v1.FINISH_REASON_TOOL_CALLS
+    assert complete.stop_reason == v1.STOP_REASON_END_OF_MESSAGE
+    assert list(complete.completion_message.tool_calls) == [deltas[1].tool_call.call]
+    assert dict(deltas[1].tool_call.call.arguments) == {"city": "Oslo", "days": 3.0}
+    assert json.loads(deltas[1].tool_call.call.arguments_json) == {"city": "Oslo", "days": 3}
+
+
+async def test_without_tools_or_with_choice_none_nothing_is_called(scripted: Node) -> None:
+    for options in ({}, {"tools": [WEATHER], "tool_config": v1.ToolConfig(tool_choice="none")}):
+        answer = await scripted.client.inference.chat("scripted", "weather?", **options)  # type: ignore[arg-type]
+        assert not answer.completion_message.tool_calls
+        assert text_of(answer.completion_message.content) == "weather?"
+
+
+async def test_a_tool_result_is_answered(scripted: Node) -> None:
+    result = v1.Message(tool=v1.ToolResponseMessage(call_id="1", content=content("12 degrees")))
+    answer = await scripted.client.inference.chat("scripted", ["weather?", result])
+    assert text_of(answer.completion_message.content) == "The tool says: 12 degrees"
+
+
+async def test_an_error_in_the_middle_of_a_stream_arrives_after_the_text_before_it(scripted: Node) -> None:
+    seen = []
+    with pytest.raises(UnavailableError, match="the script breaks here"):  # noqa: PT012 (the stream fails as it is read)
+        async for event in scripted.client.inference.stream_chat("scripted", "break"):
+            seen += [event.progress.delta.text]
+    assert "".join(seen) == "half an"
+
+
+async def test_two_hundred_streams_at_once_all_end_whole(scripted: Node) -> None:
+    async def one(number: int) -> str:
+        question = f"slow {number} " + "x " * 20
+        return "".join([
+            event.progress.delta.text async for event in scripted.client.inference.stream_chat("scripted", question)
+        ])  # fmt: skip
+
+    answers = await asyncio.gather(*(one(number) for number in range(200)))
+    assert [answer.split()[0] for answer in answers] == [str(number) for number in range(200)]
+
+
+async def test_what_a_script_cannot_do_is_refused(scripted: Node) -> None:
+    with pytest.raises(UnsupportedError) as failure:
+        await scripted.client.inference.chat("scripted", "Hi", logprobs=1)
+    assert failure.value.field == "logprobs"
+    with pytest.raises(UnsupportedError):
+        await scripted.client.inference.tokenize("scripted", "Hi")
+
+
+async def test_scripted_embeddings_are_repeatable_and_show_shared_words(scripted: Node) -> None:
+    a, b, c = await scripted.client.inference.embed("scripted-embed", ["red fox", "red fox", "tax law"])
+    assert a == b != c
+    assert len(a) == 16

@@ -1,0 +1,158 @@
+"""From tokens to text, from text to deltas, from text to tool calls: the same result however the tokens fall."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamastack import v1
+from services.inference.coalesce import WINDOW_TOKENS, Collector, DeltaBuffer
+from services.inference.text_stream import TextStream
+from services.inference.tool_stream import ToolStream, may_start_call
+
+
+class ByteTokenizer:
+    """One token per byte: the hardest case for whole characters."""
+
+    vocab_size = 256
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+    def is_special(self, token_id: int) -> bool:
+        return False
+
+
+def stream_text(text: str, stop: tuple[str, ...]) -> tuple[list[str], bool]:
+    stream: TextStream[int] = TextStream(ByteTokenizer(), stop=stop)  # type: ignore[arg-type]
+    pieces = []
+    for token in text.encode():
+        piece = stream.push(token)
+        pieces.append(piece.text)
+        if piece.stopped:
+            return pieces, True
+    piece = stream.finish()
+    return [*pieces, piece.text], piece.stopped
+
+
+@given(st.text(), st.lists(st.text(min_size=1, max_size=4), max_size=3))
+@settings(deadline=None)
+def test_text_ends_before_the_first_stop_string_and_never_breaks_a_character(text: str, stops: list[str]) -> None:
+    pieces, stopped = stream_text(text, tuple(stops))
+    found = [text.index(stop) for stop in stops if stop in text]
+    assert stopped == bool(found)
+    assert "".join(pieces) == (text[: min(found)] if found else text)
+    assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
+
+
+@given(st.text(alphabet="ab", max_size=30), st.text(alphabet="ab", min_size=1, max_size=5))
+@settings(deadline=None)
+def test_stop_strings_of_repeating_letters_are_found_too(text: str, stop: str) -> None:
+    pieces, stopped = stream_text(text, (stop,))
+    assert "".join(pieces) == text.split(stop, maxsplit=1)[0]
+    assert stopped == (stop in text)
+
+
+def test_only_text_that_could_become_a_stop_string_is_held_back() -> None:
+    pieces, _ = stream_text("one STARTED two", ("STOP",))
+    assert pieces[:8] == ["o", "n", "e", " ", "", "", "STA", "R"]
+
+
+def test_a_character_cut_at_the_end_becomes_the_replacement_character() -> None:
+    stream: TextStream[int] = TextStream(ByteTokenizer())  # type: ignore[arg-type]
+    assert stream.push("é".encode()[0]).text == ""
+    assert stream.finish().text == "\ufffd"
+
+
+def test_logprobs_travel_with_their_text_and_those_of_a_stop_string_are_dropped() -> None:
+    stream: TextStream[int] = TextStream(ByteTokenizer(), stop=("cd",))  # type: ignore[arg-type]
+    seen = []
+    for number, token in enumerate(b"abcd"):
+        piece = stream.push(token, number)
+        seen += [(piece.text, piece.logprobs)]
+    assert seen == [("a", [0]), ("b", [1]), ("", []), ("", [])]
+
+
+async def read(buffer: DeltaBuffer) -> list[str]:
+    texts = []
+    while deltas := await buffer.next():
+        texts += ["".join(delta.text) for delta in deltas]
+    return texts
+
+
+async def test_the_first_delta_is_sent_at_once_and_later_ones_in_eights() -> None:
+    buffer = DeltaBuffer()
+    for number in range(1 + 2 * WINDOW_TOKENS):
+        buffer.text(f"{number} ", tokens=1)
+    buffer.close()
+    texts = await read(buffer)
+    assert texts[0] == "0 "
+    assert [len(text.split()) for text in texts[1:]] == [WINDOW_TOKENS, WINDOW_TOKENS]
+
+
+async def test_a_slow_writer_is_flushed_by_the_window() -> None:
+    buffer = DeltaBuffer()
+    buffer.text("first", tokens=1)
+    assert [delta.text for delta in await buffer.next()] == [["first"]]
+    buffer.text("second", tokens=1)
+    async with asyncio.timeout(5):
+        assert [delta.text for delta in await buffer.next()] == [["second"]]
+
+
+async def test_a_tool_call_comes_after_the_text_before_it_and_before_the_text_after_it() -> None:
+    buffer = DeltaBuffer()
+    buffer.text("a", tokens=1)
+    buffer.text("b", tokens=1)
+    buffer.tool_call(v1.ToolCall(tool_name="f"))
+    buffer.text("c", tokens=1)
+    buffer.close()
+    kinds = []
+    while deltas := await buffer.next():
+        kinds += [delta.tool_call.tool_name if delta.tool_call else "".join(delta.text) for delta in deltas]
+    assert kinds == ["a", "b", "f", "c"]
+
+
+def run_tools(pieces: Iterable[str], *, complete: bool = True) -> tuple[str, list[str], bool]:
+    said = Collector()
+    stream = ToolStream(said, tool_names=["get_weather", "now"], tool_prompt_format=None)
+    for piece in pieces:
+        stream.text(piece, tokens=1)
+    called = stream.finish(complete=complete)
+    return "".join(said.texts), [f"{call.tool_name}{call.arguments_json}" for call in said.tool_calls], called
+
+
+CALLS = [
+    '{"name": "get_weather", "parameters": {"city": "Oslo"}}',
+    '<function=get_weather>{"city": "Oslo"}</function>',
+    '[get_weather(city="Oslo")]',
+    '  {"name": "get_weather", "arguments": {"city": "Oslo"}}',
+]
+PROSE = ["Hello there.", "[1] says so.", "{not json", "{}", "<b>bold</b>", '{"name": "unknown", "parameters": {}}', ""]
+
+
+@pytest.mark.parametrize("text", CALLS + PROSE)
+def test_any_split_of_an_answer_gives_the_same_text_and_calls(text: str) -> None:
+    whole = run_tools([text])
+    assert run_tools(text) == whole
+    for cut in range(1, len(text)):
+        assert run_tools([text[:cut], text[cut:]]) == whole
+    if text in CALLS:
+        assert whole[0].strip() == ""
+        assert [json.loads(call.removeprefix("get_weather")) for call in whole[1]] == [{"city": "Oslo"}]
+    else:
+        assert whole == (text, [], False)
+
+
+def test_prose_is_shown_from_its_first_character_on() -> None:
+    for text in ("Hello", "[1] a", "<b>"):
+        assert not may_start_call(text, tool_names=["get_weather"])
+    for text in ("", " ", "{", "[", "[get", "<func", "```", "get_weather.ca"):
+        assert may_start_call(text, tool_names=["get_weather"])
+
+
+def test_a_call_cut_by_the_token_limit_is_text() -> None:
+    text, calls, called = run_tools([CALLS[0][:30]], complete=False)
+    assert (text, calls, called) == (CALLS[0][:30], [], False)
