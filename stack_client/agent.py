@@ -22,7 +22,6 @@ from stack_client.errors import CancelledError, InternalError, InvalidArgumentEr
 from stack_client.portal import SyncStackClient, SyncStream
 from stack_client.tools import FunctionTool, ToolFunction
 
-
 _ENDS = {"turn_complete", "turn_failed", "turn_cancelled"}
 
 

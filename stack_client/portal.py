@@ -66,7 +66,7 @@ class Portal:
             return outcome.result()
         except BaseException:
             if not outcome.done():
-                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 (it may yet be started)
                 concurrent.futures.wait([outcome])
             raise
 

@@ -47,7 +47,7 @@ class AnswerView:
         sys.stdout.flush()
 
     def show_end(self, finish: "v1.FinishReason.ValueType", usage: v1.Usage) -> None:
-        """Tell a person how the answer ended; a pipe gets nothing but the answer, and a line on stderr if it was cut."""
+        """Tell a person how the answer ended; a pipe gets the answer alone, and stderr a line if it was cut."""
         how = _ENDS.get(finish, "")
         self._end_line()
         if self._console is None:

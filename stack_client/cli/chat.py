@@ -24,8 +24,8 @@ def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser(
         "chat",
         help="talk to a model",
-        description="Talk to a model. With a prompt as argument or through a pipe it answers once. In the dialog Ctrl-C "
-        "stops an answer, Ctrl-D leaves, /clear forgets what was said.",
+        description="Talk to a model. With a prompt as argument or through a pipe it answers once. In the dialog "
+        "Ctrl-C stops an answer, Ctrl-D leaves, /clear forgets what was said.",
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="identifier (default: the first that is ready)")
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="answer this and exit")

@@ -114,7 +114,7 @@ class Flaky(v1.ModelsServiceServicer, v1.AgentsServiceServicer):
 
 @asynccontextmanager
 async def flaky(failures: int) -> AsyncIterator[tuple[Flaky, StackClient]]:
-    service = Flaky(failures)
+    service = Flaky(failures)  # type: ignore[abstract] # the rest is not called
     server = grpc.aio.server()
     port = server.add_insecure_port("localhost:0")
     v1.add_ModelsServiceServicer_to_server(service, server)

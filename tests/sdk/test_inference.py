@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -80,9 +81,7 @@ async def test_a_scripted_model_has_no_tokens(client: StackClient) -> None:
         ({"stop": [""]}, "sampling_params.stop"),
     ],
 )
-async def test_sampling_out_of_range_is_refused_by_name(
-    client: StackClient, wrong: dict[str, object], field: str
-) -> None:
+async def test_sampling_out_of_range_is_refused_by_name(client: StackClient, wrong: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         await client.inference.chat("scripted", "say x", **wrong)
     assert caught.value.field == field

@@ -128,9 +128,7 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     print(client.inference.complete("scripted", "say on").content)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = started(code)
     await calls_in_flight(1)
     os.kill(process.pid, signal.SIGINT)
     out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
@@ -148,9 +146,7 @@ try:
 except KeyboardInterrupt:
     print(client.agents.get_session(agent.session_id).turns[0].status)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = started(code)
     await calls_in_flight(1)
     os.kill(process.pid, signal.SIGINT)
     out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
@@ -164,6 +160,11 @@ def test_closing_leaves_no_thread_of_its_own(stack: StackProcess) -> None:
     with SyncStackClient(stack.addresses) as client:
         client.models.list()
     assert threading.active_count() == before
+
+
+def started(code: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def python(code: str) -> "subprocess.CompletedProcess[str]":

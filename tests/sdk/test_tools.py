@@ -29,7 +29,7 @@ class Point:
 
 class Order(pydantic.BaseModel):
     item: str
-    count: int = pydantic.Field(1, ge=1)
+    count: int = pydantic.Field(default=1, ge=1)
 
 
 def describe(function: Callable[..., Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_the_definition_has_name_description_and_schema() -> None:
 
 
 def test_hints_become_schemas() -> None:
-    def tool(
+    def tool(  # noqa: PLR0917 (one of each)
         maybe: str | None,
         numbers: list[int],
         unit: Literal["c", "f"],

@@ -83,7 +83,7 @@ class TorchProvider:
         return self._engine
 
     async def __aenter__(self) -> Self:
-        """Nothing yet: the engine process starts with the first model, so that a node without one does without torch."""
+        """Nothing yet: the engine process starts with the first model, so a node without one does without torch."""
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
