@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - capitals are tensor axes
 """The Llama 3 family: grouped-query attention, rotary positions, RMSNorm, SwiGLU, tied or separate head.
 
 The model sees a flat run of T tokens, of one request or of many. Who may look at whom, and where keys and values

@@ -50,6 +50,12 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     """Token ids that end the answer; the one that was met is emitted and counted."""
     sampling: Sampling = Sampling()
+    tenant: str = ""
+    """Whose request it is: cached prefixes are never shared between tenants, and waiting is fair between them."""
+    adapter: str = ""
+    """LoRA adapter; part of what a cached prefix depends on."""
+    priority: int = 0
+    """Higher ones are admitted first and give up their blocks last."""
 
 
 class Logprobs(NamedTuple):
@@ -68,6 +74,8 @@ class Emission(NamedTuple):
     finish: FinishCause | None
     """Set on the request's last token."""
     logprobs: Logprobs | None
+    cached_tokens: int = 0
+    """Prompt tokens that came from the prefix cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,4 +87,6 @@ class EngineLimits:
     running_requests: int = 32
     """Requests that share the batch; more wait."""
     cached_tokens: int = 131_072
-    """Prompt and answer tokens of all running requests together; a request that does not fit waits."""
+    """Tokens that the key/value cache holds, of running requests and of prefixes kept for later."""
+    block_size: int = 16
+    """Tokens per block of the cache; a prefix is shared in whole blocks."""
