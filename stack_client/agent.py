@@ -11,7 +11,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,7 +147,7 @@ class Agent:
             result = event.result
         return _ended(result)
 
-    async def astream(self, message: str) -> AsyncGenerator[AgentEvent, None]:
+    def astream(self, message: str) -> AsyncGenerator[AgentEvent, None]:
         """`stream` for asynchronous code.
 
         Raises:
@@ -156,9 +155,7 @@ class Agent:
         """
         if self._client is None:
             self._client = self._sync_client.client.copy() if self._sync_client else StackClient()
-        async with aclosing(self._events(self._client, message)) as events:
-            async for event in events:
-                yield event
+        return self._events(self._client, message)
 
     def close(self) -> None:
         """Close the client that `run` and `stream` made; the session stays."""
@@ -181,7 +178,7 @@ class Agent:
         ended, sequence = False, 0
         try:
             while not ended:
-                async with aclosing(client.agents.follow_turn(turn.turn_id, after_sequence=sequence)) as events:
+                async with client.agents.follow_turn(turn.turn_id, after_sequence=sequence) as events:
                     async for raw in events:
                         sequence = raw.sequence
                         if raw.WhichOneof("event") == "turn_awaiting_input":

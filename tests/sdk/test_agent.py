@@ -12,6 +12,8 @@ from stack_client.errors import InvalidArgumentError, NotFoundError, Unavailable
 from tests.sdk.conftest import BOUND_SECONDS, InFlight, Script
 from tests.stacks import SERVICES, StackProcess, stack_process
 
+ENDED = {v1.TURN_STATUS_COMPLETED, v1.TURN_STATUS_FAILED, v1.TURN_STATUS_CANCELLED}
+
 
 def get_weather(city: str) -> str:
     """The weather of a city."""
@@ -261,6 +263,12 @@ async def leave_by_break(agent: Agent) -> None:
     await events.aclose()
 
 
+async def leave_by_break_alone(agent: Agent) -> None:
+    async for event in agent.astream("hang"):
+        if event.text:
+            break
+
+
 async def leave_by_cancel(agent: Agent) -> None:
     started = asyncio.Event()
 
@@ -287,7 +295,7 @@ async def leave_sync_by_break(agent: Agent) -> None:
     await asyncio.to_thread(agent.close)
 
 
-@pytest.mark.parametrize("leave", [leave_by_break, leave_by_cancel, leave_sync_by_break])
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_break_alone, leave_by_cancel, leave_sync_by_break])
 async def test_leaving_a_run_early_cancels_the_turn(
     client: StackClient, calls_in_flight: InFlight, leave: Callable[[Agent], AsyncIterator[None]]
 ) -> None:
@@ -295,8 +303,10 @@ async def test_leaving_a_run_early_cancels_the_turn(
     await leave(agent)  # type: ignore[misc]
     await calls_in_flight(0)
     assert agent.session_id is not None
-    session = await client.agents.get_session(agent.session_id)
-    assert [turn.status for turn in session.turns] == [v1.TURN_STATUS_CANCELLED]
+    async with asyncio.timeout(BOUND_SECONDS):
+        while (turn := (await client.agents.get_session(agent.session_id)).turns[0]).status not in ENDED:
+            await asyncio.sleep(0.02)
+    assert turn.status == v1.TURN_STATUS_CANCELLED
     assert (await agent.arun("say next")).text == "next"
 
 
@@ -325,6 +335,21 @@ async def test_a_run_goes_on_when_the_agents_service_comes_back(kill: bool) -> N
             for event in events:
                 text = "" if event.restarted else text + event.text
             assert text == events[-1].result.text
+
+
+async def test_a_run_goes_on_when_the_agents_service_restarts_while_a_tool_runs() -> None:
+    with stack_process() as stack:
+        for service in SERVICES:
+            stack.start(service)
+
+        def get_weather(city: str) -> str:
+            stack.stop("agents", kill=True)
+            stack.start("agents")
+            return f"sunny in {city}"
+
+        async with StackClient(stack.addresses) as client:
+            result = await Agent("scripted", tools=[get_weather], client=client).arun("weather")
+        assert result.text == "The tool says: sunny in Oslo"
 
 
 async def test_a_run_ends_with_an_error_when_inference_breaks_for_good(client: StackClient) -> None:

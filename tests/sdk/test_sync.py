@@ -118,6 +118,23 @@ print(next(stream).WhichOneof("event"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "start\n", "")
 
 
+def test_an_asynchronous_program_ends_though_it_left_streams_open(stack: StackProcess) -> None:
+    code = f"""
+import asyncio
+from stack_client import Agent, StackClient
+async def main():
+    global client, stream, run
+    client = StackClient({stack.addresses!r})
+    stream = client.inference.stream_chat("scripted", "hang")
+    print((await anext(stream)).WhichOneof("event"))
+    run = Agent("scripted", client=client).astream("hang")
+    print((await anext(run)).text)
+asyncio.run(main())
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "start\none\n", "")
+
+
 async def test_ctrl_c_ends_a_call_at_both_sides(stack: StackProcess, calls_in_flight: InFlight) -> None:
     code = f"""
 from stack_client import SyncStackClient
