@@ -11,7 +11,12 @@ from benchmarks.measure import STACK, report_median, served
 from stack_client import StackClient, addresses
 
 ROUNDS = 5
-LIGHT = {"agents": {"addresses": {"inference": "localhost:1"}}, "inference": {"inference": {"models": []}}}
+NO_MODELS: dict[str, object] = {"inference": {"models": []}}
+NO_INFERENCE: dict[str, object] = {"addresses": {"inference": "localhost:1"}}
+LIGHT = {"agents": NO_INFERENCE, "inference": NO_MODELS}
+    "agents": {"addresses": {"inference": "localhost:1"}},
+    "inference": {"inference": {"models": []}},
+}
 
 
 def main() -> None:
@@ -19,7 +24,7 @@ def main() -> None:
     for name, settings in LIGHT.items():
         samples = []
         for _ in range(ROUNDS):
-            with tempfile.TemporaryDirectory() as folder, served(name, Path(folder), dict(settings)) as service:
+            with tempfile.TemporaryDirectory() as folder, served(name, Path(folder), settings) as service:
                 samples.append(service.ready_cpu)
         what = "inference service without a model" if name == "inference" else f"{name} service"
         report_median(f"start of the {what}, CPU to ready", samples, "s", note="budget 1.5")

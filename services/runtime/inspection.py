@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamastack import v1
 from services.runtime.interceptors import Drain
 from services.runtime.interceptors.base import Context
+from services.runtime.pages import page
 from services.runtime.readiness import Readiness
 from stack_client.version import version
 
@@ -71,11 +72,13 @@ class Inspect(v1.InspectServiceServicer):
 
     async def ListRoutes(  # noqa: N802 - named by the proto
         self,
-        request: v1.ListRoutesRequest,  # noqa: ARG002 - empty
+        request: v1.ListRoutesRequest,
         context: Context,  # noqa: ARG002 - given by grpc
     ) -> v1.ListRoutesResponse:
         """The methods of all hosted services."""
-        return v1.ListRoutesResponse(data=[route for name in self._names for route in _routes(name)])
+        routes = sorted((route for name in self._names for route in _routes(name)), key=lambda route: route.route)
+        data, token = page(routes, key=lambda route: route.route, request=request)
+        return v1.ListRoutesResponse(data=data, next_page_token=token)
 
 
 def _routes(name: str) -> Iterator[v1.RouteInfo]:

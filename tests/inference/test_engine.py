@@ -1,5 +1,7 @@
 """The engine is proved by equality: however requests are batched, chunked or cached, the tokens are the same."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,8 +19,8 @@ def model() -> Llama:
     return Llama.seeded(CONFIG, seed=1)
 
 
-def request(index: int, *, max_tokens: int = 12, **options: object) -> Request:
-    sampling = Sampling(**options)  # type: ignore[arg-type]
+def request(index: int, *, max_tokens: int = 12, **options: Any) -> Request:
+    sampling = Sampling(**options)
     return Request(request_id=f"r{index}", prompt_ids=PROMPTS[index], max_tokens=max_tokens, sampling=sampling)
 
 
@@ -130,7 +132,7 @@ def test_the_token_limit_ends_a_request_with_length(model: Llama) -> None:
 
 
 def test_a_seeded_request_samples_the_same_alone_and_among_others(model: Llama) -> None:
-    options = {"temperature": 1.5, "seed": 42}
+    options: dict[str, Any] = {"temperature": 1.5, "seed": 42}
     alone = run(Engine(model, limits=EngineLimits()), request(2, **options))
     others = [request(i, temperature=1.0, seed=i) for i in (0, 1, 3)]
     together = run(Engine(model, limits=EngineLimits()), *others, request(2, **options))

@@ -112,7 +112,7 @@ async def test_a_prompt_longer_than_the_context_says_how_long_it_is(real: Node) 
 
 async def test_text_that_is_not_utf8_is_refused_as_such(real: Node) -> None:
     broken = chat_request({}).SerializeToString().replace(b"Hi", b"\xff\xfe")
-    call = real.client.channel("inference").unary_unary("/llamastack.v1.InferenceService/ChatCompletion")
+    call = real.client.channel("inference").unary_unary("/llamastack.v1.InferenceService/ChatCompletion")  # type: ignore[call-arg] # bytes in, bytes out
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await call(broken)
     error = from_rpc_error(failure.value)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bllamastack/v1/inspect.proto\x12\rllamastack.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetHealthRequest\"@\n\x11GetHealthResponse\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.llamastack.v1.HealthStatus\"\x13\n\x11GetVersionRequest\"%\n\x12GetVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x12\n\x10GetStatusRequest\"\xe6\x02\n\x11GetStatusResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.llamastack.v1.ServiceState\x12\x13\n\x0bwaiting_for\x18\x04 \x01(\t\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x05\x12>\n\x07\x64\x65tails\x18\x08 \x03(\x0b\x32-.llamastack.v1.GetStatusResponse.DetailsEntry\x12\x15\n\rgrpc_services\x18\t \x03(\t\x12\x17\n\x0f\x63\x61lls_in_flight\x18\n \x01(\r\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListRoutesRequest\"<\n\x12ListRoutesResponse\x12&\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x18.llamastack.v1.RouteInfo\"N\n\tRouteInfo\x12\r\n\x05route\x18\x01 \x01(\t\x12\x18\n\x10\x63lient_streaming\x18\x02 \x01(\x08\x12\x18\n\x10server_streaming\x18\x03 \x01(\x08*\x7f\n\x0cHealthStatus\x12\x1d\n\x19HEALTH_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HEALTH_STATUS_OK\x10\x01\x12\x17\n\x13HEALTH_STATUS_ERROR\x10\x02\x12!\n\x1dHEALTH_STATUS_NOT_IMPLEMENTED\x10\x03*\x98\x01\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_STATE_STARTING\x10\x01\x12\x17\n\x13SERVICE_STATE_READY\x10\x02\x12\x18\n\x14SERVICE_STATE_FAILED\x10\x03\x12\x1a\n\x16SERVICE_STATE_DRAINING\x10\x04\x32\xd6\x02\n\x0eInspectService\x12N\n\tGetHealth\x12\x1f.llamastack.v1.GetHealthRequest\x1a .llamastack.v1.GetHealthResponse\x12Q\n\nGetVersion\x12 .llamastack.v1.GetVersionRequest\x1a!.llamastack.v1.GetVersionResponse\x12N\n\tGetStatus\x12\x1f.llamastack.v1.GetStatusRequest\x1a .llamastack.v1.GetStatusResponse\x12Q\n\nListRoutes\x12 .llamastack.v1.ListRoutesRequest\x1a!.llamastack.v1.ListRoutesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bllamastack/v1/inspect.proto\x12\rllamastack.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetHealthRequest\"@\n\x11GetHealthResponse\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.llamastack.v1.HealthStatus\"\x13\n\x11GetVersionRequest\"%\n\x12GetVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x12\n\x10GetStatusRequest\"\xe6\x02\n\x11GetStatusResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.llamastack.v1.ServiceState\x12\x13\n\x0bwaiting_for\x18\x04 \x01(\t\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x05\x12>\n\x07\x64\x65tails\x18\x08 \x03(\x0b\x32-.llamastack.v1.GetStatusResponse.DetailsEntry\x12\x15\n\rgrpc_services\x18\t \x03(\t\x12\x17\n\x0f\x63\x61lls_in_flight\x18\n \x01(\r\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x11ListRoutesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x12ListRoutesResponse\x12&\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x18.llamastack.v1.RouteInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\tRouteInfo\x12\r\n\x05route\x18\x01 \x01(\t\x12\x18\n\x10\x63lient_streaming\x18\x02 \x01(\x08\x12\x18\n\x10server_streaming\x18\x03 \x01(\x08*\x7f\n\x0cHealthStatus\x12\x1d\n\x19HEALTH_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HEALTH_STATUS_OK\x10\x01\x12\x17\n\x13HEALTH_STATUS_ERROR\x10\x02\x12!\n\x1dHEALTH_STATUS_NOT_IMPLEMENTED\x10\x03*\x98\x01\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_STATE_STARTING\x10\x01\x12\x17\n\x13SERVICE_STATE_READY\x10\x02\x12\x18\n\x14SERVICE_STATE_FAILED\x10\x03\x12\x1a\n\x16SERVICE_STATE_DRAINING\x10\x04\x32\xd6\x02\n\x0eInspectService\x12N\n\tGetHealth\x12\x1f.llamastack.v1.GetHealthRequest\x1a .llamastack.v1.GetHealthResponse\x12Q\n\nGetVersion\x12 .llamastack.v1.GetVersionRequest\x1a!.llamastack.v1.GetVersionResponse\x12N\n\tGetStatus\x12\x1f.llamastack.v1.GetStatusRequest\x1a .llamastack.v1.GetStatusResponse\x12Q\n\nListRoutes\x12 .llamastack.v1.ListRoutesRequest\x1a!.llamastack.v1.ListRoutesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSTATUSRESPONSE_DETAILSENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_HEALTHSTATUS']._serialized_start=769
-  _globals['_HEALTHSTATUS']._serialized_end=896
-  _globals['_SERVICESTATE']._serialized_start=899
-  _globals['_SERVICESTATE']._serialized_end=1051
+  _globals['_HEALTHSTATUS']._serialized_start=833
+  _globals['_HEALTHSTATUS']._serialized_end=960
+  _globals['_SERVICESTATE']._serialized_start=963
+  _globals['_SERVICESTATE']._serialized_end=1115
   _globals['_GETHEALTHREQUEST']._serialized_start=79
   _globals['_GETHEALTHREQUEST']._serialized_end=97
   _globals['_GETHEALTHRESPONSE']._serialized_start=99
@@ -53,11 +53,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSRESPONSE_DETAILSENTRY']._serialized_start=558
   _globals['_GETSTATUSRESPONSE_DETAILSENTRY']._serialized_end=604
   _globals['_LISTROUTESREQUEST']._serialized_start=606
-  _globals['_LISTROUTESREQUEST']._serialized_end=625
-  _globals['_LISTROUTESRESPONSE']._serialized_start=627
-  _globals['_LISTROUTESRESPONSE']._serialized_end=687
-  _globals['_ROUTEINFO']._serialized_start=689
-  _globals['_ROUTEINFO']._serialized_end=767
-  _globals['_INSPECTSERVICE']._serialized_start=1054
-  _globals['_INSPECTSERVICE']._serialized_end=1396
+  _globals['_LISTROUTESREQUEST']._serialized_end=664
+  _globals['_LISTROUTESRESPONSE']._serialized_start=666
+  _globals['_LISTROUTESRESPONSE']._serialized_end=751
+  _globals['_ROUTEINFO']._serialized_start=753
+  _globals['_ROUTEINFO']._serialized_end=831
+  _globals['_INSPECTSERVICE']._serialized_start=1118
+  _globals['_INSPECTSERVICE']._serialized_end=1460
 # @@protoc_insertion_point(module_scope)

@@ -89,8 +89,8 @@ class InspectServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRoutes(self, request, context):
-        """Lists the methods that the service hosts; the list is fixed and short, so it has no pages.
-        Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
+        """Lists the methods that the service hosts, by name.
+        Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN, INVALID_VALUE); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

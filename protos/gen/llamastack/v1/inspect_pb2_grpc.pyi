@@ -49,8 +49,8 @@ class InspectServiceStub:
     Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
     """
     ListRoutes: _grpc.UnaryUnaryMultiCallable[_inspect_pb2.ListRoutesRequest, _inspect_pb2.ListRoutesResponse]
-    """Lists the methods that the service hosts; the list is fixed and short, so it has no pages.
-    Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
+    """Lists the methods that the service hosts, by name.
+    Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN, INVALID_VALUE); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
     """
 
 @_typing.type_check_only
@@ -74,8 +74,8 @@ class InspectServiceAsyncStub(InspectServiceStub):
     Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
     """
     ListRoutes: _aio.UnaryUnaryMultiCallable[_inspect_pb2.ListRoutesRequest, _inspect_pb2.ListRoutesResponse]  # type: ignore[assignment]
-    """Lists the methods that the service hosts; the list is fixed and short, so it has no pages.
-    Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
+    """Lists the methods that the service hosts, by name.
+    Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN, INVALID_VALUE); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
     """
 
 class InspectServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -120,8 +120,8 @@ class InspectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inspect_pb2.ListRoutesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inspect_pb2.ListRoutesResponse, _abc.Awaitable[_inspect_pb2.ListRoutesResponse]]:
-        """Lists the methods that the service hosts; the list is fixed and short, so it has no pages.
-        Errors: DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
+        """Lists the methods that the service hosts, by name.
+        Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN, INVALID_VALUE); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED).
         """
 
 def add_InspectServiceServicer_to_server(servicer: InspectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
