@@ -3,7 +3,9 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import grpc
 import pytest
 
 from llamastack import v1
@@ -253,6 +255,47 @@ async def test_what_an_agent_cannot_do_is_refused_before_the_first_turn(client: 
     with pytest.raises(UnsupportedError) as caught:
         await agent.arun("hi")
     assert caught.value.field == "agent_config.toolgroups"
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="two tools called 'get_weather'"):
+        Agent("scripted", tools=[get_weather, get_weather])
+
+
+async def test_a_run_that_is_cancelled_while_its_turn_is_created_leaves_no_turn_behind() -> None:
+    creating, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Slow(v1.AgentsServiceServicer):
+        async def CreateAgent(self, request: Any, context: Any) -> Any:  # noqa: N802
+            return v1.CreateAgentResponse(agent_id="agent")
+
+        async def CreateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+            return v1.CreateSessionResponse(session_id="session")
+
+        async def CreateTurn(self, request: Any, context: Any) -> Any:  # noqa: N802
+            creating.set()
+            await asyncio.sleep(0.1)  # long enough for the caller to go away
+            return v1.CreateTurnResponse(turn=v1.Turn(turn_id="turn"))
+
+        async def CancelTurn(self, request: Any, context: Any) -> Any:  # noqa: N802
+            assert request.turn_id == "turn"
+            cancelled.set()
+            return v1.CancelTurnResponse()
+
+    server = grpc.aio.server()
+    port = server.add_insecure_port("localhost:0")
+    v1.add_AgentsServiceServicer_to_server(Slow(), server)  # type: ignore[abstract] # the rest is not called
+    await server.start()
+    try:
+        async with StackClient({"agents": f"localhost:{port}"}) as client, asyncio.timeout(BOUND_SECONDS):
+            run = asyncio.create_task(Agent("any", client=client).arun("hi"))
+            await creating.wait()
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            assert cancelled.is_set()
+    finally:
+        await server.stop(None)
 
 
 async def leave_by_break(agent: Agent) -> None:
