@@ -50,9 +50,10 @@ class TextStream(Generic[LogprobT]):
     def _take(self, text: str, *, final: bool) -> TextPiece[LogprobT]:
         self._decoded += len(text)
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        # The stop string that is complete first ends the answer, so that it does not matter how the tokens fall.
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            ready, self._held = self._held[: min(found)], ""
+            ready, self._held = self._held[: min(found)[1]], ""
             return self._piece(ready, stopped=True)
         keep = 0 if final else max((_overlap(self._held, stop) for stop in self._stop), default=0)
         cut = len(self._held) - keep

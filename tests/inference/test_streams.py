@@ -40,11 +40,13 @@ def stream_text(text: str, stop: tuple[str, ...]) -> tuple[list[str], bool]:
 
 @given(st.text(), st.lists(st.text(min_size=1, max_size=4), max_size=3))
 @settings(deadline=None)
-def test_text_ends_before_the_first_stop_string_and_never_breaks_a_character(text: str, stops: list[str]) -> None:
+def test_text_ends_before_the_stop_string_that_is_complete_first_and_never_breaks_a_character(
+    text: str, stops: list[str]
+) -> None:
     pieces, stopped = stream_text(text, tuple(stops))
-    found = [text.index(stop) for stop in stops if stop in text]
+    found = [(text.index(stop) + len(stop), text.index(stop)) for stop in stops if stop in text]
     assert stopped == bool(found)
-    assert "".join(pieces) == (text[: min(found)] if found else text)
+    assert "".join(pieces) == (text[: min(found)[1]] if found else text)
     assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
 
 

@@ -157,8 +157,8 @@ class ScriptedProvider:
         self, reply: Reply, params: v1.SamplingParams, sink: Sink
     ) -> tuple[int, "v1.FinishReason.ValueType"]:
         """Push the reply token by token; returns the number of tokens and why it ended."""
-        stops = [at for at in (reply.text.find(stop) for stop in params.stop) if at >= 0]
-        tokens = TOKEN.findall(reply.text[: min(stops)] if stops else reply.text)
+        stops = [(at + len(stop), at) for stop in params.stop if (at := reply.text.find(stop)) >= 0]
+        tokens = TOKEN.findall(reply.text[: min(stops)[1]] if stops else reply.text)
         limit = params.max_tokens or len(tokens)
         for token in tokens[:limit]:
             if reply.rule.token_seconds:
