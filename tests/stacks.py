@@ -114,6 +114,19 @@ def stack_process() -> Iterator[StackProcess]:
             stack.stop_all()
 
 
+@contextlib.contextmanager
+def running(command: Sequence[str], **changes: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command in the background, with its output in pipes; it never outlives the block."""
+    process = subprocess.Popen(
+        command, env=environment(**changes), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def environment(**changes: str) -> dict[str, str]:
     """The environment for a process that runs from the checkout."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])
