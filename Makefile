@@ -24,7 +24,7 @@ $(VENV)/.run: pyproject.toml compose/constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --quiet --constraint compose/constraints.txt --editable '.[dev]'
-	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps llama-models fairscale
+	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps --no-build-isolation llama-models==0.3.0 fairscale pillow
 	touch $@
 
 setup: $(VENV)/.dev ## Make the virtual environment for development

@@ -27,7 +27,8 @@ Outbox = queue.SimpleQueue[commands.Command | None]
 class Generation:
     """A generation in flight."""
 
-    def __init__(self, on_token: Callable[[Emission], None]) -> None:
+    def __init__(self, model: str, on_token: Callable[[Emission], None]) -> None:
+        self.model = model
         self.on_token = on_token
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -108,10 +109,14 @@ class EngineClient:
         return await loading.done
 
     def unload(self, model: str) -> None:
-        """Free a model; its requests must have been ended by the caller."""
+        """Free a model; its requests in flight end with UNAVAILABLE."""
         self._models.pop(model, None)
         self._serving.discard(model)
         self._outbox.put(commands.Unload(model=model))
+        error = UnavailableError(f"model {model} was unregistered while it answered")
+        ended = [key for key, generation in self._generations.items() if generation.model == model]
+        for key in ended:
+            _fail(self._generations.pop(key), error)
 
     async def generate(self, model: str, request: Request, on_token: Callable[[Emission], None]) -> None:
         """Run a request to its end, calling `on_token` for every token; when cancelled the request is aborted.
@@ -121,7 +126,7 @@ class EngineClient:
             InvalidArgumentError: If the engine refuses the request.
         """
         self._check_serving(model)
-        generation = Generation(on_token)
+        generation = Generation(model, on_token)
         self._generations[request.request_id] = generation
         try:
             self._outbox.put(commands.Add(model=model, request=request))

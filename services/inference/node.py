@@ -30,6 +30,7 @@ class InferenceNode:
         self.readiness = context.readiness
         self._config = context.section(InferenceConfig)
         self._draining = context.draining
+        self._grace = context.runtime.drain_grace_seconds
         self.providers: Mapping[str, Provider] = {
             "torch": TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir),
             "scripted": ScriptedProvider(self._config.providers.scripted),
@@ -60,7 +61,7 @@ class InferenceNode:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add both services."""
-        inference = InferenceService(self.registry, draining=self._draining)
+        inference = InferenceService(self.registry, draining=self._draining, grace_seconds=self._grace)
         v1.add_InferenceServiceServicer_to_server(inference, server)
         v1.add_ModelsServiceServicer_to_server(ModelsService(self.registry, tasks=self._tasks), server)
         return SERVICES

@@ -176,6 +176,7 @@ class ModelRegistry:
             if model.provider_id not in self._providers:
                 raise InvalidArgumentError(f"no provider {model.provider_id!r}")
             facts = await self._providers[model.provider_id].load(model, report)
+            _check_facts(model, given=self._given[model.identifier], facts=facts)
         except StackError as error:
             logger.error("model %s failed to load: %s", model.identifier, error.message)
             model.state = v1.MODEL_STATE_FAILED
@@ -217,3 +218,15 @@ class ModelRegistry:
         scratch = self._file.with_suffix(".new")
         scratch.write_text(json_format.MessageToJson(kept, preserving_proto_field_name=True))
         scratch.replace(self._file)
+
+
+def _check_facts(model: v1.Model, *, given: Mapping[str, object], facts: Mapping[str, object]) -> None:
+    """Refuse a model that is not what its registration says, before anybody stores vectors of the wrong length.
+
+    Raises:
+        InvalidArgumentError: If a fact that was given differs from what was found.
+    """
+    for name in facts.keys() & given.keys():
+        if given[name] != facts[name]:
+            message = f"model {model.identifier!r} was registered with {name} {given[name]}, but it is {facts[name]}"
+            raise InvalidArgumentError(message, field=f"metadata.{name}")

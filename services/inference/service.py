@@ -24,9 +24,10 @@ MAX_EMBED_TEXTS = 2048
 class InferenceService(v1.InferenceServiceServicer):
     """`llamastack.v1.InferenceService`."""
 
-    def __init__(self, registry: ModelRegistry, *, draining: asyncio.Event) -> None:
+    def __init__(self, registry: ModelRegistry, *, draining: asyncio.Event, grace_seconds: float) -> None:
         self._registry = registry
         self._draining = draining
+        self._grace = grace_seconds
         self._prefix = os.urandom(4).hex()
         self._numbers = itertools.count(1)
 
@@ -43,7 +44,9 @@ class InferenceService(v1.InferenceServiceServicer):
         check_chat(chat)
         provider = self._registry.ready(chat.model_id, of_type=v1.MODEL_TYPE_LLM)
         answer_id = self._new_id("chatcmpl")
-        writer = EventWriter(context, v1.StreamChatCompletionResponse, draining=self._draining)
+        writer = EventWriter(
+            context, v1.StreamChatCompletionResponse, draining=self._draining, grace_seconds=self._grace
+        )
         await writer.write(start=v1.ChatCompletionStart(id=answer_id, model_id=chat.model_id))
         said = Collector()
 
@@ -71,7 +74,7 @@ class InferenceService(v1.InferenceServiceServicer):
         """Continue a text as it is written."""
         text = request.request
         provider = self._registry.ready(text.model_id, of_type=v1.MODEL_TYPE_LLM)
-        writer = EventWriter(context, v1.StreamCompletionResponse, draining=self._draining)
+        writer = EventWriter(context, v1.StreamCompletionResponse, draining=self._draining, grace_seconds=self._grace)
         await writer.write(start=v1.CompletionStart(id=self._new_id("cmpl"), model_id=text.model_id))
         said = Collector()
 

@@ -12,6 +12,7 @@ from services.inference.node import InferenceNode, build
 from services.inference.providers.torch_engine import TorchProvider
 from services.runtime.config import RuntimeConfig, StackConfig
 from services.runtime.process import hosting
+from services.runtime.server import Hosted
 from services.runtime.service import ServiceContext
 from stack_client import StackClient
 
@@ -37,6 +38,7 @@ class Node:
 
     service: InferenceNode
     client: StackClient
+    hosted: Hosted
     address: str
 
     @property
@@ -66,7 +68,7 @@ async def running_node(home: Path, models: Sequence[dict[str, Any]], **providers
         await hosted[0].context.readiness.wait()
         address = hosted[0].addresses[0]
         async with StackClient({"inference": address}) as client:
-            yield Node(built[0], client, address)
+            yield Node(built[0], client, hosted[0], address)
 
 
 @pytest.fixture

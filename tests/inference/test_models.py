@@ -104,3 +104,24 @@ async def test_models_registered_at_run_time_are_kept_over_a_restart(tmp_path: P
         assert after == before
         assert [model.identifier for model in await node.client.models.list()] == ["kept", "scripted"]
         assert text_of((await node.client.inference.chat("kept", "x")).completion_message.content) == "still here"
+
+
+async def test_a_model_that_is_not_what_its_registration_says_does_not_serve(scripted: Node) -> None:
+    await scripted.client.models.register(
+        "e", provider_id="scripted", model_type=v1.MODEL_TYPE_EMBEDDING, metadata={"embedding_dimension": 999}
+    )
+    with pytest.raises(InvalidArgumentError, match="embedding_dimension 999"):
+        await scripted.client.models.wait_ready("e")
+    await scripted.client.models.register(
+        "f", provider_id="scripted", model_type=v1.MODEL_TYPE_EMBEDDING, metadata={"embedding_dimension": 16}
+    )
+    await scripted.client.models.wait_ready("f")
+
+
+async def test_a_request_of_a_model_that_is_unregistered_ends_with_unavailable(real: Node) -> None:
+    await real.client.models.register("twin", provider_id="torch", provider_model_id="packaged:smollm2-135m")
+    await real.client.models.wait_ready("twin")
+    with pytest.raises(UnavailableError, match="unregistered"):  # noqa: PT012 (the stream fails as it is read)
+        async for event in real.client.inference.stream_chat("twin", "Tell me a long story.", max_tokens=2000):
+            if event.sequence == 2:
+                await real.client.models.unregister("twin")

@@ -79,3 +79,15 @@ async def test_scripted_embeddings_are_repeatable_and_show_shared_words(scripted
     a, b, c = await scripted.client.inference.embed("scripted-embed", ["red fox", "red fox", "tax law"])
     assert a == b != c
     assert len(a) == 16
+
+
+async def test_a_draining_service_tells_its_streams_to_go_away_and_lets_them_end(scripted: Node) -> None:
+    stream = scripted.client.inference.stream_chat("scripted", "slow " + "word " * 100)
+    seen = []
+    async with asyncio.TaskGroup() as group:
+        async for event in stream:
+            seen += [event.WhichOneof("event")]
+            if seen.count("progress") == 1 and "go_away" not in seen and len(seen) == 2:
+                group.create_task(scripted.hosted.drain())
+    assert "go_away" in seen
+    assert seen[-1] == "complete"
