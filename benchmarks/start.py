@@ -14,9 +14,6 @@ ROUNDS = 5
 NO_MODELS: dict[str, object] = {"inference": {"models": []}}
 NO_INFERENCE: dict[str, object] = {"addresses": {"inference": "localhost:1"}}
 LIGHT = {"agents": NO_INFERENCE, "inference": NO_MODELS}
-    "agents": {"addresses": {"inference": "localhost:1"}},
-    "inference": {"inference": {"models": []}},
-}
 
 
 def main() -> None:

@@ -10,8 +10,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +99,11 @@ class Agent:
         client: StackClient | SyncStackClient | None = None,
         **sampling: Any,  # noqa: ANN401 (checked by content.sampling)
     ) -> None:
-        self.tools = {tool.name: tool for tool in map(FunctionTool, tools)}
+        self.tools: dict[str, FunctionTool] = {}
+        for tool in map(FunctionTool, tools):
+            if tool.name in self.tools:
+                raise InvalidArgumentError(f"there are two tools called {tool.name!r}; rename one", field="tools")
+            self.tools[tool.name] = tool
         self.session_id = session_id
         self.config = v1.AgentConfig(
             model=model,
@@ -148,7 +151,7 @@ class Agent:
             result = event.result
         return _ended(result)
 
-    async def astream(self, message: str) -> AsyncGenerator[AgentEvent, None]:
+    def astream(self, message: str) -> AsyncGenerator[AgentEvent, None]:
         """`stream` for asynchronous code.
 
         Raises:
@@ -156,9 +159,7 @@ class Agent:
         """
         if self._client is None:
             self._client = self._sync_client.client.copy() if self._sync_client else StackClient()
-        async with aclosing(self._events(self._client, message)) as events:
-            async for event in events:
-                yield event
+        return self._events(self._client, message)
 
     def close(self) -> None:
         """Close the client that `run` and `stream` made; the session stays."""
@@ -177,11 +178,11 @@ class Agent:
         await self._open(client)
         assert self.session_id is not None
         asked = v1.TurnInputMessage(user=v1.UserMessage(content=content.content(message)))
-        turn = await client.agents.create_turn(self._agent_id, self.session_id, [asked])
+        turn = await _finish(client, client.agents.create_turn(self._agent_id, self.session_id, [asked]))
         ended, sequence = False, 0
         try:
             while not ended:
-                async with aclosing(client.agents.follow_turn(turn.turn_id, after_sequence=sequence)) as events:
+                async with client.agents.follow_turn(turn.turn_id, after_sequence=sequence) as events:
                     async for raw in events:
                         sequence = raw.sequence
                         if raw.WhichOneof("event") == "turn_awaiting_input":
@@ -255,6 +256,16 @@ class Agent:
                 raise CancelledError(f"turn {raw.turn_cancelled.turn.turn_id} was cancelled")
             case _:
                 return []
+
+
+async def _finish(client: StackClient, creating: Coroutine[Any, Any, v1.Turn]) -> v1.Turn:
+    """The created turn; if we are cancelled meanwhile it is cancelled too, or it would run on and block the session."""
+    task = asyncio.ensure_future(creating)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _cancel(client, (await task).turn_id)
+        raise
 
 
 async def _cancel(client: StackClient, turn_id: str) -> None:

@@ -2,14 +2,14 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import grpc
 
 from llamastack import v1
 from stack_client.calls import DEFAULT_TIMEOUT, EventStream, unary
-from stack_client.errors import StreamBrokenError, UnavailableError
+from stack_client.errors import UnavailableError
 
 REATTACH_ATTEMPTS = 8
 REATTACH_SECONDS = 0.25
@@ -140,14 +140,23 @@ class Agents:
         *,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> v1.Turn:
-        """Hand results of client tools to a turn that waits for them.
+        """Hand results of client tools to a turn that waits for them, also when the service went away meanwhile.
 
         Raises:
             FailedPreconditionError: If the turn does not wait for them.
+            UnavailableError: If the service stays away.
         """
         request = v1.ResumeTurnRequest(turn_id=turn_id, tool_responses=tool_responses)
-        response: v1.ResumeTurnResponse = await unary(self._stub.ResumeTurn(request, timeout=timeout))
-        return response.turn
+        attempts = 0
+        while True:
+            try:
+                response: v1.ResumeTurnResponse = await unary(self._stub.ResumeTurn(request, timeout=timeout))
+                return response.turn
+            except UnavailableError:
+                attempts += 1
+                if attempts > REATTACH_ATTEMPTS:
+                    raise
+                await asyncio.sleep(REATTACH_SECONDS * attempts)
 
     async def get_turn(self, turn_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Turn:
         """A turn with its steps.
@@ -174,26 +183,55 @@ class Agents:
         request = v1.WatchTurnRequest(turn_id=turn_id, resume_after_sequence=after_sequence)
         return EventStream(self._stub.WatchTurn(request))
 
-    async def follow_turn(self, turn_id: str, *, after_sequence: int = 0) -> AsyncGenerator[v1.WatchTurnResponse, None]:
-        """A turn's events like `watch_turn`, attached again by itself when a connection or a service goes away.
+    def follow_turn(self, turn_id: str, *, after_sequence: int = 0) -> "TurnEvents":
+        """A turn's events like `watch_turn`, attached again by itself when a connection or a service goes away."""
+        return TurnEvents(lambda sequence: self.watch_turn(turn_id, after_sequence=sequence), after_sequence)
+
+
+class TurnEvents:
+    """The events of a turn, over as many calls as it takes; to be left like an `EventStream`."""
+
+    # No generator: at the end of a program asyncio closes all generators at once, and nested ones get in their way.
+
+    def __init__(self, watch: Callable[[int], EventStream[v1.WatchTurnResponse]], after_sequence: int) -> None:
+        self._watch = watch
+        self._stream = watch(after_sequence)
+        self._sequence = after_sequence
+        self._attempts = 0
+
+    async def __aenter__(self) -> Self:
+        """Follow the turn inside a `with` block."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Stop watching; the turn goes on."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop watching; the turn goes on."""
+        await self._stream.aclose()
+
+    def __aiter__(self) -> Self:
+        """The events in order."""
+        return self
+
+    async def __anext__(self) -> v1.WatchTurnResponse:
+        """The next event.
 
         Raises:
             UnavailableError: If the service stays away.
         """
-        attempts = 0
         while True:
-            stream = self.watch_turn(turn_id, after_sequence=after_sequence)
             try:
-                async with stream:
-                    async for event in stream:
-                        if event.WhichOneof("event") == "go_away":
-                            continue
-                        attempts = 0
-                        after_sequence = event.sequence
-                        yield event
-                return
-            except (StreamBrokenError, UnavailableError):
-                attempts += 1
-                if attempts > REATTACH_ATTEMPTS:
+                event = await anext(self._stream)
+            except UnavailableError:
+                self._attempts += 1
+                if self._attempts > REATTACH_ATTEMPTS:
                     raise
-                await asyncio.sleep(REATTACH_SECONDS * attempts)
+                await asyncio.sleep(REATTACH_SECONDS * self._attempts)
+                self._stream = self._watch(self._sequence)
+                continue
+            if event.WhichOneof("event") != "go_away":
+                self._attempts = 0
+                self._sequence = event.sequence
+                return event

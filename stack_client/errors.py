@@ -203,6 +203,8 @@ _BY_CODE: dict[grpc.StatusCode, type[StackError]] = {
     )
 }  # fmt: skip
 _BY_REASON: dict[str, type[StackError]] = {StreamBrokenError.default_reason: StreamBrokenError}
+NOTHING_ANSWERS = "nothing answers"
+_NO_CONNECTION = ("failed to connect", "errors resolving", "DNS resolution failed")  # the transport's words
 _CODE_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -259,6 +261,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> StackError:
     # The transport's own size limits, of either end, say so in words only.
     too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details
     reason = "MESSAGE_TOO_LARGE" if too_large else ""
+    if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NO_CONNECTION):
+        details = f"{NOTHING_ANSWERS}: {details}; is the stack running? (`stack status`, `stack up`)"
     return _build(code, details or f"the call failed with {code.name}", reason=reason)
 
 

@@ -1,10 +1,18 @@
 """The stack that the tests of the SDK, the command line and the examples share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.stacks import SERVICES, StackProcess, stack_process
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Shells let background jobs ignore Ctrl-C, and so would every process that the tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

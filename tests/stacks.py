@@ -88,7 +88,9 @@ class StackProcess:
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(self.addresses[service], options=options) as channel:
             request = health_pb2.HealthCheckRequest()
-            watch = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=START_SECONDS, wait_for_ready=True)
+            watch = health_pb2_grpc.HealthStub(channel).Watch(  # type: ignore[attr-defined] # missing in its stubs
+                request, timeout=START_SECONDS, wait_for_ready=True
+            )
             try:
                 for news in watch:
                     if news.status == health_pb2.HealthCheckResponse.SERVING:
@@ -110,6 +112,19 @@ def stack_process() -> Iterator[StackProcess]:
             yield stack
         finally:
             stack.stop_all()
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], **changes: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command in the background, with its output in pipes; it never outlives the block."""
+    process = subprocess.Popen(
+        command, env=environment(**changes), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def environment(**changes: str) -> dict[str, str]:

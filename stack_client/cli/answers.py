@@ -19,7 +19,7 @@ class AnswerView:
     def __init__(self) -> None:
         self.text = ""
         """What was printed so far."""
-        self._console = Console() if on_terminal() else None
+        self._console = Console(highlight=False) if on_terminal() else None
         self._waiting = self._console.status("") if self._console else None
         self._started = time.monotonic()
         self._inside_line = False

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from llamastack import v1
 from stack_client import addresses
 from stack_client.cli.options import add_home, home_of
-from stack_client.errors import FailedPreconditionError, UnavailableError
+from stack_client.errors import NOTHING_ANSWERS, FailedPreconditionError, UnavailableError
 from stack_client.portal import SyncStackClient
 
-_NO_CONNECTION = ("failed to connect", "errors resolving", "DNS resolution failed")  # the transport's words
 _KINDS = {v1.MODEL_TYPE_LLM: "llm", v1.MODEL_TYPE_EMBEDDING: "embedding"}
 
 
@@ -39,7 +38,7 @@ def connected(arguments: argparse.Namespace) -> Iterator[SyncStackClient]:
         try:
             yield client
         except UnavailableError as error:
-            if error.message.startswith(_NO_CONNECTION):
+            if error.message.startswith(NOTHING_ANSWERS):
                 message = f"nothing answers at {target['inference']}; is a stack running there? (`stack status`)"
                 raise UnavailableError(message) from error
             raise

@@ -1,15 +1,13 @@
 """`stack chat`, `complete`, `embed` and `models` in a pipe: plain output, JSON, exit codes, error lines."""
 
 import json
-import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import BOUND_SECONDS, COMMAND, Command
-from tests.stacks import ROOT, StackProcess, environment
+from tests.stacks import StackProcess, running
 
 
 def test_chat_answers_a_prompt_and_exits(command: Command) -> None:
@@ -155,29 +153,22 @@ def test_wrong_usage_is_exit_code_2(command: Command, arguments: list[str]) -> N
 
 
 def test_an_interrupt_is_exit_code_130_and_no_stack_trace(stack: StackProcess) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "chat", "scripted", "hang"],
-        env=environment(STACK_HOME=str(stack.home)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.read(3) == b"one"
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=BOUND_SECONDS)
-    assert (process.returncode, errors) == (130, b"")
+    with running([*COMMAND, "chat", "scripted", "hang"], STACK_HOME=str(stack.home)) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(3) == "one"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=BOUND_SECONDS)
+        assert (process.returncode, errors) == (130, "")
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(stack: StackProcess) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "chat", "scripted", "say " + "word " * 2000],
-        env=environment(STACK_HOME=str(stack.home)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(4)
-    process.stdout.close()
-    assert b"Traceback" not in process.stderr.read()
-    process.stderr.close()
-    process.wait(BOUND_SECONDS)
+    with running([*COMMAND, "chat", "scripted", "say " + "word " * 2000], STACK_HOME=str(stack.home)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(4)
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+        process.wait(BOUND_SECONDS)
 
 
 @pytest.mark.parametrize("arguments", [["chat"], ["complete"], ["embed"], ["models"], ["models", "register"]])

@@ -16,8 +16,8 @@ RUN_SECONDS = 60.0
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the example with its packages; skips where they cannot be had, but never when CI says STRICT_NODE."""
-    strict = bool(os.environ.get("STRICT_NODE"))
+    """A copy of the example with its packages; skips where they cannot be had, but never when CI says REQUIRE_NODE."""
+    strict = bool(os.environ.get("REQUIRE_NODE"))
     if not strict and not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("node and npm are not installed")
     folder = tmp_path_factory.mktemp("node")

@@ -3,7 +3,9 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import grpc
 import pytest
 
 from llamastack import v1
@@ -11,6 +13,8 @@ from stack_client import Agent, AgentResult, StackClient, SyncStackClient, conte
 from stack_client.errors import InvalidArgumentError, NotFoundError, UnavailableError, UnsupportedError
 from tests.sdk.conftest import BOUND_SECONDS, InFlight, Script
 from tests.stacks import SERVICES, StackProcess, stack_process
+
+ENDED = {v1.TURN_STATUS_COMPLETED, v1.TURN_STATUS_FAILED, v1.TURN_STATUS_CANCELLED}
 
 
 def get_weather(city: str) -> str:
@@ -253,12 +257,59 @@ async def test_what_an_agent_cannot_do_is_refused_before_the_first_turn(client: 
     assert caught.value.field == "agent_config.toolgroups"
 
 
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="two tools called 'get_weather'"):
+        Agent("scripted", tools=[get_weather, get_weather])
+
+
+async def test_a_run_that_is_cancelled_while_its_turn_is_created_leaves_no_turn_behind() -> None:
+    creating, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Slow(v1.AgentsServiceServicer):
+        async def CreateAgent(self, request: Any, context: Any) -> Any:  # noqa: N802
+            return v1.CreateAgentResponse(agent_id="agent")
+
+        async def CreateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+            return v1.CreateSessionResponse(session_id="session")
+
+        async def CreateTurn(self, request: Any, context: Any) -> Any:  # noqa: N802
+            creating.set()
+            await asyncio.sleep(0.1)  # long enough for the caller to go away
+            return v1.CreateTurnResponse(turn=v1.Turn(turn_id="turn"))
+
+        async def CancelTurn(self, request: Any, context: Any) -> Any:  # noqa: N802
+            assert request.turn_id == "turn"
+            cancelled.set()
+            return v1.CancelTurnResponse()
+
+    server = grpc.aio.server()
+    port = server.add_insecure_port("localhost:0")
+    v1.add_AgentsServiceServicer_to_server(Slow(), server)  # type: ignore[abstract] # the rest is not called
+    await server.start()
+    try:
+        async with StackClient({"agents": f"localhost:{port}"}) as client, asyncio.timeout(BOUND_SECONDS):
+            run = asyncio.create_task(Agent("any", client=client).arun("hi"))
+            await creating.wait()
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            assert cancelled.is_set()
+    finally:
+        await server.stop(None)
+
+
 async def leave_by_break(agent: Agent) -> None:
     events = agent.astream("hang")
     async for event in events:
         if event.text:
             break
     await events.aclose()
+
+
+async def leave_by_break_alone(agent: Agent) -> None:
+    async for event in agent.astream("hang"):
+        if event.text:
+            break
 
 
 async def leave_by_cancel(agent: Agent) -> None:
@@ -287,7 +338,7 @@ async def leave_sync_by_break(agent: Agent) -> None:
     await asyncio.to_thread(agent.close)
 
 
-@pytest.mark.parametrize("leave", [leave_by_break, leave_by_cancel, leave_sync_by_break])
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_break_alone, leave_by_cancel, leave_sync_by_break])
 async def test_leaving_a_run_early_cancels_the_turn(
     client: StackClient, calls_in_flight: InFlight, leave: Callable[[Agent], AsyncIterator[None]]
 ) -> None:
@@ -295,8 +346,10 @@ async def test_leaving_a_run_early_cancels_the_turn(
     await leave(agent)  # type: ignore[misc]
     await calls_in_flight(0)
     assert agent.session_id is not None
-    session = await client.agents.get_session(agent.session_id)
-    assert [turn.status for turn in session.turns] == [v1.TURN_STATUS_CANCELLED]
+    async with asyncio.timeout(BOUND_SECONDS):
+        while (turn := (await client.agents.get_session(agent.session_id)).turns[0]).status not in ENDED:
+            await asyncio.sleep(0.02)
+    assert turn.status == v1.TURN_STATUS_CANCELLED
     assert (await agent.arun("say next")).text == "next"
 
 
@@ -325,6 +378,21 @@ async def test_a_run_goes_on_when_the_agents_service_comes_back(kill: bool) -> N
             for event in events:
                 text = "" if event.restarted else text + event.text
             assert text == events[-1].result.text
+
+
+async def test_a_run_goes_on_when_the_agents_service_restarts_while_a_tool_runs() -> None:
+    with stack_process() as stack:
+        for service in SERVICES:
+            stack.start(service)
+
+        def get_weather(city: str) -> str:
+            stack.stop("agents", kill=True)
+            stack.start("agents")
+            return f"sunny in {city}"
+
+        async with StackClient(stack.addresses) as client:
+            result = await Agent("scripted", tools=[get_weather], client=client).arun("weather")
+        assert result.text == "The tool says: sunny in Oslo"
 
 
 async def test_a_run_ends_with_an_error_when_inference_breaks_for_good(client: StackClient) -> None:

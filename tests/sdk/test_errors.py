@@ -51,7 +51,7 @@ async def test_a_passed_deadline_is_raised_and_ends_the_work(client: StackClient
 
 async def test_nobody_listening_is_unavailable(tmp_path: Path) -> None:
     async with StackClient({"inference": f"unix:{tmp_path / 'none.sock'}"}) as client:
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnavailableError, match=r"nothing answers: .*none.sock.*`stack up`"):
             await client.inference.chat("scripted", "hi")
 
 

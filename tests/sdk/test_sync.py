@@ -1,7 +1,6 @@
 """`SyncStackClient`: the same client without `await`."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from llamastack import v1
 from stack_client import SyncStackClient, content
 from stack_client.errors import UnavailableError
 from tests.sdk.conftest import BOUND_SECONDS, InFlight
-from tests.stacks import ROOT, StackProcess, environment
+from tests.stacks import ROOT, StackProcess, environment, running
 
 
 def test_calls_answer(sync_client: SyncStackClient) -> None:
@@ -118,6 +117,23 @@ print(next(stream).WhichOneof("event"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "start\n", "")
 
 
+def test_an_asynchronous_program_ends_though_it_left_streams_open(stack: StackProcess) -> None:
+    code = f"""
+import asyncio
+from stack_client import Agent, StackClient
+async def main():
+    global client, stream, run
+    client = StackClient({stack.addresses!r})
+    stream = client.inference.stream_chat("scripted", "hang")
+    print((await anext(stream)).WhichOneof("event"))
+    run = Agent("scripted", client=client).astream("hang")
+    print((await anext(run)).text)
+asyncio.run(main())
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "start\none\n", "")
+
+
 async def test_ctrl_c_ends_a_call_at_both_sides(stack: StackProcess, calls_in_flight: InFlight) -> None:
     code = f"""
 from stack_client import SyncStackClient
@@ -128,10 +144,10 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
     print(client.inference.complete("scripted", "say on").content)
 """
-    process = started(code)
-    await calls_in_flight(1)
-    os.kill(process.pid, signal.SIGINT)
-    out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
+    with running([sys.executable, "-c", code]) as process:
+        await calls_in_flight(1)
+        process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
     assert out == "interrupted\non\n"
     await calls_in_flight(0)
 
@@ -146,10 +162,10 @@ try:
 except KeyboardInterrupt:
     print(client.agents.get_session(agent.session_id).turns[0].status)
 """
-    process = started(code)
-    await calls_in_flight(1)
-    os.kill(process.pid, signal.SIGINT)
-    out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
+    with running([sys.executable, "-c", code]) as process:
+        await calls_in_flight(1)
+        process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.to_thread(process.communicate, timeout=BOUND_SECONDS)
     assert out == f"{v1.TURN_STATUS_CANCELLED}\n"
 
 
@@ -160,11 +176,6 @@ def test_closing_leaves_no_thread_of_its_own(stack: StackProcess) -> None:
     with SyncStackClient(stack.addresses) as client:
         client.models.list()
     assert threading.active_count() == before
-
-
-def started(code: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def python(code: str) -> "subprocess.CompletedProcess[str]":
