@@ -66,6 +66,7 @@ def _usage(answer: Answer) -> v1.Usage:
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         total_tokens=answer.prompt_tokens + answer.completion_tokens,
+        cached_tokens=answer.cached_tokens,
     )
 
 

@@ -36,8 +36,11 @@ class TorchConfig:
     """Requests that share a batch; more wait."""
     waiting_requests: int = 256
     """Requests that wait at most; more are refused with RESOURCE_EXHAUSTED."""
-    cached_tokens: int = 131_072
-    """Prompt and answer tokens of all running requests together."""
+    cached_tokens: int = 0
+    """Tokens that the key/value cache holds, of running requests and of prefixes kept for later; 0 means as many as fit
+    into a quarter of the free memory (half on a GPU), at most 131072."""
+    block_size: int = 16
+    """Tokens per block of the cache; a prefix is shared in whole blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)

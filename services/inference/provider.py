@@ -23,6 +23,8 @@ class Answer:
     finish_reason: "v1.FinishReason.ValueType"
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens that were served from the prefix cache."""
 
 
 class Sink(Protocol):

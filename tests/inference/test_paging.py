@@ -100,7 +100,8 @@ def test_a_preempted_request_gives_the_tokens_of_one_that_never_was(model: Llama
 def test_a_prefix_is_never_shared_between_tenants_or_adapters(model: Llama) -> None:
     engine = fresh(model)
     run(engine, ask("first", PREFIX))
-    for number, options in enumerate(({"tenant": "other"}, {"adapter": "lora"}, {})):
+    cases: tuple[dict[str, Any], ...] = ({"tenant": "other"}, {"adapter": "lora"}, {})
+    for number, options in enumerate(cases):
         engine.add(ask(str(number), PREFIX, **options))
         cached = drain(engine)[str(number)][0].cached_tokens
         assert cached == (64 if not options else 0)
@@ -172,7 +173,7 @@ MODEL = Llama.seeded(PRESETS["tiny"], seed=2)
 
 
 class Soak(RuleBasedStateMachine):
-    """Adds, aborts and steps in any order: the books agree after every move, and every answer is the one it gets alone."""
+    """Adds, aborts and steps in any order: the books agree after every move, every answer is the one it gets alone."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -63,6 +63,8 @@ class Loaded:
     parameters: int
     dimension: int = 0
     """Length of an embedding model's vectors; 0 for text models."""
+    cached_tokens: int = 0
+    """Tokens that the key/value cache holds; 0 for embedding models."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,7 @@ class EngineLimits:
     running_requests: int = 32
     """Requests that share the batch; more wait."""
     cached_tokens: int = 131_072
-    """Tokens that the key/value cache holds, of running requests and of prefixes kept for later."""
+    """Tokens that the key/value cache holds, of running requests and of prefixes kept for later; the engine's process
+    takes 0 as what `memory.fitting_tokens` finds."""
     block_size: int = 16
     """Tokens per block of the cache; a prefix is shared in whole blocks."""

@@ -10,7 +10,7 @@ import queue
 import signal
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
@@ -32,6 +32,7 @@ from services.inference.engine.commands import (
     Unload,
 )
 from services.inference.engine.engine import Engine
+from services.inference.engine.memory import fitting_tokens
 from services.llama.checkpoint import load_model, prepare
 
 logger = logging.getLogger(__name__)
@@ -148,9 +149,17 @@ class Worker:
                 self._send(Progress(model=command.model, message="loading weights"))
                 dtype: torch.dtype = getattr(torch, command.dtype)
                 model = load_model(folder, dtype=dtype, device=command.device)
-                parameters = sum(parameter.numel() for parameter in model.parameters())
-                loaded = Loaded(model=command.model, folder=folder, dtype=command.dtype, parameters=parameters)
-                self._ready.put((command, Engine(model, limits=command.limits), loaded))
+                tokens = command.limits.cached_tokens or fitting_tokens(
+                    model.config, dtype=dtype, device=model.embed.weight.device
+                )
+                loaded = Loaded(
+                    model=command.model,
+                    folder=folder,
+                    dtype=command.dtype,
+                    parameters=sum(parameter.numel() for parameter in model.parameters()),
+                    cached_tokens=tokens,
+                )
+                self._ready.put((command, Engine(model, limits=replace(command.limits, cached_tokens=tokens)), loaded))
             self._wake_write.send_bytes(b"loaded")
         except (ValueError, OSError, RuntimeError) as error:  # damaged file, no space, no memory on the device
             logger.exception("model %s failed to load", command.model)

@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
@@ -107,6 +107,7 @@ class TorchProvider:
                 step_tokens=self._config.step_tokens,
                 running_requests=self._config.running_requests,
                 cached_tokens=self._config.cached_tokens,
+                block_size=self._config.block_size,
             ),
         )
         loaded = await self._engine.load(command, report)
@@ -116,7 +117,12 @@ class TorchProvider:
             self._models[model.identifier] = encoder
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
         side = await asyncio.to_thread(checkpoint.load_text, loaded.folder)
-        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=side.config.max_context)
+        text = TextModel(
+            tokenizer=side.tokenizer,
+            chat_format=side.chat_format,
+        context = min(side.config.max_context, loaded.cached_tokens)
+        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=context)
+        )
         self._models[model.identifier] = text
         return {
             "context_length": text.context,
@@ -146,12 +152,7 @@ class TorchProvider:
         )
         answer = await self._generate(request.model_id, model, prompt, request.sampling_params, sampling, reader)
         if reader.finish(complete=answer.finish_reason == v1.FINISH_REASON_STOP):
-            return Answer(
-                stop_reason=v1.STOP_REASON_END_OF_MESSAGE,
-                finish_reason=v1.FINISH_REASON_TOOL_CALLS,
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=answer.completion_tokens,
-            )
+            return replace(answer, stop_reason=v1.STOP_REASON_END_OF_MESSAGE, finish_reason=v1.FINISH_REASON_TOOL_CALLS)
         return answer
 
     async def complete(self, request: v1.CompletionRequest, sink: Sink) -> Answer:
@@ -288,6 +289,7 @@ class Reading:
         self._sink = sink
         self._wants_logprobs = sampling.top_logprobs is not None
         self._tokens = 0
+        self._cached = 0
         self._finish: str | None = None
         self.stopped = False
         self.on_stop: Callable[[], object] = lambda: None
@@ -300,6 +302,7 @@ class Reading:
             return
         self._tokens += 1
         self._finish = emission.finish
+        self._cached = emission.cached_tokens
         if emission.token_id == self._python_tag:
             self.on_python_tag()
         if emission.finish != "stop":
@@ -316,6 +319,7 @@ class Reading:
             finish_reason=v1.FINISH_REASON_LENGTH if cut else v1.FINISH_REASON_STOP,
             prompt_tokens=prompt_tokens,
             completion_tokens=self._tokens,
+            cached_tokens=self._cached,
         )
 
     def _push(self, piece: TextPiece[v1.TokenLogProbs]) -> None:
