@@ -117,12 +117,8 @@ class TorchProvider:
             self._models[model.identifier] = encoder
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
         side = await asyncio.to_thread(checkpoint.load_text, loaded.folder)
-        text = TextModel(
-            tokenizer=side.tokenizer,
-            chat_format=side.chat_format,
         context = min(side.config.max_context, loaded.cached_tokens)
         text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=context)
-        )
         self._models[model.identifier] = text
         return {
             "context_length": text.context,
