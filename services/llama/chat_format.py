@@ -32,6 +32,8 @@ class Llama3ChatFormat:
     system message. Dates are stated when `today` is given.
     """
 
+    argument_key: Literal["arguments", "parameters"] = "parameters"
+
     def __init__(self, tokenizer: Tokenizer, family: Llama3Family) -> None:
         if family not in get_args(Llama3Family):
             raise ChatFormatError(f"no Llama 3 family {family!r}; there are {get_args(Llama3Family)}")

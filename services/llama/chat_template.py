@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -57,6 +57,8 @@ class JinjaChatFormat:
     Raises:
         ChatFormatError: the template is not valid Jinja.
     """
+
+    argument_key: Literal["arguments", "parameters"] = "arguments"
 
     def __init__(self, tokenizer: Tokenizer, template: str | None, bos: str, eos: str) -> None:
         self.tokenizer = tokenizer

@@ -73,6 +73,11 @@ class ToolDefinition:
 class ChatFormat(Protocol):
     """Lays a conversation out as token ids, the way one family of models was trained to read it."""
 
+    @property
+    def argument_key(self) -> Literal["arguments", "parameters"]:
+        """Under which key the family's JSON calls carry their arguments; with `parameters` they have a `type` too."""
+        ...
+
     def render(
         self,
         messages: Sequence[ChatMessage],

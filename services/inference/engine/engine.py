@@ -8,17 +8,19 @@ Shapes: T rows of the step, R rows that need logits, V vocabulary.
 
 import torch
 
+from services.inference.engine.grammar import Constraint, Grammars
 from services.inference.engine.kv_cache import PagedCache, Rows, StepAttention, slots_of
 from services.inference.engine.request import Emission, EngineLimits, FinishCause, Logprobs, Request
 from services.inference.engine.sampler import SequenceSampler, logprobs_of
 from services.inference.engine.scheduler import Scheduler, Sequence
 from services.llama.model import Llama
+from services.llama.tokenizer import Tokenizer
 
 
 class Engine:
     """Continuous batching over one `Llama`. Not thread-safe: one thread adds, aborts and steps."""
 
-    def __init__(self, model: Llama, *, limits: EngineLimits) -> None:
+    def __init__(self, model: Llama, *, limits: EngineLimits, tokenizer: Tokenizer | None = None) -> None:
         config, weights = model.config, model.embed.weight
         self._model = model
         self._device = weights.device
@@ -32,6 +34,8 @@ class Engine:
             device=weights.device,
         )
         self._samplers: dict[str, SequenceSampler] = {}
+        self._tokenizer = tokenizer
+        self._grammars: Grammars | None = None
 
     @property
     def idle(self) -> bool:
@@ -48,7 +52,8 @@ class Engine:
         """Queue a request.
 
         Raises:
-            ValueError: If the id is in use or prompt and answer do not fit the context or the cache.
+            ValueError: If the id is in use, prompt and answer do not fit the context or the cache, or the grammar
+                cannot be compiled.
         """
         if request.request_id in self.scheduler:
             raise ValueError(f"request id {request.request_id!r} is in flight already")
@@ -58,10 +63,14 @@ class Engine:
         if len(request.prompt_ids) + request.max_tokens > config.max_context:
             length = f"{len(request.prompt_ids)} + {request.max_tokens}"
             raise ValueError(f"{length} tokens exceed the context of {config.max_context}")
-        self.scheduler.add(request)
-        self._samplers[request.request_id] = SequenceSampler(
-            request.sampling, prompt_ids=request.prompt_ids, vocab_size=config.vocab_size
+        sampler = SequenceSampler(
+            request.sampling,
+            prompt_ids=request.prompt_ids,
+            vocab_size=config.vocab_size,
+            constraint=self._constraint(request.grammar) if request.grammar else None,
         )
+        self.scheduler.add(request)
+        self._samplers[request.request_id] = sampler
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks; False when it is not in flight (any more)."""
@@ -99,16 +108,25 @@ class Engine:
         whole = [sequence for sequence, _ in batch if sequence.pending == 0]
         return [self._advance(sequence, logits_V) for sequence, logits_V in zip(whole, logits_RV, strict=True)]
 
+    def _constraint(self, grammar: str) -> Constraint:
+        """Compile a grammar; the vocabulary is prepared for it when the first one comes."""
+        if self._grammars is None:
+            if self._tokenizer is None:
+                raise ValueError("this engine has no tokenizer, which grammars need")
+            self._grammars = Grammars(self._tokenizer, vocab_size=self._model.config.vocab_size)
+        return self._grammars.constraint(grammar)
+
     def _advance(self, sequence: Sequence, logits_V: torch.Tensor) -> Emission:
         """Choose the sequence's next token and end the request when it is the last."""
         request = sequence.request
-        token = self._samplers[request.request_id].choose(logits_V)
+        sampler = self._samplers[request.request_id]
+        token = sampler.choose(logits_V)
         logprobs: Logprobs | None = None
         if request.sampling.top_logprobs is not None:
             logprobs = logprobs_of(logits_V, chosen=token, top=request.sampling.top_logprobs)
         sequence.tokens.append(token)
         finish: FinishCause | None = None
-        if token in request.stop_ids:
+        if token in request.stop_ids or sampler.finished:
             finish = "stop"
         elif sequence.generated >= request.max_tokens:
             finish = "length"

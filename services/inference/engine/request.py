@@ -50,6 +50,8 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     """Token ids that end the answer; the one that was met is emitted and counted."""
     sampling: Sampling = Sampling()
+    grammar: str = ""
+    """What the answer must match, in llguidance's form; empty means free text."""
     tenant: str = ""
     """Whose request it is: cached prefixes are never shared between tenants, and waiting is fair between them."""
     adapter: str = ""

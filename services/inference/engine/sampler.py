@@ -9,14 +9,23 @@ Shapes: B requests, V vocabulary.
 import torch
 from torch import Tensor
 
+from services.inference.engine.grammar import Constraint
 from services.inference.engine.request import Logprobs, Sampling
 
 
 class SequenceSampler:
     """Sampling state of one request: its random generator and what it has used so far."""
 
-    def __init__(self, sampling: Sampling, *, prompt_ids: tuple[int, ...], vocab_size: int) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        prompt_ids: tuple[int, ...],
+        vocab_size: int,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.sampling = sampling
+        self._constraint = constraint
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -33,11 +42,20 @@ class SequenceSampler:
         """The next token id from fp32 logits; remembers it for the penalties."""
         if self.sampling.changes_logits:
             logits_V = self._penalise(logits_V.clone())
+        if self._constraint is not None:
+            logits_V = self._constraint.apply(logits_V)
         token = int(logits_V.argmax()) if self.sampling.temperature == 0 else self._draw(logits_V)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         if self._seen_V is not None and self._counts_V is not None:
             self._seen_V[token] = True
             self._counts_V[token] += 1
         return token
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer's grammar is complete and nothing may follow."""
+        return self._constraint is not None and self._constraint.finished
 
     def _penalise(self, logits_V: Tensor) -> Tensor:
         options = self.sampling

@@ -33,7 +33,7 @@ from services.inference.engine.commands import (
 )
 from services.inference.engine.engine import Engine
 from services.inference.engine.memory import fitting_tokens
-from services.llama.checkpoint import load_model, prepare
+from services.llama.checkpoint import load_model, load_text, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,9 @@ class Worker:
                     parameters=sum(parameter.numel() for parameter in model.parameters()),
                     cached_tokens=tokens,
                 )
-                self._ready.put((command, Engine(model, limits=replace(command.limits, cached_tokens=tokens)), loaded))
+                limits = replace(command.limits, cached_tokens=tokens)
+                engine = Engine(model, limits=limits, tokenizer=load_text(folder).tokenizer)
+                self._ready.put((command, engine, loaded))
             self._wake_write.send_bytes(b"loaded")
         except (ValueError, OSError, RuntimeError) as error:  # damaged file, no space, no memory on the device
             logger.exception("model %s failed to load", command.model)

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as SentenceTokenizer
 from llamastack import v1
 from services.inference import dialog
 from services.inference.config import TorchConfig
+from services.inference.constraints import call_grammar, format_grammar
 from services.inference.engine import commands
 from services.inference.engine.request import Emission, EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
@@ -136,17 +137,20 @@ class TorchProvider:
     async def chat(self, request: v1.ChatCompletionRequest, sink: Sink) -> Answer:
         """Render the dialog, generate, and read tool calls from the answer."""
         model = self._text_model(request.model_id)
-        _refuse_constraints(has_format=request.HasField("response_format"), choice=request.tool_config.tool_choice)
         if request.tool_config.system_message_behavior == v1.SYSTEM_MESSAGE_BEHAVIOR_REPLACE:
             field = "tool_config.system_message_behavior"
             raise UnsupportedError(f"{field}: replace is not built yet; use append", field=field)
         sampling = sampling_of(request.sampling_params, request.logprobs if request.HasField("logprobs") else None)
-        tools = dialog.tool_definitions(request.tools) if request.tool_config.tool_choice != "none" else []
+        choice = request.tool_config.tool_choice
+        tools = dialog.tool_definitions(request.tools) if choice != "none" else []
+        grammar = await asyncio.to_thread(self._grammar, model, request, tools)
         prompt = await self._render(model, request.messages, tools=tools, config=request.tool_config)
         reader = ToolStream(
             sink, tool_names=[tool.name for tool in tools], tool_prompt_format=_prompt_format(request.tool_config)
         )
-        answer = await self._generate(request.model_id, model, prompt, request.sampling_params, sampling, reader)
+        answer = await self._generate(
+            request.model_id, model, prompt, request.sampling_params, sampling, reader, grammar=grammar
+        )
         if reader.finish(complete=answer.finish_reason == v1.FINISH_REASON_STOP):
             return replace(answer, stop_reason=v1.STOP_REASON_END_OF_MESSAGE, finish_reason=v1.FINISH_REASON_TOOL_CALLS)
         return answer
@@ -154,7 +158,9 @@ class TorchProvider:
     async def complete(self, request: v1.CompletionRequest, sink: Sink) -> Answer:
         """Continue a text as it stands; the beginning-of-text token is added where the model has one."""
         model = self._text_model(request.model_id)
-        _refuse_constraints(has_format=request.HasField("response_format"), choice="")
+        grammar = ""
+        if request.HasField("response_format"):
+            grammar = await asyncio.to_thread(format_grammar, request.response_format)
         sampling = sampling_of(request.sampling_params, request.logprobs if request.HasField("logprobs") else None)
         if request.token_ids and request.content.items:
             raise InvalidArgumentError("content and token_ids exclude each other", field="token_ids")
@@ -171,7 +177,9 @@ class TorchProvider:
             raise InvalidArgumentError(
                 "content is empty; send text to continue", reason="MISSING_FIELD", field="content"
             )
-        return await self._generate(request.model_id, model, prompt, request.sampling_params, sampling, sink)
+        return await self._generate(
+            request.model_id, model, prompt, request.sampling_params, sampling, sink, grammar=grammar
+        )
 
     async def embed(self, request: v1.EmbedRequest) -> v1.EmbedResponse:
         """Embed texts in one engine job."""
@@ -214,6 +222,20 @@ class TorchProvider:
         _check_ids(request.token_ids, model, field="token_ids")
         return v1.DetokenizeResponse(text=model.tokenizer.decode(list(request.token_ids)))
 
+    def _grammar(self, model: TextModel, request: v1.ChatCompletionRequest, tools: list[ToolDefinition]) -> str:
+        """What the answer must match: a demanded call, or a response format; "" for free text."""
+        if not _demands_call(request.tool_config):
+            return format_grammar(request.response_format) if request.HasField("response_format") else ""
+        if request.HasField("response_format"):
+            message = "response_format and a tool_choice that demands a call exclude each other"
+            raise InvalidArgumentError(message, field="response_format")
+        return call_grammar(
+            tools,
+            choice=request.tool_config.tool_choice,
+            argument_key=model.chat_format.argument_key,
+            tool_prompt_format=_prompt_format(request.tool_config) or "json",
+        )
+
     async def _render(
         self,
         model: TextModel,
@@ -240,6 +262,8 @@ class TorchProvider:
         params: v1.SamplingParams,
         sampling: Sampling,
         sink: Sink,
+        *,
+        grammar: str = "",
     ) -> Answer:
         """Run token ids through the engine and push the text into the sink."""
         room = self._config.waiting_requests + self._config.running_requests
@@ -253,6 +277,7 @@ class TorchProvider:
             max_tokens=max_tokens,
             stop_ids=model.tokenizer.eos_ids,
             sampling=sampling,
+            grammar=grammar,
         )
         run = asyncio.ensure_future(self._engine.generate(model_id, request, reading.on_token))
         reading.on_stop = run.cancel  # a stop string ends the request in the engine too
@@ -301,7 +326,7 @@ class Reading:
         self._cached = emission.cached_tokens
         if emission.token_id == self._python_tag:
             self.on_python_tag()
-        if emission.finish != "stop":
+        if emission.token_id not in self._tokenizer.eos_ids:
             logprobs = self._logprobs(emission) if self._wants_logprobs else None
             self._push(self._text.push(emission.token_id, logprobs))
         if emission.finish and not self.stopped:
@@ -417,15 +442,12 @@ def _check_ids(ids: Sequence[int], model: TextModel, *, field: str) -> None:
             raise InvalidArgumentError(f"{where} is {token_id}; the vocabulary has {size} tokens", field=where)
 
 
-def _refuse_constraints(*, has_format: bool, choice: str) -> None:
-    if has_format:
-        raise UnsupportedError("response_format: constrained decoding is not built yet", field="response_format")
-    if choice not in {"", "auto", "none"}:
-        field = "tool_config.tool_choice"
-        raise UnsupportedError(f"{field} {choice!r}: forced calls are not built yet; use auto or none", field=field)
+def _demands_call(config: v1.ToolConfig) -> bool:
+    return config.tool_choice not in {"", "auto", "none"}
 
 
 def _prompt_format(config: v1.ToolConfig) -> ToolPromptFormat | None:
+    """The format asked for; None is the family's own, except that a demanded call is written in JSON."""
     match config.tool_prompt_format:
         case v1.TOOL_PROMPT_FORMAT_JSON:
             return "json"
@@ -434,7 +456,7 @@ def _prompt_format(config: v1.ToolConfig) -> ToolPromptFormat | None:
         case v1.TOOL_PROMPT_FORMAT_PYTHON_LIST:
             return "python_list"
         case _:
-            return None
+            return "json" if _demands_call(config) else None
 
 
 async def _offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
