@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from google.protobuf import json_format
 from llguidance import LLMatcher
 
 from llamastack import v1
@@ -30,8 +29,7 @@ def format_grammar(request: v1.ResponseFormat) -> str:
     """
     match request.WhichOneof("format"):
         case "json_schema":
-            schema = dialog.plain(json_format.MessageToDict(request.json_schema))
-            return _schema_grammar(schema, field="response_format.json_schema")
+            return _schema_grammar(dialog.schema_of(request.json_schema), field="response_format.json_schema")
         case "json_object":
             return _schema_grammar({"type": "object"}, field="response_format.json_object")
         case "regex":

@@ -96,6 +96,29 @@ def plain(value: Any) -> Any:  # noqa: ANN401 (JSON)
             return value
 
 
+def schema_of(struct: Struct) -> dict[str, Any]:
+    """A JSON Schema in a fixed order: properties as `required` lists them, then by name; other keys by name.
+
+    A Struct forgets the order of its keys and would give them in another one in every process, which would change
+    prompts and defeat the prefix cache.
+    """
+    ordered: dict[str, Any] = _in_order(plain(json_format.MessageToDict(struct)))
+    return ordered
+
+
+def _in_order(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    if isinstance(value, list):
+        return [_in_order(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ordered = {key: _in_order(value[key]) for key in sorted(value)}
+    properties, required = ordered.get("properties"), value.get("required")
+    if isinstance(properties, dict):
+        listed = [name for name in required if name in properties] if isinstance(required, list) else []
+        ordered["properties"] = {name: properties[name] for name in dict.fromkeys([*listed, *properties])}
+    return ordered
+
+
 def tool_definitions(tools: Sequence[v1.ToolDefinition]) -> list[ToolDefinition]:
     """The tools in the chat formats' terms, with a JSON Schema each.
 
@@ -119,10 +142,9 @@ def tool_definitions(tools: Sequence[v1.ToolDefinition]) -> list[ToolDefinition]
 def parameter_schema(tool: v1.ToolDefinition) -> dict[str, Any]:
     """JSON Schema of a tool's arguments, from its schema or its classic parameters."""
     if tool.HasField("input_schema"):
-        schema: dict[str, Any] = plain(json_format.MessageToDict(tool.input_schema))
-        return schema
+        return schema_of(tool.input_schema)
     properties: dict[str, Any] = {}
-    for name, parameter in tool.parameters.items():
+    for name, parameter in sorted(tool.parameters.items()):  # a map has no order of its own
         properties[name] = {"type": parameter.param_type or "string"}
         if parameter.description:
             properties[name]["description"] = parameter.description
@@ -130,7 +152,7 @@ def parameter_schema(tool: v1.ToolDefinition) -> dict[str, Any]:
             properties[name]["default"] = plain(json_format.MessageToDict(parameter.default))
     required = [
         name
-        for name, parameter in tool.parameters.items()
+        for name, parameter in sorted(tool.parameters.items())
         if (parameter.required if parameter.HasField("required") else True)
     ]
     return {"type": "object", "properties": properties, "required": required}

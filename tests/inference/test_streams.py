@@ -5,11 +5,14 @@ import json
 from collections.abc import Iterable
 
 import pytest
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamastack import v1
 from services.inference.coalesce import WINDOW_TOKENS, Collector, DeltaBuffer
+from services.inference.dialog import schema_of
 from services.inference.text_stream import TextStream
 from services.inference.tool_stream import ToolStream, may_start_call
 
@@ -124,6 +127,16 @@ def run_tools(pieces: Iterable[str], *, complete: bool = True) -> tuple[str, lis
         stream.text(piece, tokens=1)
     called = stream.finish(complete=complete)
     return "".join(said.texts), [f"{call.tool_name}{call.arguments_json}" for call in said.tool_calls], called
+
+
+def test_a_schema_has_the_same_order_whatever_order_the_struct_gives() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "z": {}, "b": {}}, "required": ["z"]}
+    backwards = {key: schema[key] for key in reversed(schema)}
+    for shuffled in (schema, backwards):
+        ordered = schema_of(ParseDict(shuffled, Struct()))
+        assert json.dumps(ordered) == (
+            '{"properties": {"z": {}, "a": {"type": "string"}, "b": {}}, "required": ["z"], "type": "object"}'
+        )
 
 
 CALLS = [
