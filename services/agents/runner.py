@@ -117,7 +117,7 @@ class TurnRunner:
             raise
         except StackError as error:
             fail(run.log, error)
-        except Exception as error:  # noqa: BLE001 - the top of a turn: its watchers must learn of its end
+        except Exception as error:  # the top of a turn: its watchers must learn of its end
             logger.exception("turn failed with an unexpected error turn=%s", turn.turn_id)
             fail(run.log, InternalError(f"internal error in turn {turn.turn_id}: {type(error).__name__}"))
 

@@ -42,13 +42,12 @@ class TurnLog:
 
     def put_step(self, step: v1.Step) -> None:
         """Add a step or replace the one of the same id."""
-        for place, known in enumerate(self.turn.steps):
-            if known.step_id == step.step_id:
-                break
-        else:
-            place, known = len(self.turn.steps), self.turn.steps.add()
-        if known is not step:
-            known.CopyFrom(step)
+        ids = [known.step_id for known in self.turn.steps]
+        place = ids.index(step.step_id) if step.step_id in ids else len(ids)
+        if place == len(ids):
+            self.turn.steps.add()
+        if self.turn.steps[place] is not step:
+            self.turn.steps[place].CopyFrom(step)
         # A copy: what happens to the step until it is written belongs to events that are not committed with it.
         self._changed[place] = v1.Step()
         self._changed[place].CopyFrom(step)
