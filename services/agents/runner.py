@@ -74,6 +74,10 @@ class TurnRunner:
         for run in self._running.values():
             run.task.cancel()
 
+    def changing(self, turn_id: str) -> asyncio.Lock:
+        """Held by whoever changes a turn from outside: creates, resumes or cancels it."""
+        return self._changing.setdefault(turn_id, asyncio.Lock())
+
     def start(self, turn: v1.Turn) -> None:
         """Run a stored turn in the background; it inherits no deadline of the call that starts it."""
         log = TurnLog(self._store, turn)
@@ -85,8 +89,7 @@ class TurnRunner:
         run = self._running[turn_id]
         run.begun = True
         try:
-            async with self._slots:
-                await self._take_steps(run)
+            await self._take_steps(run)
             await self._store_end(run)
         except TurnDeletedError:
             logger.info("turn was deleted while it ran turn=%s", turn_id)
@@ -99,17 +102,18 @@ class TurnRunner:
         """Run the loop; whatever ends it becomes the end of the turn, except a shutdown."""
         turn = run.log.turn
         try:
-            if not run.cancel_asked:
-                request, config, earlier = await self._store.turn_context(turn)
-                loop = TurnLoop(
-                    run.log,
-                    config=config,
-                    request=request,
-                    earlier=earlier,
-                    inference=self._inference,
-                    limits=self._config,
-                )
-                await loop.run()
+            async with self._slots:
+                if not run.cancel_asked:
+                    request, config, earlier = await self._store.turn_context(turn)
+                    loop = TurnLoop(
+                        run.log,
+                        config=config,
+                        request=request,
+                        earlier=earlier,
+                        inference=self._inference,
+                        limits=self._config,
+                    )
+                    await loop.run()
         except asyncio.CancelledError:
             if self._stopping or not run.cancel_asked:
                 raise
@@ -171,15 +175,19 @@ class TurnRunner:
             NotFoundError: If there is no such turn or call.
             FailedPreconditionError: If a call has another result already, or the turn does not wait.
         """
-        async with self._lock(turn_id):
-            log = TurnLog(self._store, await self._store.turn(turn_id))
+        async with self.changing(turn_id):
+            turn, run = await self._store.turn(turn_id), self._running.get(turn_id)
+            if turn.status == v1.TURN_STATUS_AWAITING_INPUT and run is not None:  # it has said so and is about to leave
+                await asyncio.wait([run.task])
+                turn = await self._store.turn(turn_id)
+            log = TurnLog(self._store, turn)
             if not take_results(log, responses):
-                return log.turn
+                return turn
             await log.commit()
             answer = v1.Turn()
-            answer.CopyFrom(log.turn)
+            answer.CopyFrom(turn)
             if answer.status == v1.TURN_STATUS_RUNNING:
-                self.start(log.turn)
+                self.start(turn)
             return answer
 
     async def cancel(self, turn_id: str) -> v1.Turn:
@@ -189,20 +197,19 @@ class TurnRunner:
             NotFoundError: If there is none.
             FailedPreconditionError: If it has ended.
         """
-        async with self._lock(turn_id):
-            turn = await self._store.turn(turn_id)
-            if turn.status in ENDED:
-                status = v1.TurnStatus.Name(turn.status).removeprefix("TURN_STATUS_").lower()
-                raise FailedPreconditionError(f"turn {turn_id} has ended already; it is {status}")
+        async with self.changing(turn_id):
             run = self._running.get(turn_id)
             if run is not None:
                 run.cancel_asked = True
                 if run.begun:
                     run.task.cancel()
                 ended, _ = await asyncio.wait([run.task], timeout=STOP_SECONDS)
-                turn = await self._store.turn(turn_id)
                 if not ended:
-                    return turn
+                    return await self._store.turn(turn_id)
+            turn = await self._store.turn(turn_id)
+            if turn.status in ENDED and run is None:
+                status = v1.TurnStatus.Name(turn.status).removeprefix("TURN_STATUS_").lower()
+                raise FailedPreconditionError(f"turn {turn_id} has ended already; it is {status}")
             if turn.status not in ENDED:  # it waits for its caller
                 log = TurnLog(self._store, turn)
                 cancel(log)
@@ -246,6 +253,3 @@ class TurnRunner:
         change = self._changes.pop(turn_id, None)
         if change is not None:
             change.set()
-
-    def _lock(self, turn_id: str) -> asyncio.Lock:
-        return self._changing.setdefault(turn_id, asyncio.Lock())

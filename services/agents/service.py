@@ -112,13 +112,14 @@ class AgentsService(v1.AgentsServiceServicer):
 
     async def _create_turn(self, request: v1.CreateTurnRequest) -> v1.CreateTurnResponse:
         created: list[v1.Turn] = []
+        turn_id = str(uuid.uuid4())
 
         def create(connection: sa.Connection) -> v1.CreateTurnResponse:
             agent = rows.get_agent(connection, request.agent_id)
             rows.get_session(connection, request.session_id, request.agent_id)
             check_turn(request, agent.agent_config)
             turn = v1.Turn(
-                turn_id=str(uuid.uuid4()),
+                turn_id=turn_id,
                 session_id=request.session_id,
                 input_messages=request.messages,
                 started_at=now(),
@@ -128,9 +129,10 @@ class AgentsService(v1.AgentsServiceServicer):
             created.append(turn)
             return v1.CreateTurnResponse(turn=turn)
 
-        response = await self._store.once(request, v1.CreateTurnResponse, create)
-        for turn in created:  # a repeat by request id creates none
-            self._runner.start(turn)
+        async with self._runner.changing(turn_id):
+            response = await self._store.once(request, v1.CreateTurnResponse, create)
+            for turn in created:  # a repeat by request id creates none
+                self._runner.start(turn)
         return response
 
     # A coroutine that writes, not a generator: `EventWriter` sends heartbeats beside it.

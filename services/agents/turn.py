@@ -133,7 +133,7 @@ class TurnLoop:
         stream = self._inference.stream(request)
         try:
             async with asyncio.TaskGroup() as group, stream:
-                committing = group.create_task(self._log.commit())
+                committing = group.create_task(self._log.keep_committing())
                 async for event in stream:
                     match event.WhichOneof("event"):
                         case "progress":
@@ -144,8 +144,7 @@ class TurnLoop:
                             step.inference.usage.CopyFrom(complete.usage)
                         case "blocked":
                             raise InternalError("inference was blocked by a shield, although none was asked for")
-                    if committing.done():
-                        committing = group.create_task(self._log.commit())
+                committing.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 

@@ -27,6 +27,7 @@ class TurnLog:
         self._pending: list[v1.WatchTurnResponse] = []
         self._changed: dict[int, v1.Step] = {}
         self._committing = asyncio.Lock()
+        self._added = asyncio.Event()
         self._news = asyncio.Event()
         self._trouble: StoreError | None = None
         self.closed = False
@@ -39,6 +40,7 @@ class TurnLog:
         if "turn" in member.DESCRIPTOR.fields_by_name:
             member.turn.last_sequence = message.sequence
         self._pending.append(message)
+        self._added.set()
 
     def put_step(self, step: v1.Step) -> None:
         """Add a step or replace the one of the same id."""
@@ -51,6 +53,13 @@ class TurnLog:
         # A copy: what happens to the step until it is written belongs to events that are not committed with it.
         self._changed[place] = v1.Step()
         self._changed[place].CopyFrom(step)
+
+    async def keep_committing(self) -> None:
+        """Commit whenever something was added, each time all that has gathered; runs until cancelled."""
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            await self.commit()
 
     async def commit(self) -> None:
         """Store what was added, then show it. Callers that come while a commit runs share the next one.

@@ -1,4 +1,4 @@
-"""One mesh for the tests that need nothing special; each makes its own agents."""
+"""One inference node with a scripted model for all tests, and one agents node for those that need nothing special."""
 
 from collections.abc import AsyncIterator
 
@@ -8,8 +8,16 @@ from tests.agents.mesh import Mesh, running_mesh
 
 
 @pytest.fixture(scope="session")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    async with running_mesh(tmp_path_factory.mktemp("mesh")) as running:
+async def inference(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """Its address; an engine process comes with it, which takes seconds to stop."""
+    async with running_mesh(tmp_path_factory.mktemp("inference"), "inference") as running:
+        yield running.config.addresses["inference"]
+
+
+@pytest.fixture(scope="session")
+async def mesh(tmp_path_factory: pytest.TempPathFactory, inference: str) -> AsyncIterator[Mesh]:
+    """Each test makes its own agents in it."""
+    async with running_mesh(tmp_path_factory.mktemp("mesh"), inference=inference) as running:
         yield running
         runner = running.node._runner
         assert not runner._running

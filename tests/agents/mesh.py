@@ -28,7 +28,7 @@ SCRIPT = [
     {"match": "^again", "tools": True, "tool_calls": [WEATHER]},
     {"role": "tool", "reply": "The tool says: {0}"},
     {"match": "^slow (.*)$", "reply": "{1}", "token_seconds": 0.002},
-    {"match": "^hang", "reply": "before ", "hang": True},
+    {"match": "^hang", "reply": "before", "hang": True},
     {"match": "^break", "reply": "half an", "error": "the script breaks here"},
 ]
 SCRIPTED = {"model_id": "scripted", "provider_id": "scripted", "metadata": {"script": SCRIPT}}
@@ -132,8 +132,8 @@ async def until_event(mesh: Mesh, turn_id: str, kind: str) -> None:
     raise AssertionError(f"turn {turn_id} showed no {kind}")
 
 
-def stack_config(home: Path, **agents: Any) -> StackConfig:
-    addresses = {name: f"unix:{home}/run/{name}.sock" for name in ("inference", "agents")}
+def stack_config(home: Path, *, inference: str = "", **agents: Any) -> StackConfig:
+    addresses = {"inference": inference or f"unix:{home}/run/inference.sock", "agents": f"unix:{home}/run/agents.sock"}
     settings = {"inference_attempts": 2, "inference_retry_seconds": 0.01, **agents}
     return StackConfig(
         file="test",
@@ -146,8 +146,8 @@ def stack_config(home: Path, **agents: Any) -> StackConfig:
 
 
 @asynccontextmanager
-async def running_mesh(home: Path, *services: str, **agents: Any) -> AsyncIterator[Mesh]:
-    """Host services (both, unless named) until the block ends."""
+async def running_mesh(home: Path, *services: str, inference: str = "", **agents: Any) -> AsyncIterator[Mesh]:
+    """Host services until the block ends: `agents` unless named; `inference` is the address of one that runs."""
     nodes: list[AgentsNode] = []
 
     def remember(context: ServiceContext) -> AgentsNode:
@@ -155,8 +155,8 @@ async def running_mesh(home: Path, *services: str, **agents: Any) -> AsyncIterat
         return nodes[-1]
 
     builds: Mapping[str, Build] = {"inference": build_inference, "agents": remember}
-    config = stack_config(home, **agents)
-    chosen = {name: builds[name] for name in services or builds}
+    config = stack_config(home, inference=inference, **agents)
+    chosen = {name: builds[name] for name in services or ["agents"]}
     async with hosting(chosen, config=config, home=home) as hosted:
         for item in hosted:
             await item.context.readiness.wait()
