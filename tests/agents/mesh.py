@@ -47,7 +47,7 @@ class Mesh:
     nodes: list[AgentsNode] = field(default_factory=list)
 
     @property
-    def stub(self) -> v1.AgentsServiceStub:
+    def stub(self) -> Any:
         return v1.AgentsServiceStub(self.client.channel("agents"))
 
     @property

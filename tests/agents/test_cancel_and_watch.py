@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,15 @@ async def test_a_watcher_of_a_waiting_turn_goes_on_when_another_client_resumes_i
     assert await mesh.watch(turn.turn_id, replay[-1].sequence) == events
 
 
+async def test_the_access_log_counts_the_events_of_a_stream(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+    turn = await mesh.run("hi")
+    with caplog.at_level(logging.INFO, "services.runtime.interceptors.access_log"):
+        events = await mesh.watch(turn.turn_id)
+        await until(lambda: any("WatchTurn" in vars(record)["rpc.method"] for record in caplog.records))
+    (record,) = [vars(record) for record in caplog.records if "WatchTurn" in vars(record)["rpc.method"]]
+    assert record["messages"] == len(events)
+
+
 async def test_a_watcher_that_leaves_a_waiting_turn_leaves_nothing_behind(mesh: Mesh) -> None:
     turn = await mesh.start("weather", client_tools=TOOLS)
     waiting = (await mesh.watch(turn.turn_id))[-1].turn_awaiting_input.turn
@@ -166,7 +176,9 @@ async def test_a_watcher_that_leaves_a_waiting_turn_leaves_nothing_behind(mesh: 
     await mesh.client.agents.cancel_turn(turn.turn_id)
 
 
-async def test_watchers_are_told_to_go_away_when_the_service_drains_and_the_next_one_goes_on(tmp_path: Path, inference: str) -> None:
+async def test_watchers_are_told_to_go_away_when_the_service_drains_and_the_next_one_goes_on(
+    tmp_path: Path, inference: str
+) -> None:
     async with running_mesh(tmp_path, inference=inference) as mesh:
         turn = await mesh.start("hang")
         await until_event(mesh, turn.turn_id, "step_progress")
@@ -174,7 +186,7 @@ async def test_watchers_are_told_to_go_away_when_the_service_drains_and_the_next
 
         async def watch() -> None:
             async for event in mesh.client.agents.watch_turn(turn.turn_id):
-                seen.append(event)
+                seen.append(event)  # noqa: PERF401 - looked at before the stream ends
 
         watching = asyncio.create_task(watch())
         await until(lambda: "step_progress" in kinds(seen))

@@ -1,6 +1,7 @@
 """Agents and sessions: creating, reading, listing, deleting, forking; and what is refused."""
 
 import asyncio
+import contextlib
 import uuid
 from typing import Any
 
@@ -129,7 +130,7 @@ async def test_watching_an_unknown_turn_is_not_found(mesh: Mesh) -> None:
 
 
 async def test_ids_of_another_parent_are_not_found(mesh: Mesh) -> None:
-    agent_id, session_id = await mesh.session()
+    _, session_id = await mesh.session()
     turn = await mesh.run("hello")
     wrong: list[Any] = [
         mesh.stub.GetSession(v1.GetSessionRequest(session_id=session_id, agent_id=UNKNOWN)),
@@ -277,9 +278,7 @@ async def test_a_fork_at_a_step_ends_there_and_its_open_call_is_answered_in_the_
     await mesh.watch(turn.turn_id)
     turn = await mesh.client.agents.get_turn(turn.turn_id)
     assert turn.status == v1.TURN_STATUS_AWAITING_INPUT
-    request = v1.ForkSessionRequest(
-        session_id=session_id, at_turn_id=turn.turn_id, at_step_id=turn.steps[0].step_id
-    )
+    request = v1.ForkSessionRequest(session_id=session_id, at_turn_id=turn.turn_id, at_step_id=turn.steps[0].step_id)
     fork_id = (await unary(mesh.stub.ForkSession(request))).session_id
     fork = await mesh.client.agents.get_session(fork_id)
     assert [step.step_id for step in fork.turns[0].steps] == [turn.steps[0].step_id]
@@ -367,10 +366,8 @@ async def test_turns_created_while_the_session_is_deleted_leave_nothing_behind(m
     outcomes: list[str] = []
 
     async def create() -> None:
-        try:
+        with contextlib.suppress(NotFoundError, FailedPreconditionError):
             outcomes.append((await mesh.ask(agent_id, session_id, "hang")).turn_id)
-        except (NotFoundError, FailedPreconditionError):
-            pass
 
     await asyncio.gather(*[create() for _ in range(5)], mesh.client.agents.delete_session(session_id))
     for turn_id in outcomes:

@@ -45,7 +45,7 @@ class MessageSize(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             return encoded
 
         def counted(message: Any) -> bytes:  # noqa: ANN401 - messages of any type
-            encoded = encode(message)
+            encoded: bytes = encode(message)
             enter_call(method).messages += 1  # whoever writes: a generator, or the handler itself
             return encoded
 
