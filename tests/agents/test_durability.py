@@ -58,9 +58,11 @@ class Process:
         session_id = await self.client.agents.create_session(agent_id)
         return await self.client.agents.create_turn(agent_id, session_id, [user(text)])
 
-    async def read(self, turn_id: str, *, after: int = 0, count: int = 0) -> list[v1.WatchTurnResponse]:
-        """Numbered events: `count` of them, or all until the stream ends, well or badly."""
-        seen: list[v1.WatchTurnResponse] = []
+    async def read(
+        self, turn_id: str, *, after: int = 0, count: int = 0, into: list[v1.WatchTurnResponse] | None = None
+    ) -> list[v1.WatchTurnResponse]:
+        """Events: `count` of them, or all until the stream ends, well or badly."""
+        seen = [] if into is None else into
         try:
             async with asyncio.timeout(30), self.client.agents.watch_turn(turn_id, after_sequence=after) as stream:
                 async for event in stream:
@@ -125,11 +127,11 @@ async def test_a_turn_that_waits_for_its_caller_survives_a_kill(process: Process
 
 async def test_a_turn_goes_on_in_the_next_process_after_sigterm(process: Process) -> None:
     turn = await process.ask(f"slow {TEXT}")
-    await process.read(turn.turn_id, count=4)
-    watching = asyncio.create_task(process.read(turn.turn_id))
-    await asyncio.sleep(0)
+    seen: list[v1.WatchTurnResponse] = []
+    watching = asyncio.create_task(process.read(turn.turn_id, into=seen))
+    await until(lambda: "step_progress" in kinds(seen))
     assert await process.end(signal.SIGTERM) == 0
-    seen = await watching
+    await watching
     assert "go_away" in kinds(seen)
     numbered = [event for event in seen if event.sequence]
     await process.start()
