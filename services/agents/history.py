@@ -30,7 +30,7 @@ def _of_turn(turn: v1.Turn, *, with_context: bool) -> list[v1.Message]:
         messages.append(message)
     for step in turn.steps:
         match step.WhichOneof("details"):
-            case "inference" if step.HasField("completed_at"):  # one that has not ended has said nothing yet
+            case "inference" if step.HasField("completed_at"):  # not the one that is about to be generated
                 messages.append(v1.Message(assistant=step.inference.model_response))
             case "tool_execution":
                 messages += _tool_messages(step.tool_execution)

@@ -28,7 +28,7 @@ class AgentsNode:
         self.readiness = context.readiness
         self._context = context
         self._config = context.section(AgentsConfig)
-        database = self._config.database or f"sqlite+aiosqlite:///{context.data_dir / 'agents.db'}"
+        database = self._config.database or f"sqlite:///{context.data_dir / 'agents.db'}"
         self._store = AgentStore(database)
         self._tasks = asyncio.TaskGroup()
         self._resources = AsyncExitStack()
@@ -37,7 +37,6 @@ class AgentsNode:
         """Open the store and go on with the turns that the last process left."""
         async with AsyncExitStack() as opening:
             await opening.enter_async_context(self._store)
-            # Turns outlive the calls that start them: they must not inherit a call's deadline.
             channel = self._context.open_channel("inference")
             opening.push_async_callback(channel.close, None)
             await opening.enter_async_context(self._tasks)

@@ -4,16 +4,38 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from llamastack import v1
 from services.agents.config import AgentsConfig
-from services.agents.store import ENDED, AgentStore
-from services.agents.turn import TurnLoop, complete_tools, waiting_calls
-from services.agents.turn_log import TurnLog
-from stack_client.errors import FailedPreconditionError, NotFoundError, OutOfRangeError
+from services.agents.database import StoreError
+from services.agents.rows import ENDED
+from services.agents.store import AgentStore, TurnDeletedError
+from services.agents.tool_results import take_results
+from services.agents.turn import TurnLoop, cancel, fail
+from services.agents.turn_log import TurnLog, beyond_the_end
+from services.runtime.calls import detached
+from stack_client.errors import FailedPreconditionError, InternalError, NotFoundError, StackError
 from stack_client.inference import Inference
 
 logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 5.0
+"""How long a cancel waits for the turn's end; it comes later only where the store fails."""
+STORE_RETRY_SECONDS = 0.1, 10.0
+"""Shortest and longest pause between tries to store the end of a turn."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A turn on this process."""
+
+    log: TurnLog
+    task: asyncio.Task[None]
+    begun: bool = False
+    """Whether the task has taken its first step; one that has not would vanish when cancelled."""
+    cancel_asked: bool = False
 
 
 class TurnRunner:
@@ -34,10 +56,11 @@ class TurnRunner:
         self._config = config
         self._tasks = tasks
         self._slots = asyncio.Semaphore(config.running_turns)
-        self._logs: dict[str, TurnLog] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._resuming = asyncio.Lock()
-        self._started = asyncio.Event()
+        self._running: dict[str, Run] = {}
+        # Locks and events live as long as somebody holds or awaits them.
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._changes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        self._stopping = False
 
     async def recover(self) -> None:
         """Go on with the turns that the last process left."""
@@ -47,74 +70,103 @@ class TurnRunner:
 
     def stop(self) -> None:
         """Leave running turns as they are, for the next process."""
-        for task in self._running.values():
-            task.cancel()
+        self._stopping = True
+        for run in self._running.values():
+            run.task.cancel()
+
+    def changing(self, turn_id: str) -> asyncio.Lock:
+        """Held by whoever changes a turn from outside: creates, resumes or cancels it."""
+        return self._changing.setdefault(turn_id, asyncio.Lock())
 
     def start(self, turn: v1.Turn) -> None:
-        """Run a stored turn in the background."""
+        """Run a stored turn in the background; it inherits no deadline of the call that starts it."""
         log = TurnLog(self._store, turn)
-        self._logs[turn.turn_id] = log
-        self._running[turn.turn_id] = self._tasks.create_task(self._run(log))
-        started, self._started = self._started, asyncio.Event()
-        started.set()
+        task = self._tasks.create_task(self._run(turn.turn_id), context=detached())
+        self._running[turn.turn_id] = Run(log=log, task=task)
+        self._changed(turn.turn_id)
 
-    async def _run(self, log: TurnLog) -> None:
-        turn = log.turn
+    async def _run(self, turn_id: str) -> None:
+        run = self._running[turn_id]
+        run.begun = True
+        try:
+            await self._take_steps(run)
+            await self._store_end(run)
+        except TurnDeletedError:
+            logger.info("turn was deleted while it ran turn=%s", turn_id)
+        finally:
+            run.log.close()
+            del self._running[turn_id]
+            self._changed(turn_id)
+
+    async def _take_steps(self, run: Run) -> None:
+        """Run the loop; whatever ends it becomes the end of the turn, except a shutdown."""
+        turn = run.log.turn
         try:
             async with self._slots:
-                request = await self._store.turn_request(turn.turn_id)
-                agent = await self._store.agent(request.agent_id)
-                earlier = [
-                    other
-                    for _, other in await self._store.list_turns(turn.session_id)
-                    if other.turn_id != turn.turn_id and other.status in ENDED
-                ]
-                loop = TurnLoop(
-                    log,
-                    config=agent.agent_config,
-                    request=request,
-                    earlier=earlier,
-                    inference=self._inference,
-                    max_infer_iters=self._config.max_infer_iters,
-                    inference_attempts=self._config.inference_attempts,
-                )
-                await loop.run()
-        except NotFoundError:
-            logger.info("turn was deleted while it ran turn=%s", turn.turn_id)
+                if not run.cancel_asked:
+                    request, config, earlier = await self._store.turn_context(turn)
+                    loop = TurnLoop(
+                        run.log,
+                        config=config,
+                        request=request,
+                        earlier=earlier,
+                        inference=self._inference,
+                        limits=self._config,
+                    )
+                    await loop.run()
         except asyncio.CancelledError:
-            if not log.cancel_asked:
+            if self._stopping or not run.cancel_asked:
                 raise
-            if turn.status not in ENDED:  # cancelled while it waited in line, before the loop could see it
-                turn.status = v1.TURN_STATUS_CANCELLED
-                log.add(turn_cancelled=v1.TurnCancelled(turn=turn))
-                await log.commit()
-        finally:
-            log.close()
-            del self._running[turn.turn_id]
-            del self._logs[turn.turn_id]
+        except TurnDeletedError:
+            raise
+        except StackError as error:
+            fail(run.log, error)
+        except Exception as error:  # the top of a turn: its watchers must learn of its end
+            logger.exception("turn failed with an unexpected error turn=%s", turn.turn_id)
+            fail(run.log, InternalError(f"internal error in turn {turn.turn_id}: {type(error).__name__}"))
+
+    async def _store_end(self, run: Run) -> None:
+        """Store the last events; a turn whose end cannot be stored goes on trying, or it would never end."""
+        turn, (pause, longest) = run.log.turn, STORE_RETRY_SECONDS
+        while True:
+            if run.cancel_asked and turn.status not in ENDED:
+                cancel(run.log)
+            try:
+                await run.log.commit()
+                if turn.status in ENDED or not run.cancel_asked:
+                    return
+            except asyncio.CancelledError:
+                if self._stopping or not run.cancel_asked:
+                    raise
+            except StoreError as error:
+                logger.error("the end of a turn cannot be stored turn=%s: %s", turn.turn_id, error.message)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(pause)
+                if self._stopping:
+                    return
+                pause = min(2 * pause, longest)
 
     async def events(self, turn_id: str, *, after: int) -> Sequence[v1.WatchTurnResponse]:
         """A turn's events after a sequence, as soon as there is one.
 
         Raises:
             NotFoundError: If there is no such turn.
-            OutOfRangeError: If the turn has ended and no event comes after `after`.
+            OutOfRangeError: If no event can come after `after`.
+            UnavailableError: If the turn's events cannot be stored.
         """
         while True:
-            started = self._started
-            log = self._logs.get(turn_id)
-            fresh = await log.after(after) if log is not None else await self._store.events_after(turn_id, after)
+            change = self._changes.setdefault(turn_id, asyncio.Event())
+            run = self._running.get(turn_id)
+            fresh = await run.log.after(after) if run is not None else ()
             if fresh:
                 return fresh
-            if turn_id in self._logs:
-                continue
-            turn = await self._store.turn(turn_id)
-            if turn.last_sequence > after:
-                continue
-            if turn.status in ENDED:
-                message = f"turn {turn_id} has ended; its last event is {turn.last_sequence}, nothing follows {after}"
-                raise OutOfRangeError(message, reason="INVALID_VALUE", field="resume_after_sequence")
-            await started.wait()  # it waits for its caller; resuming starts it
+            stored = await self._store.events_after(turn_id, after)
+            if stored.events:
+                return stored.events
+            if after > stored.last_sequence or stored.status in ENDED:
+                raise beyond_the_end(turn_id, after, stored.last_sequence)
+            if turn_id not in self._running:  # it waits for its caller
+                await change.wait()
 
     async def resume(self, turn_id: str, responses: Sequence[v1.ToolResponse]) -> v1.Turn:
         """Take results of client tools; the turn goes on when the last one is there.
@@ -123,35 +175,20 @@ class TurnRunner:
             NotFoundError: If there is no such turn or call.
             FailedPreconditionError: If a call has another result already, or the turn does not wait.
         """
-        async with self._resuming:
-            turn = await self._store.turn(turn_id)
-            step = turn.steps[-1] if turn.steps else v1.Step()
-            if _all_known(turn, responses):
-                return turn
-            if turn.status != v1.TURN_STATUS_AWAITING_INPUT:
-                status = v1.TurnStatus.Name(turn.status).removeprefix("TURN_STATUS_").lower()
-                raise FailedPreconditionError(f"turn {turn_id} does not wait for tool results; it is {status}")
-            waiting = {call.call_id: call for call in waiting_calls(step)}
-            for response in responses:
-                if response.call_id in waiting:
-                    step.tool_execution.tool_responses.append(response)
-                    step.tool_execution.tool_responses[-1].tool_name = waiting[response.call_id].tool_name
-                elif response.call_id not in {call.call_id for call in step.tool_execution.tool_calls}:
-                    names = ", ".join(waiting)
-                    raise NotFoundError(f"turn {turn_id} has no call {response.call_id!r}; it waits for: {names}")
+        async with self.changing(turn_id):
+            turn, run = await self._store.turn(turn_id), self._running.get(turn_id)
+            if turn.status == v1.TURN_STATUS_AWAITING_INPUT and run is not None:  # it has said so and is about to leave
+                await asyncio.wait([run.task])
+                turn = await self._store.turn(turn_id)
             log = TurnLog(self._store, turn)
-            stored = v1.Step()
-            stored.CopyFrom(step)
-            if not waiting_calls(stored):
-                complete_tools(log, stored)
-                turn.status = v1.TURN_STATUS_RUNNING
-                turn.ClearField("output_message")
-            log.put_step(stored)
+            if not take_results(log, responses):
+                return turn
             await log.commit()
-            log.close()
-            if turn.status == v1.TURN_STATUS_RUNNING:
+            answer = v1.Turn()
+            answer.CopyFrom(turn)
+            if answer.status == v1.TURN_STATUS_RUNNING:
                 self.start(turn)
-            return turn
+            return answer
 
     async def cancel(self, turn_id: str) -> v1.Turn:
         """End a turn that has not ended.
@@ -160,40 +197,59 @@ class TurnRunner:
             NotFoundError: If there is none.
             FailedPreconditionError: If it has ended.
         """
-        turn = await self._store.turn(turn_id)
-        if turn.status in ENDED:
-            status = v1.TurnStatus.Name(turn.status).removeprefix("TURN_STATUS_").lower()
-            raise FailedPreconditionError(f"turn {turn_id} has ended already; it is {status}")
-        task = self._running.get(turn_id)
-        if task is not None:
-            self._logs[turn_id].cancel_asked = True
-            task.cancel()
-            await asyncio.wait([task])
-        else:  # it waits for its caller
-            log = TurnLog(self._store, turn)
-            turn.status = v1.TURN_STATUS_CANCELLED
-            log.add(turn_cancelled=v1.TurnCancelled(turn=turn))
-            await log.commit()
-        return await self._store.turn(turn_id)
+        async with self.changing(turn_id):
+            run = self._running.get(turn_id)
+            if run is not None:
+                run.cancel_asked = True
+                if run.begun:
+                    run.task.cancel()
+                ended, _ = await asyncio.wait([run.task], timeout=STOP_SECONDS)
+                if not ended:
+                    return await self._store.turn(turn_id)
+            turn = await self._store.turn(turn_id)
+            if turn.status in ENDED and run is None:
+                status = v1.TurnStatus.Name(turn.status).removeprefix("TURN_STATUS_").lower()
+                raise FailedPreconditionError(f"turn {turn_id} has ended already; it is {status}")
+            if turn.status not in ENDED:  # it waits for its caller
+                log = TurnLog(self._store, turn)
+                cancel(log)
+                await log.commit()
+                self._changed(turn_id)
+            return turn
 
-    async def forget(self, session_id: str) -> None:
-        """Cancel what runs in a session that is about to be deleted."""
-        for _, turn in await self._store.list_turns(session_id):
-            if turn.turn_id in self._running:
-                with contextlib.suppress(FailedPreconditionError):  # it ended by itself in between
-                    await self.cancel(turn.turn_id)
+    async def delete_session(self, session_id: str, agent_id: str) -> None:
+        """Cancel what has not ended, then delete.
 
+        Raises:
+            NotFoundError: If there is no such session, or none of this agent.
+        """
+        await self._store.session(session_id, agent_id)
+        await self._cancel_all(await self._store.not_ended(session_id=session_id))
+        self._drop(await self._store.delete_session(session_id, agent_id))
 
-def _all_known(turn: v1.Turn, responses: Sequence[v1.ToolResponse]) -> bool:
-    """Whether every response repeats one that is stored.
+    async def delete_agent(self, agent_id: str) -> None:
+        """Cancel what has not ended, then delete.
 
-    Raises:
-        FailedPreconditionError: If one contradicts a stored one.
-    """
-    stored = {response.call_id: response for step in turn.steps for response in step.tool_execution.tool_responses}
-    for response in responses:
-        known = stored.get(response.call_id)
-        if known is not None and known.content != response.content:
-            message = f"call {response.call_id} of turn {turn.turn_id} was answered before with other content"
-            raise FailedPreconditionError(message)
-    return bool(responses) and all(response.call_id in stored for response in responses)
+        Raises:
+            NotFoundError: If there is no such agent.
+        """
+        await self._cancel_all(await self._store.not_ended(agent_id=agent_id))
+        self._drop(await self._store.delete_agent(agent_id))
+
+    async def _cancel_all(self, turn_ids: Sequence[str]) -> None:
+        for turn_id in turn_ids:
+            with contextlib.suppress(FailedPreconditionError, NotFoundError):  # it ended by itself in between
+                await self.cancel(turn_id)
+
+    def _drop(self, turn_ids: Sequence[str]) -> None:
+        """Stop turns that are deleted: those that were created after the others were cancelled."""
+        for turn_id in turn_ids:
+            if turn_id in self._running:
+                self._running[turn_id].task.cancel()
+            self._changed(turn_id)
+
+    def _changed(self, turn_id: str) -> None:
+        """Wake the watchers of a turn that waited for its caller."""
+        change = self._changes.pop(turn_id, None)
+        if change is not None:
+            change.set()

@@ -1,106 +1,73 @@
 """The durable log: agents, sessions, turns, their steps and their events, in SQL.
 
-What a row says beyond its keys is one protobuf message. Sequences are dense per turn and given out here, inside the
-transaction that stores the event; an event is shown to nobody before it is committed.
+Sequences are dense per turn; an event is shown to nobody before it is committed. The functions of `rows` are parts of a
+transaction; `AgentStore.write` and `AgentStore.once` run one as a whole.
 """
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Any, Self, TypeVar
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from llamastack import v1
-from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from services.agents.database import Database
+from services.agents.rows import (
+    ENDED,
+    delete_sessions,
+    get_agent,
+    get_session,
+    get_turn,
+    get_turns,
+    last_sequences,
+    newest,
+    not_found,
+    one,
+    put_step,
+)
+from services.agents.tables import agents, events, metadata, requests, sessions, steps, turns
+from stack_client.errors import InvalidArgumentError, NotFoundError
 
 MessageT = TypeVar("MessageT", bound=Message)
 
-ENDED = (v1.TURN_STATUS_COMPLETED, v1.TURN_STATUS_FAILED, v1.TURN_STATUS_CANCELLED)
-
-metadata = sa.MetaData()
-# `number` orders rows by their creation and is what page tokens name.
-agents = sa.Table(
-    "agent",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("agent_id", sa.String, unique=True),
-    sa.Column("message", sa.LargeBinary),
-)
-sessions = sa.Table(
-    "session",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("session_id", sa.String, unique=True),
-    sa.Column("agent_id", sa.String, index=True),
-    sa.Column("message", sa.LargeBinary),
-)
-turns = sa.Table(
-    "turn",
-    metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("turn_id", sa.String, unique=True),
-    sa.Column("session_id", sa.String, index=True),
-    sa.Column("status", sa.Integer, index=True),
-    sa.Column("message", sa.LargeBinary),
-    sa.Column("request", sa.LargeBinary),
-)
-steps = sa.Table(
-    "step",
-    metadata,
-    sa.Column("turn_id", sa.String, primary_key=True),
-    sa.Column("place", sa.Integer, primary_key=True),
-    sa.Column("step_id", sa.String, index=True),
-    sa.Column("message", sa.LargeBinary),
-)
-events = sa.Table(
-    "event",
-    metadata,
-    sa.Column("turn_id", sa.String, primary_key=True),
-    sa.Column("sequence", sa.Integer, primary_key=True),
-    sa.Column("message", sa.LargeBinary),
-)
-requests = sa.Table(
-    "request",
-    metadata,
-    sa.Column("method", sa.String, primary_key=True),
-    sa.Column("request_id", sa.String, primary_key=True),
-    sa.Column("body", sa.LargeBinary),
-    sa.Column("answer", sa.LargeBinary),
-)
+KEEP_REQUESTS_SECONDS = 24 * 3600.0
+"""How long a repeat of a request is recognised."""
+PRUNE_SECONDS = 600.0
+"""Time between two clearings of older requests."""
 
 
-class AgentStore:
+class TurnDeletedError(NotFoundError):
+    """The turn was deleted while it ran."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What is stored for a watcher."""
+
+    events: list[v1.WatchTurnResponse]
+    """Those that he has not seen."""
+    status: int
+    """Where the turn stands."""
+    last_sequence: int
+    """Of the turn."""
+
+
+class AgentStore(Database):
     """The log. Use `async with`.
 
     Args:
-        url: SQLAlchemy URL; a SQLite file is created with its folder.
+        url: SQLAlchemy URL of a synchronous driver; a SQLite file is created with its folder.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine: AsyncEngine = create_async_engine(url)
-        self._url = url
-        self._writing = asyncio.Lock()  # SQLite has one writer; waiting here is cheaper than its busy loop
-
-    async def __aenter__(self) -> Self:
-        """Open the database and create its tables."""
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
-            if self._engine.url.database:
-                Path(self._engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-        async with self._engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Close the database."""
-        await self._engine.dispose()
+        super().__init__(url, metadata)
+        self._pruned = 0.0
 
     async def once(
-        self, request: Message, answer: type[MessageT], work: Callable[[AsyncConnection], Awaitable[MessageT]]
+        self, request: Message, answer: type[MessageT], work: Callable[[sa.Connection], MessageT]
     ) -> MessageT:
         """Do `work` in one transaction, at most once per request id of this kind of request.
 
@@ -108,31 +75,31 @@ class AgentStore:
             InvalidArgumentError: If the id was used before with another body.
         """
         request_id = getattr(request, "request_id", "")
-        method = request.DESCRIPTOR.name
+        if not request_id:
+            return await self.write(work)
+        key = (requests.c.method == request.DESCRIPTOR.name) & (requests.c.request_id == request_id)
         body = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        async with self._writing, self._engine.begin() as connection:
-            if request_id:
-                found = (
-                    await connection.execute(
-                        sa.select(requests.c.body, requests.c.answer).where(
-                            requests.c.method == method, requests.c.request_id == request_id
-                        )
-                    )
-                ).first()
-                if found is not None:
-                    if found.body != body:
-                        message = f"request_id {request_id!r} was used before with another body; choose a new one"
-                        raise InvalidArgumentError(message, reason="REQUEST_ID_REUSED", field="request_id")
-                    return answer.FromString(found.answer)
-            result = await work(connection)
-            if request_id:
-                row = {"method": method, "request_id": request_id, "body": body, "answer": result.SerializeToString()}
-                await connection.execute(sa.insert(requests).values(row))
+
+        def at_most_once(connection: sa.Connection) -> MessageT:
+            self._prune(connection)
+            found = connection.execute(sa.select(requests.c.body, requests.c.answer).where(key)).first()
+            if found is not None:
+                if found.body != body:
+                    message = f"request_id {request_id!r} was used before with another body; choose a new one"
+                    raise InvalidArgumentError(message, reason="REQUEST_ID_REUSED", field="request_id")
+                return answer.FromString(found.answer)
+            result = work(connection)
+            row = {"method": request.DESCRIPTOR.name, "request_id": request_id, "created": time.time(), "body": body}
+            connection.execute(sa.insert(requests), {**row, "answer": result.SerializeToString()})
             return result
 
-    async def add_agent(self, connection: AsyncConnection, agent: v1.Agent) -> None:
-        """Store a new agent."""
-        await connection.execute(sa.insert(agents).values(agent_id=agent.agent_id, message=agent.SerializeToString()))
+        return await self.write(at_most_once)
+
+    def _prune(self, connection: sa.Connection) -> None:
+        now = time.time()
+        if now - self._pruned > PRUNE_SECONDS:
+            self._pruned = now
+            connection.execute(sa.delete(requests).where(requests.c.created < now - KEEP_REQUESTS_SECONDS))
 
     async def agent(self, agent_id: str) -> v1.Agent:
         """One agent.
@@ -140,97 +107,75 @@ class AgentStore:
         Raises:
             NotFoundError: If there is none.
         """
-        query = sa.select(agents.c.message).where(agents.c.agent_id == agent_id)
-        return v1.Agent.FromString(await self._one(query, what="agent", key=agent_id))
+        return await self.read(lambda connection: get_agent(connection, agent_id))
 
     async def list_agents(self, *, before: int, count: int) -> list[tuple[int, v1.Agent]]:
         """Agents with their numbers, newest first, older than `before` (0: all)."""
-        rows = await self._listed(agents, sa.true(), before=before, count=count)
+        rows = await self.read(lambda connection: newest(connection, agents, sa.true(), before=before, count=count))
         return [(row.number, v1.Agent.FromString(row.message)) for row in rows]
 
-    async def delete_agent(self, agent_id: str) -> None:
-        """Delete an agent with its sessions.
+    async def delete_agent(self, agent_id: str) -> Sequence[str]:
+        """Delete an agent with its sessions; returns the turns that went with them.
 
         Raises:
             NotFoundError: If there is none.
         """
-        await self.agent(agent_id)
-        for session_id in await self.session_ids(agent_id):
-            await self.delete_session(session_id)
-        async with self._writing, self._engine.begin() as connection:
-            await connection.execute(sa.delete(agents).where(agents.c.agent_id == agent_id))
 
-    async def add_session(self, connection: AsyncConnection, session: v1.Session) -> None:
-        """Store a new session."""
-        await connection.execute(
-            sa.insert(sessions).values(
-                session_id=session.session_id, agent_id=session.agent_id, message=session.SerializeToString()
-            )
-        )
+        def delete(connection: sa.Connection) -> Sequence[str]:
+            get_agent(connection, agent_id)
+            gone = delete_sessions(connection, sessions.c.agent_id == agent_id)
+            connection.execute(sa.delete(agents).where(agents.c.agent_id == agent_id))
+            return gone
 
-    async def session(self, session_id: str) -> v1.Session:
+        return await self.write(delete)
+
+    async def session(self, session_id: str, agent_id: str = "") -> v1.Session:
         """One session, without its turns.
 
         Raises:
-            NotFoundError: If there is none.
+            NotFoundError: If there is none, or none of this agent.
         """
-        query = sa.select(sessions.c.message).where(sessions.c.session_id == session_id)
-        return v1.Session.FromString(await self._one(query, what="session", key=session_id))
+        return await self.read(lambda connection: get_session(connection, session_id, agent_id))
 
-    async def session_ids(self, agent_id: str) -> Sequence[str]:
-        """The sessions of an agent."""
-        async with self._engine.connect() as connection:
-            query = sa.select(sessions.c.session_id).where(sessions.c.agent_id == agent_id)
-            return (await connection.execute(query)).scalars().all()
+    async def session_with_turns(self, session_id: str, agent_id: str = "") -> v1.Session:
+        """One session.
+
+        Raises:
+            NotFoundError: If there is none, or none of this agent.
+        """
+
+        def find(connection: sa.Connection) -> v1.Session:
+            session = get_session(connection, session_id, agent_id)
+            session.turns.extend(turn for _, turn in get_turns(connection, turns.c.session_id == session_id))
+            return session
+
+        return await self.read(find)
 
     async def list_sessions(self, agent_id: str, *, before: int, count: int) -> list[tuple[int, v1.Session]]:
-        """Sessions of an agent with their numbers, newest first, older than `before` (0: all)."""
-        rows = await self._listed(sessions, sessions.c.agent_id == agent_id, before=before, count=count)
-        return [(row.number, v1.Session.FromString(row.message)) for row in rows]
-
-    async def delete_session(self, session_id: str) -> None:
-        """Delete a session with its turns, steps and events.
+        """Sessions of an agent with their numbers, newest first, older than `before` (0: all).
 
         Raises:
-            NotFoundError: If there is none.
+            NotFoundError: If there is no such agent.
         """
-        await self.session(session_id)
-        of_session = sa.select(turns.c.turn_id).where(turns.c.session_id == session_id)
-        async with self._writing, self._engine.begin() as connection:
-            for table in (events, steps):
-                await connection.execute(sa.delete(table).where(table.c.turn_id.in_(of_session)))
-            await connection.execute(sa.delete(turns).where(turns.c.session_id == session_id))
-            await connection.execute(sa.delete(sessions).where(sessions.c.session_id == session_id))
 
-    async def add_turn(
-        self,
-        connection: AsyncConnection,
-        turn: v1.Turn,
-        request: v1.CreateTurnRequest,
-        *,
-        copied: Sequence[v1.Step] = (),
-    ) -> None:
-        """Store a new turn, unless another one of the session has not ended.
+        def find(connection: sa.Connection) -> "Sequence[sa.Row[Any, Any]]":
+            get_agent(connection, agent_id)
+            return newest(connection, sessions, sessions.c.agent_id == agent_id, before=before, count=count)
+
+        return [(row.number, v1.Session.FromString(row.message)) for row in await self.read(find)]
+
+    async def delete_session(self, session_id: str, agent_id: str = "") -> Sequence[str]:
+        """Delete a session with its turns, steps and events; returns the turns.
 
         Raises:
-            FailedPreconditionError: If there is such a turn.
+            NotFoundError: If there is none, or none of this agent.
         """
-        query = sa.select(turns.c.turn_id).where(turns.c.session_id == turn.session_id, turns.c.status.not_in(ENDED))
-        running = (await connection.execute(query)).scalar()
-        if running is not None:
-            message = f"turn {running} of session {turn.session_id} has not ended; wait for it, resume or cancel it"
-            raise FailedPreconditionError(message, reason="TURN_IN_PROGRESS", metadata={"turn_id": running})
-        await connection.execute(
-            sa.insert(turns).values(
-                turn_id=turn.turn_id,
-                session_id=turn.session_id,
-                status=turn.status,
-                message=turn.SerializeToString(),
-                request=request.SerializeToString(),
-            )
-        )
-        for place, step in enumerate(copied):
-            await connection.execute(_step_row(turn.turn_id, place, step))
+
+        def delete(connection: sa.Connection) -> Sequence[str]:
+            get_session(connection, session_id, agent_id)
+            return delete_sessions(connection, sessions.c.session_id == session_id)
+
+        return await self.write(delete)
 
     async def turn(self, turn_id: str) -> v1.Turn:
         """One turn with its steps.
@@ -238,90 +183,115 @@ class AgentStore:
         Raises:
             NotFoundError: If there is none.
         """
-        query = sa.select(turns.c.message).where(turns.c.turn_id == turn_id)
-        turn = v1.Turn.FromString(await self._one(query, what="turn", key=turn_id))
-        turn.steps.extend(await self._steps([turn_id]))
-        return turn
+        return await self.read(lambda connection: get_turn(connection, turn_id))
 
-    async def turn_request(self, turn_id: str) -> v1.CreateTurnRequest:
-        """The request that created a turn.
+    async def list_turns(self, session_id: str, *, after: int, count: int) -> list[tuple[int, v1.Turn]]:
+        """Turns of a session with their numbers and steps, oldest first, newer than `after`.
 
         Raises:
-            NotFoundError: If there is none.
+            NotFoundError: If there is no such session.
         """
-        query = sa.select(turns.c.request).where(turns.c.turn_id == turn_id)
-        return v1.CreateTurnRequest.FromString(await self._one(query, what="turn", key=turn_id))
+        where = (turns.c.session_id == session_id) & (turns.c.number > after)
 
-    async def list_turns(self, session_id: str, *, after: int = 0, count: int = -1) -> list[tuple[int, v1.Turn]]:
-        """Turns of a session with their numbers and steps, oldest first, newer than `after`."""
-        query = (
-            sa.select(turns.c.number, turns.c.message)
-            .where(turns.c.session_id == session_id, turns.c.number > after)
-            .order_by(turns.c.number)
-        )
-        async with self._engine.connect() as connection:
-            rows = (await connection.execute(query.limit(count) if count >= 0 else query)).all()
-        result = [(row.number, v1.Turn.FromString(row.message)) for row in rows]
-        by_id = {turn.turn_id: turn for _, turn in result}
-        for step in await self._steps(list(by_id)):
-            by_id[step.turn_id].steps.append(step)
-        return result
+        def find(connection: sa.Connection) -> list[tuple[int, v1.Turn]]:
+            get_session(connection, session_id)
+            return get_turns(connection, where, count=count)
+
+        return await self.read(find)
+
+    async def turn_context(self, turn: v1.Turn) -> tuple[v1.CreateTurnRequest, v1.AgentConfig, list[v1.Turn]]:
+        """What a turn needs to run: the request that created it, the agent, and the session's turns before it.
+
+        Raises:
+            NotFoundError: If there is no such turn.
+        """
+        query = sa.select(turns.c.number, turns.c.request).where(turns.c.turn_id == turn.turn_id)
+
+        def find(connection: sa.Connection) -> tuple[v1.CreateTurnRequest, v1.AgentConfig, list[v1.Turn]]:
+            row = connection.execute(query).first()
+            if row is None:
+                raise TurnDeletedError(f"turn {turn.turn_id!r} was deleted")
+            request = v1.CreateTurnRequest.FromString(row.request)
+            config = get_agent(connection, request.agent_id).agent_config
+            before = (turns.c.session_id == turn.session_id) & (turns.c.number < row.number)
+            return request, config, [earlier for _, earlier in get_turns(connection, before)]
+
+        return await self.read(find)
 
     async def unfinished(self) -> Sequence[str]:
         """Turns that were queued or running when the last process ended, oldest first."""
-        query = (
-            sa.select(turns.c.turn_id)
-            .where(turns.c.status.in_((v1.TURN_STATUS_QUEUED, v1.TURN_STATUS_RUNNING)))
-            .order_by(turns.c.number)
-        )
-        async with self._engine.connect() as connection:
-            return (await connection.execute(query)).scalars().all()
+        waiting = turns.c.status.in_((v1.TURN_STATUS_QUEUED, v1.TURN_STATUS_RUNNING))
+        query = sa.select(turns.c.turn_id).where(waiting).order_by(turns.c.number)
+        return await self.read(lambda connection: connection.execute(query).scalars().all())
+
+    async def not_ended(self, *, session_id: str = "", agent_id: str = "") -> Sequence[str]:
+        """Turns of a session or of an agent that have not ended."""
+        of_agent = sa.select(sessions.c.session_id).where(sessions.c.agent_id == agent_id)
+        whose = turns.c.session_id.in_(of_agent) if agent_id else turns.c.session_id == session_id
+        query = sa.select(turns.c.turn_id).where(whose, turns.c.status.not_in(ENDED))
+        return await self.read(lambda connection: connection.execute(query).scalars().all())
 
     async def append(
-        self, turn: v1.Turn, new_events: Sequence[v1.WatchTurnResponse], *, changed: Sequence[tuple[int, v1.Step]] = ()
+        self,
+        turn: v1.Turn | None,
+        new_events: Sequence[v1.WatchTurnResponse],
+        *,
+        turn_id: str,
+        changed: Sequence[tuple[int, v1.Step]] = (),
     ) -> None:
-        """Store a turn's next events with the turn and the steps that they changed, in one transaction.
+        """Store a turn's next events with the steps that they changed, in one transaction.
 
         Args:
-            turn: The turn; its `steps` are not stored from here.
+            turn: The turn without its steps, where it changed too.
             new_events: With their sequences set, following the last stored one.
+            turn_id: The turn.
             changed: (place, step) of new or changed steps.
-        """
-        bare = v1.Turn()
-        bare.CopyFrom(turn)
-        bare.ClearField("steps")
-        async with self._writing, self._engine.begin() as connection:
-            updated = await connection.execute(
-                sa.update(turns)
-                .where(turns.c.turn_id == turn.turn_id)
-                .values(status=turn.status, message=bare.SerializeToString())
-            )
-            if not updated.rowcount:
-                raise NotFoundError(f"turn {turn.turn_id!r} was deleted")
-            if new_events:
-                await connection.execute(
-                    sa.insert(events),
-                    [
-                        {"turn_id": turn.turn_id, "sequence": event.sequence, "message": event.SerializeToString()}
-                        for event in new_events
-                    ],
-                )
-            for place, step in changed:
-                await connection.execute(
-                    sa.delete(steps).where(steps.c.turn_id == turn.turn_id, steps.c.place == place)
-                )
-                await connection.execute(_step_row(turn.turn_id, place, step))
 
-    async def events_after(self, turn_id: str, sequence: int) -> list[v1.WatchTurnResponse]:
-        """A turn's events from a sequence on."""
+        Raises:
+            TurnDeletedError: If there is no such turn any more.
+        """
+
+        def store(connection: sa.Connection) -> None:
+            of_turn = turns.c.turn_id == turn_id
+            if turn is None:
+                found = connection.execute(sa.select(turns.c.number).where(of_turn)).first() is not None
+            else:
+                values = {"status": turn.status, "message": turn.SerializeToString()}
+                found = bool(connection.execute(sa.update(turns).where(of_turn).values(values)).rowcount)
+            if not found:
+                raise TurnDeletedError(f"turn {turn_id!r} was deleted")
+            if new_events:
+                rows = [
+                    {"turn_id": turn_id, "sequence": event.sequence, "message": event.SerializeToString()}
+                    for event in new_events
+                ]
+                connection.execute(sa.insert(events), rows)
+            for place, step in changed:
+                put_step(connection, turn_id, place, step)
+
+        await self.write(store)
+
+    async def events_after(self, turn_id: str, sequence: int) -> Watched:
+        """A turn's events from a sequence on, and where the turn stands.
+
+        Raises:
+            NotFoundError: If there is no such turn.
+        """
         query = (
             sa.select(events.c.message)
             .where(events.c.turn_id == turn_id, events.c.sequence > sequence)
             .order_by(events.c.sequence)
         )
-        async with self._engine.connect() as connection:
-            rows = (await connection.execute(query)).scalars().all()
-        return [v1.WatchTurnResponse.FromString(row) for row in rows]
+
+        def find(connection: sa.Connection) -> Watched:
+            status = connection.execute(sa.select(turns.c.status).where(turns.c.turn_id == turn_id)).scalar()
+            if status is None:
+                raise not_found("turn", turn_id)
+            found = [v1.WatchTurnResponse.FromString(row) for row in connection.execute(query).scalars()]
+            last = found[-1].sequence if found else last_sequences(connection, [turn_id]).get(turn_id, 0)
+            return Watched(events=found, status=status, last_sequence=last)
+
+        return await self.read(find)
 
     async def step(self, turn_id: str, step_id: str) -> v1.Step:
         """One step.
@@ -330,36 +300,9 @@ class AgentStore:
             NotFoundError: If there is none.
         """
         query = sa.select(steps.c.message).where(steps.c.turn_id == turn_id, steps.c.step_id == step_id)
-        return v1.Step.FromString(await self._one(query, what="step", key=step_id))
 
-    async def _steps(self, turn_ids: Sequence[str]) -> list[v1.Step]:
-        query = sa.select(steps.c.message).where(steps.c.turn_id.in_(turn_ids)).order_by(steps.c.turn_id, steps.c.place)
-        async with self._engine.connect() as connection:
-            rows = (await connection.execute(query)).scalars().all()
-        return [v1.Step.FromString(row) for row in rows]
+        def find(connection: sa.Connection) -> v1.Step:
+            get_turn(connection, turn_id)
+            return v1.Step.FromString(one(connection, query, what="step", key=step_id))
 
-    async def _one(self, query: "sa.Select[tuple[Any]]", *, what: str, key: str) -> bytes:
-        async with self._engine.connect() as connection:
-            found: bytes | None = (await connection.execute(query)).scalar()
-        if found is None:
-            raise NotFoundError(f"there is no {what} {key!r}", metadata={what: key})
-        return found
-
-    async def _listed(
-        self, table: sa.Table, where: "sa.ColumnElement[bool]", *, before: int, count: int
-    ) -> "Sequence[sa.Row[Any, Any]]":
-        query = sa.select(table.c.number, table.c.message).where(where).order_by(table.c.number.desc()).limit(count)
-        if before:
-            query = query.where(table.c.number < before)
-        async with self._engine.connect() as connection:
-            return (await connection.execute(query)).all()
-
-
-def _step_row(turn_id: str, place: int, step: v1.Step) -> sa.Insert:
-    return sa.insert(steps).values(turn_id=turn_id, place=place, step_id=step.step_id, message=step.SerializeToString())
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 (a DBAPI connection)
-    """Write-ahead log: readers and the writer do not wait for each other; a killed process loses no commit."""
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
-        connection.execute(f"PRAGMA {pragma}")
+        return await self.read(find)

@@ -8,18 +8,24 @@ import asyncio
 import logging
 import uuid
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
 from services.agents import history
+from services.agents.config import AgentsConfig
 from services.agents.turn_log import TurnLog
 from stack_client.content import content
-from stack_client.errors import StackError, UnavailableError, to_error_message
+from stack_client.errors import (
+    InternalError,
+    ResourceExhaustedError,
+    StackError,
+    UnavailableError,
+    to_error_message,
+)
 from stack_client.inference import Inference
 
 logger = logging.getLogger(__name__)
-
-RETRY_SECONDS = 0.5
 
 
 class TurnLoop:
@@ -31,8 +37,7 @@ class TurnLoop:
         request: That created the turn.
         earlier: Turns of the session before this one.
         inference: The inference service.
-        max_infer_iters: Inference steps at most, where the agent does not say.
-        inference_attempts: Tries of one step while the inference service is unavailable.
+        limits: Of the service.
     """
 
     def __init__(
@@ -43,8 +48,7 @@ class TurnLoop:
         request: v1.CreateTurnRequest,
         earlier: list[v1.Turn],
         inference: Inference,
-        max_infer_iters: int,
-        inference_attempts: int,
+        limits: AgentsConfig,
     ) -> None:
         self._log = log
         self._turn = log.turn
@@ -52,32 +56,22 @@ class TurnLoop:
         self._tool_config = request.tool_config if request.HasField("tool_config") else config.tool_config
         self._earlier = earlier
         self._inference = inference
-        self._max_iters = config.max_infer_iters if config.HasField("max_infer_iters") else max_infer_iters
-        self._attempts = inference_attempts
+        self._max_iters = config.max_infer_iters if config.HasField("max_infer_iters") else limits.max_infer_iters
+        self._attempts = limits.inference_attempts
+        self._pause = limits.inference_retry_seconds
 
     async def run(self) -> None:
-        """Take the next step until the turn ends or waits.
+        """Take the next step until the turn ends or waits; the last events are added, their commit is the caller's.
 
-        Cancelled by its caller's wish the turn ends as cancelled; cancelled by a shutdown it stays as it is, for the
-        next process to go on with.
+        Raises:
+            StackError: If a step failed.
         """
-        log, turn = self._log, self._turn
+        turn = self._turn
         if turn.status == v1.TURN_STATUS_QUEUED:
-            log.add(turn_start=v1.TurnStart(turn_id=turn.turn_id))
+            self._log.add(turn_start=v1.TurnStart(turn_id=turn.turn_id))
         turn.status = v1.TURN_STATUS_RUNNING
-        try:
-            while turn.status == v1.TURN_STATUS_RUNNING:
-                await self._next_step()
-        except StackError as error:
-            turn.error.CopyFrom(to_error_message(error))
-            self._end(v1.TURN_STATUS_FAILED)
-            log.add(turn_failed=v1.TurnFailed(turn=turn))
-        except asyncio.CancelledError:
-            if not log.cancel_asked:
-                raise
-            self._end(v1.TURN_STATUS_CANCELLED)
-            log.add(turn_cancelled=v1.TurnCancelled(turn=turn))
-        await log.commit()
+        while turn.status == v1.TURN_STATUS_RUNNING:
+            await self._next_step()
 
     async def _next_step(self) -> None:
         """Do what the log's last step calls for."""
@@ -95,45 +89,43 @@ class TurnLoop:
             case _:
                 await self._infer(last)
 
-    async def _infer(self, unfinished: v1.Step | None) -> None:
+    async def _infer(self, last: v1.Step | None) -> None:
         """One inference step; tried again while the inference service is unavailable."""
-        restarted = unfinished is not None and unfinished.WhichOneof("details") == "inference"
-        if restarted:
-            assert unfinished is not None
+        if last is not None and last.WhichOneof("details") == "inference":  # a process ended in the middle of it
             step = v1.Step()
-            step.CopyFrom(unfinished)
+            step.CopyFrom(last)
+            attempt = await self._log.attempts(step.step_id) + 1
         else:
-            step = v1.Step(
-                step_id=str(uuid.uuid4()),
-                turn_id=self._turn.turn_id,
-                step_type=v1.STEP_TYPE_INFERENCE,
-                started_at=_now(),
-                inference=v1.InferenceStep(),
-            )
-        for attempt in range(1, self._attempts + 1):
-            if restarted or attempt > 1:
-                self._log.add(
-                    step_restarted=v1.TurnStepRestarted(
-                        step_type=step.step_type, step_id=step.step_id, attempt=attempt + restarted
-                    )
-                )
-            else:
-                self._log.add(step_start=v1.TurnStepStart(step_type=step.step_type, step_id=step.step_id))
-                self._log.put_step(step)
+            step, attempt = self._new_step(v1.STEP_TYPE_INFERENCE, inference=v1.InferenceStep()), 1
+        for failures in range(1, self._attempts + 1):
+            self._begin(step, attempt)
             try:
                 await self._generate(step)
                 break
-            except UnavailableError as error:
-                if attempt == self._attempts:
+            except (UnavailableError, ResourceExhaustedError) as error:
+                overload = isinstance(error, ResourceExhaustedError)
+                if failures == self._attempts or (overload and error.retry_after is None):
                     raise
                 logger.warning("inference unavailable turn=%s attempt=%d: %s", step.turn_id, attempt, error.message)
-                await asyncio.sleep(max(error.retry_after or 0.0, RETRY_SECONDS * attempt))
-        step.completed_at.CopyFrom(_now())
+                await asyncio.sleep(max(error.retry_after or 0.0, self._pause * 2 ** (failures - 1)))
+                attempt += 1
+        step.completed_at.CopyFrom(now())
         self._log.put_step(step)
+        self._count(step.inference.usage)
         self._log.add(
             step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step)
         )
         await self._log.commit()
+
+    def _begin(self, step: v1.Step, attempt: int) -> None:
+        """Announce an inference step, or that it begins anew."""
+        kind, step_id = step.step_type, step.step_id
+        if attempt == 1:
+            self._log.put_step(step)
+            self._log.add(step_start=v1.TurnStepStart(step_type=kind, step_id=step_id))
+        else:
+            restarted = v1.TurnStepRestarted(step_type=kind, step_id=step_id, attempt=attempt)
+            self._log.add(step_restarted=restarted)
 
     async def _generate(self, step: v1.Step) -> None:
         """Stream one answer of the model into the log; commits run beside the stream, each taking what has gathered."""
@@ -141,7 +133,7 @@ class TurnLoop:
         stream = self._inference.stream(request)
         try:
             async with asyncio.TaskGroup() as group, stream:
-                committing: asyncio.Task[None] | None = None
+                committing = group.create_task(self._log.keep_committing())
                 async for event in stream:
                     match event.WhichOneof("event"):
                         case "progress":
@@ -150,9 +142,9 @@ class TurnLoop:
                             complete = event.complete
                             step.inference.model_response.CopyFrom(complete.completion_message)
                             step.inference.usage.CopyFrom(complete.usage)
-                            self._count(complete.usage)
-                    if committing is None or committing.done():
-                        committing = group.create_task(self._log.commit())
+                        case "blocked":
+                            raise InternalError("inference was blocked by a shield, although none was asked for")
+                committing.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
@@ -195,12 +187,8 @@ class TurnLoop:
     async def _call_tools(self, said: v1.CompletionMessage) -> None:
         """Begin a tool step: calls of unknown tools are answered here, the rest waits for the caller."""
         known = {tool.name for tool in self._config.client_tools}
-        step = v1.Step(
-            step_id=str(uuid.uuid4()),
-            turn_id=self._turn.turn_id,
-            step_type=v1.STEP_TYPE_TOOL_EXECUTION,
-            started_at=_now(),
-            tool_execution=v1.ToolExecutionStep(tool_calls=said.tool_calls),
+        step = self._new_step(
+            v1.STEP_TYPE_TOOL_EXECUTION, tool_execution=v1.ToolExecutionStep(tool_calls=said.tool_calls)
         )
         for call in said.tool_calls:
             if call.tool_name not in known:
@@ -222,19 +210,24 @@ class TurnLoop:
         """Stop until the caller brings the results."""
         turn = self._turn
         turn.status = v1.TURN_STATUS_AWAITING_INPUT
-        turn.output_message.CopyFrom(
-            v1.CompletionMessage(stop_reason=v1.STOP_REASON_END_OF_MESSAGE, tool_calls=waiting_calls(step))
-        )
+        turn.output_message.CopyFrom(calls_message(step))
         self._log.add(turn_awaiting_input=v1.TurnAwaitingInput(turn=turn))
 
     def _complete(self, said: v1.CompletionMessage) -> None:
-        self._turn.output_message.CopyFrom(said)
-        self._end(v1.TURN_STATUS_COMPLETED)
-        self._log.add(turn_complete=v1.TurnComplete(turn=self._turn))
+        turn = self._turn
+        turn.output_message.CopyFrom(said)
+        turn.status = v1.TURN_STATUS_COMPLETED
+        turn.completed_at.CopyFrom(now())
+        self._log.add(turn_complete=v1.TurnComplete(turn=turn))
 
-    def _end(self, status: "v1.TurnStatus.ValueType") -> None:
-        self._turn.status = status
-        self._turn.completed_at.CopyFrom(_now())
+    def _new_step(self, kind: "v1.StepType.ValueType", **details: Message) -> v1.Step:
+        return v1.Step(
+            step_id=str(uuid.uuid4()),
+            turn_id=self._turn.turn_id,
+            step_type=kind,
+            started_at=now(),
+            **details,  # type: ignore[arg-type]
+        )
 
     def _count(self, usage: v1.Usage) -> None:
         total = self._turn.usage
@@ -244,10 +237,32 @@ class TurnLoop:
         total.cached_tokens += usage.cached_tokens
 
 
+def cancel(log: TurnLog) -> None:
+    """End a turn by its caller's wish; what is done so far is kept."""
+    turn = log.turn
+    turn.status = v1.TURN_STATUS_CANCELLED
+    turn.completed_at.CopyFrom(now())
+    log.add(turn_cancelled=v1.TurnCancelled(turn=turn))
+
+
+def fail(log: TurnLog, error: StackError) -> None:
+    """End a turn with an error."""
+    turn = log.turn
+    turn.error.CopyFrom(to_error_message(error))
+    turn.status = v1.TURN_STATUS_FAILED
+    turn.completed_at.CopyFrom(now())
+    log.add(turn_failed=v1.TurnFailed(turn=turn))
+
+
 def waiting_calls(step: v1.Step) -> list[v1.ToolCall]:
     """The calls of a tool step that have no result yet, in their order."""
     answered = {response.call_id for response in step.tool_execution.tool_responses}
     return [call for call in step.tool_execution.tool_calls if call.call_id not in answered]
+
+
+def calls_message(step: v1.Step) -> v1.CompletionMessage:
+    """The message that shows a caller which calls wait for him."""
+    return v1.CompletionMessage(stop_reason=v1.STOP_REASON_END_OF_MESSAGE, tool_calls=waiting_calls(step))
 
 
 def complete_tools(log: TurnLog, step: v1.Step) -> None:
@@ -256,11 +271,12 @@ def complete_tools(log: TurnLog, step: v1.Step) -> None:
     responses = sorted(step.tool_execution.tool_responses, key=lambda response: order[response.call_id])
     del step.tool_execution.tool_responses[:]
     step.tool_execution.tool_responses.extend(responses)
-    step.completed_at.CopyFrom(_now())
+    step.completed_at.CopyFrom(now())
     log.add(step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step))
 
 
-def _now() -> Timestamp:
-    now = Timestamp()
-    now.GetCurrentTime()
-    return now
+def now() -> Timestamp:
+    """The time."""
+    result = Timestamp()
+    result.GetCurrentTime()
+    return result

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 from llamastack import v1
+from services.agents.database import StoreError, to_the_end
+from services.agents.rows import without_steps
 from services.agents.store import AgentStore
+from stack_client.errors import OutOfRangeError, UnavailableError
 
 
 class TurnLog:
@@ -24,8 +27,9 @@ class TurnLog:
         self._pending: list[v1.WatchTurnResponse] = []
         self._changed: dict[int, v1.Step] = {}
         self._committing = asyncio.Lock()
+        self._added = asyncio.Event()
         self._news = asyncio.Event()
-        self.cancel_asked = False
+        self._trouble: StoreError | None = None
         self.closed = False
 
     def add(self, **event: object) -> None:
@@ -33,31 +37,67 @@ class TurnLog:
         self.turn.last_sequence += 1
         message = v1.WatchTurnResponse(sequence=self.turn.last_sequence, **event)  # type: ignore[arg-type]
         member = getattr(message, message.WhichOneof("event") or "")
-        if member.DESCRIPTOR.fields_by_name.get("turn") is not None:
+        if "turn" in member.DESCRIPTOR.fields_by_name:
             member.turn.last_sequence = message.sequence
         self._pending.append(message)
+        self._added.set()
 
     def put_step(self, step: v1.Step) -> None:
         """Add a step or replace the one of the same id."""
-        for place, known in enumerate(self.turn.steps):
-            if known.step_id == step.step_id:
-                known.CopyFrom(step)
-                self._changed[place] = step
-                return
-        self._changed[len(self.turn.steps)] = step
-        self.turn.steps.append(step)
+        ids = [known.step_id for known in self.turn.steps]
+        place = ids.index(step.step_id) if step.step_id in ids else len(ids)
+        if place == len(ids):
+            self.turn.steps.add()
+        if self.turn.steps[place] is not step:
+            self.turn.steps[place].CopyFrom(step)
+        # A copy: what happens to the step until it is written belongs to events that are not committed with it.
+        self._changed[place] = v1.Step()
+        self._changed[place].CopyFrom(step)
+
+    async def keep_committing(self) -> None:
+        """Commit whenever something was added, each time all that has gathered; runs until cancelled."""
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            await self.commit()
 
     async def commit(self) -> None:
-        """Store what was added, then show it. Callers that come while a commit runs share the next one."""
+        """Store what was added, then show it. Callers that come while a commit runs share the next one.
+
+        Raises:
+            StoreError: If nothing could be stored; the next commit tries again with all of it.
+            TurnDeletedError: If the turn was deleted.
+        """
+        await to_the_end(self._commit())  # half a commit would leave a hole in the sequences
+
+    async def _commit(self) -> None:
         async with self._committing:
             if not self._pending and not self._changed:
                 return
             events, self._pending = self._pending, []
             changed, self._changed = self._changed, {}
-            await self._store.append(self.turn, events, changed=sorted(changed.items()))
-            self.committed += events
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+            # Text comes often and changes nothing but the log; the turn may be large, so it is not written with text.
+            only_text = events and not changed and all(e.WhichOneof("event") == "step_progress" for e in events)
+            turn = None if only_text else without_steps(self.turn)
+            try:
+                await self._store.append(turn, events, turn_id=self.turn.turn_id, changed=sorted(changed.items()))
+            except StoreError as error:
+                self._pending = [*events, *self._pending]
+                self._changed = {**changed, **self._changed}
+                self._show([], trouble=error)
+                raise
+            self._show(events)
+
+    def _show(self, events: Sequence[v1.WatchTurnResponse], *, trouble: StoreError | None = None) -> None:
+        self._trouble = trouble
+        self.committed += events
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def attempts(self, step_id: str) -> int:
+        """How often a step was begun."""
+        stored = (await self._store.events_after(self.turn.turn_id, 0)).events
+        return sum(step_id in {event.step_start.step_id, event.step_restarted.step_id} for event in stored)
 
     def close(self) -> None:
         """Nothing more will be written by this run of the turn."""
@@ -65,12 +105,29 @@ class TurnLog:
         self._news.set()
 
     async def after(self, sequence: int) -> Sequence[v1.WatchTurnResponse]:
-        """Events after `sequence`, as soon as there is one; empty when the run is over and there is none."""
+        """Events after `sequence`, as soon as there is one; empty when the run is over and there is none.
+
+        Raises:
+            OutOfRangeError: If no event has that sequence yet, so that nobody can have seen it.
+            UnavailableError: If events wait that cannot be stored.
+        """
         while True:
             news = self._news
             if sequence + 1 < self.first_sequence:
-                return await self._store.events_after(self.turn.turn_id, sequence)
+                return (await self._store.events_after(self.turn.turn_id, sequence)).events
             fresh = self.committed[sequence + 1 - self.first_sequence :]
             if fresh or self.closed:
                 return fresh
+            last = self.first_sequence - 1 + len(self.committed)
+            if sequence > last:
+                raise beyond_the_end(self.turn.turn_id, sequence, last)
+            if self._trouble is not None:
+                message = f"events of turn {self.turn.turn_id} cannot be stored now: {self._trouble.message}"
+                raise UnavailableError(message, retry_after=1.0)
             await news.wait()
+
+
+def beyond_the_end(turn_id: str, sequence: int, last: int) -> OutOfRangeError:
+    """The error for a watcher who asks for what cannot come."""
+    message = f"the last event of turn {turn_id} is {last}, nothing follows {sequence}; watch from {last} or before"
+    return OutOfRangeError(message, field="resume_after_sequence")

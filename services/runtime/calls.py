@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 
 import grpc
@@ -86,3 +86,11 @@ def enter_call(method: str) -> Call:
         call = Call(method=method)
         _current.set(call)
     return call
+
+
+def detached() -> Context:
+    """The context for work that outlives the current call: its request id and trace, but not its deadline."""
+    call, context = _current.get(), Context()
+    if call is not None:
+        context.run(_current.set, Call(method=call.method, request_id=call.request_id, trace=call.trace))
+    return context

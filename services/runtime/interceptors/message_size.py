@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.runtime.calls import Call, enter_call
+from services.runtime.calls import enter_call
 from services.runtime.interceptors.base import Context, Handler, behavior_of, rebuild
 from stack_client.errors import InvalidArgumentError, ResourceExhaustedError
 
@@ -44,10 +44,15 @@ class MessageSize(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             enter_call(method).messages += 1
             return encoded
 
+        def counted(message: Any) -> bytes:  # noqa: ANN401 - messages of any type
+            encoded: bytes = encode(message)
+            enter_call(method).messages += 1  # whoever writes: a generator, or the handler itself
+            return encoded
+
         async def stream(request: Any, context: Context) -> None:  # noqa: ANN401 - messages of any type
             answer: Any = inner(request if handler.request_streaming else decode(request), context)
             if hasattr(answer, "__aiter__"):
-                await _pump(answer, call=enter_call(method), context=context)
+                await _pump(answer, context=context)
             else:
                 await answer  # writes by itself
 
@@ -55,7 +60,7 @@ class MessageSize(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             handler,
             behavior=stream if handler.response_streaming else unary,
             request_deserializer=decode if handler.request_streaming else None,
-            response_serializer=encode if handler.response_streaming else None,
+            response_serializer=counted if handler.response_streaming else None,
         )
 
     def _checked_decoder(self, decode: Codec | None, *, method: str) -> Codec:
@@ -88,8 +93,7 @@ class MessageSize(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             )
 
 
-async def _pump(answer: Any, *, call: Call, context: Context) -> None:  # noqa: ANN401 - a generator of any message
+async def _pump(answer: Any, *, context: Context) -> None:  # noqa: ANN401 - a generator of any message
     async with aclosing(answer):
         async for message in answer:
             await context.write(message)
-            call.messages += 1
