@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from stack_client import Agent, AgentResult, SyncStackClient
+from stack_client.content import text_of
 from stack_client.errors import StackError
 
 MODEL = "smollm2-135m"
@@ -45,6 +46,16 @@ def show(started: float) -> None:
     second = ask(agent, "Which river flows through it?")
     print(f"  (the same session, {first.session_id}; {tokens(second)})")
 
+    print("\nA tool, demanded by tool_choice; models this small rarely choose one or use its result by themselves.")
+    caller = Agent(MODEL, tools=[multiply], tool_choice="multiply", max_infer_iters=2, max_tokens=60)
+    print("You:   What is 12 times 30?")
+    asked = None
+    for event in caller.stream("What is 12 times 30?"):
+        asked = event.tool_call or asked
+        if event.tool_response is not None and asked is not None:
+            result = text_of(event.tool_response.content)
+            print(f"Agent: called {asked.tool_name}({asked.arguments_json}), which ran in this program: {result}")
+
     print(f"\nThe same stack, another service call: embeddings of {EMBEDDING_MODEL}.")
     texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised interest rates."]
     with SyncStackClient() as client:
@@ -54,6 +65,16 @@ def show(started: float) -> None:
         print(f"  {similarity:5.2f}  {texts[0]!r} and {text!r}")
     print("\n$ stack status")
     stack("status")
+
+
+def multiply(a: int, b: int) -> int:
+    """Multiply two numbers.
+
+    Args:
+        a: The first number.
+        b: The second number.
+    """
+    return a * b
 
 
 def ask(agent: Agent, question: str) -> AgentResult:

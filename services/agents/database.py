@@ -20,6 +20,10 @@ class StoreError(InternalError):
     """The database cannot be used, for example because the disk is full."""
 
 
+class SchemaError(StoreError):
+    """The database was made by a version whose tables are others."""
+
+
 class Database:
     """An SQL database. Use `async with`.
 
@@ -38,13 +42,18 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="agents-reader")
 
     async def __aenter__(self) -> Self:
-        """Open the database and create its tables."""
+        """Open the database and create its tables.
+
+        Raises:
+            SchemaError: If it has tables of another version.
+            StoreError: If it cannot be opened.
+        """
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
             if self._engine.url.database:
                 Path(self._engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-        await self.write(self._tables.create_all)
+        await self.write(self._create)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -68,6 +77,18 @@ class Database:
             StoreError: If the database failed.
         """
         return await self._run(self._readers, self._engine.connect, work)
+
+    def _create(self, connection: sa.Connection) -> None:
+        self._tables.create_all(connection)
+        inspector = sa.inspect(connection)
+        for table in self._tables.sorted_tables:
+            lacking = {column.name for column in table.columns} - {c["name"] for c in inspector.get_columns(table.name)}
+            if lacking:
+                where = self._engine.url.render_as_string(hide_password=True)
+                raise SchemaError(
+                    f"{where} was made by another version: its table {table.name!r} has no {min(lacking)!r}; move the "
+                    "database away, or go on with the version that made it"
+                )
 
     async def _run(self, executor: Executor, connect: Callable[[], Any], work: Work[T]) -> T:
         def run() -> T:

@@ -10,9 +10,11 @@ import grpc
 
 from llamastack import v1
 from services.agents.config import AgentsConfig
+from services.agents.database import SchemaError
 from services.agents.runner import TurnRunner
 from services.agents.service import AgentsService
 from services.agents.store import AgentStore
+from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.inference import Inference
 
@@ -36,7 +38,10 @@ class AgentsNode:
     async def __aenter__(self) -> Self:
         """Open the store and go on with the turns that the last process left."""
         async with AsyncExitStack() as opening:
-            await opening.enter_async_context(self._store)
+            try:
+                await opening.enter_async_context(self._store)
+            except SchemaError as error:  # starting again cannot help
+                raise ConfigError(error.message) from error
             channel = self._context.open_channel("inference")
             opening.push_async_callback(channel.close, None)
             await opening.enter_async_context(self._tasks)

@@ -7,6 +7,7 @@ lost its process goes on where its log ends.
 import asyncio
 import logging
 import uuid
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -26,6 +27,8 @@ from stack_client.errors import (
 from stack_client.inference import Inference
 
 logger = logging.getLogger(__name__)
+
+REPEATED_CALLS = 3
 
 
 class TurnLoop:
@@ -155,10 +158,13 @@ class TurnLoop:
         config = self._config
         tool_config = v1.ToolConfig()
         tool_config.CopyFrom(self._tool_config)
-        called = any(step.WhichOneof("details") == "tool_execution" for step in self._turn.steps)
+        called = [step.tool_execution for step in self._turn.steps if step.WhichOneof("details") == "tool_execution"]
         if called and tool_config.tool_choice not in {"", "auto", "none"}:
             # A required call holds for the first step only; otherwise the turn could never end.
             tool_config.tool_choice = "auto"
+        if _repeats(called):
+            # A model that goes in circles has its answer; without tools it must use it.
+            tool_config.tool_choice = "none"
         return v1.ChatCompletionRequest(
             model_id=config.model,
             messages=history.dialog(config, self._earlier, self._turn),
@@ -252,6 +258,15 @@ def fail(log: TurnLog, error: StackError) -> None:
     turn.status = v1.TURN_STATUS_FAILED
     turn.completed_at.CopyFrom(now())
     log.add(turn_failed=v1.TurnFailed(turn=turn))
+
+
+def _repeats(called: Sequence[v1.ToolExecutionStep]) -> bool:
+    """Whether the last tool steps made the very same calls, as often as a turn allows."""
+    last = [
+        [(call.tool_name, call.arguments.SerializeToString(deterministic=True)) for call in step.tool_calls]
+        for step in called[-REPEATED_CALLS:]
+    ]
+    return len(last) == REPEATED_CALLS and all(calls == last[0] for calls in last)
 
 
 def waiting_calls(step: v1.Step) -> list[v1.ToolCall]:

@@ -1,6 +1,7 @@
 """The store alone: sequences, repeats, order, rollback, and the file."""
 
 import asyncio
+import contextlib
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from llamastack import v1
 from services.agents import rows, tables
-from services.agents.database import StoreError, to_the_end
+from services.agents.database import SchemaError, StoreError, to_the_end
 from services.agents.store import KEEP_REQUESTS_SECONDS, AgentStore, TurnDeletedError
 from services.agents.turn_log import TurnLog
 from stack_client.errors import InvalidArgumentError, NotFoundError
@@ -248,3 +249,16 @@ async def test_a_turn_that_cannot_be_stored_can_be_cancelled_and_left_behind(tmp
 async def goes_on(mesh: Mesh, turn_id: str) -> None:
     await until_event(mesh, turn_id, "step_restarted")
     await mesh.client.agents.cancel_turn(turn_id)
+
+
+async def test_a_database_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "agents.db"
+    with contextlib.closing(sqlite3.connect(file)) as old:
+        old.execute("CREATE TABLE request (method TEXT, request_id TEXT)")
+        old.commit()
+    with pytest.raises(SchemaError, match="made by another version"):
+        async with AgentStore(f"sqlite:///{file}"):
+            pass
+    with contextlib.closing(sqlite3.connect(file)) as old:
+        assert [row[1] for row in old.execute("PRAGMA table_info(request)")] == ["method", "request_id"]
+        assert old.execute("SELECT count(*) FROM sqlite_master WHERE name = 'turn'").fetchone() == (0,)

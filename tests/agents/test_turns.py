@@ -208,6 +208,19 @@ async def test_max_infer_iters_ends_a_turn_that_would_call_tools_for_ever(mesh: 
     assert done.output_message.tool_calls
 
 
+async def test_a_model_that_repeats_a_call_three_times_must_answer_without_tools(mesh: Mesh) -> None:
+    turn = await mesh.start("again", client_tools=TOOLS)
+    sequence = 0
+    for _ in range(3):
+        waiting = (await mesh.watch(turn.turn_id, sequence))[-1].turn_awaiting_input.turn
+        sequence = waiting.last_sequence
+        await mesh.answer(turn.turn_id, **{waiting.output_message.tool_calls[0].call_id: "again"})
+    done = (await mesh.watch(turn.turn_id, sequence))[-1].turn_complete.turn
+    assert sum(step.HasField("inference") for step in done.steps) == 4
+    assert not done.output_message.tool_calls
+    assert text_in(done.output_message.content)
+
+
 async def test_a_required_choice_holds_for_the_first_step_only(mesh: Mesh) -> None:
     turn = await mesh.start("weather", client_tools=TOOLS, tool_config=v1.ToolConfig(tool_choice="required"))
     waiting = (await mesh.watch(turn.turn_id))[-1].turn_awaiting_input.turn
