@@ -14,6 +14,7 @@ DEFAULT_PORTS = {
     "post_training": 50056,
     "evaluation": 50057,
 }
+"""The services of the mesh and the TCP port of each."""
 
 
 def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:

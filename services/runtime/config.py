@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from services.runtime.reader import ConfigError, load_yaml, read_config, suggestion
+from stack_client.addresses import DEFAULT_PORTS
 
 __all__ = [
     "DEFAULT_PORTS",
@@ -18,17 +19,6 @@ __all__ = [
     "read_config",
     "read_stack",
 ]
-
-DEFAULT_PORTS: Mapping[str, int] = {
-    "inference": 50051,
-    "safety": 50052,
-    "tools": 50053,
-    "memory": 50054,
-    "agents": 50055,
-    "post_training": 50056,
-    "evaluation": 50057,
-}
-"""The services of the mesh and the TCP port of each."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -5,7 +5,6 @@ This process never imports torch: tokenizers and chat formats live here, weights
 
 import asyncio
 import itertools
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +12,19 @@ from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer as SentenceTokenizer
 
 from llamastack import v1
 from services.inference import dialog
 from services.inference.config import TorchConfig
 from services.inference.constraints import call_grammar, format_grammar
+from services.inference.embedding_text import EmbeddingEncoder, EmbeddingModel, embedding_model
 from services.inference.engine import commands
-from services.inference.engine.request import Emission, EngineLimits, Request, Sampling
+from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
 from services.inference.packaged import find_packaged
 from services.inference.provider import Answer, Report, Sink
-from services.inference.text_stream import TextPiece, TextStream
+from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
@@ -39,7 +38,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"  # Llama 3 was trained with it before every text; SmolLM2 has nothing like it
-PYTHON_TAG = "<|python_tag|>"  # Llama 3 opens built-in and code calls with it
 LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
 
 
@@ -50,15 +48,6 @@ class TextModel:
     tokenizer: Tokenizer
     chat_format: ChatFormat
     context: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingModel:
-    """The text side of an embedding model."""
-
-    tokenizer: SentenceTokenizer
-    context: int
-    """Tokens read of one text, special tokens included."""
 
 
 class TorchProvider:
@@ -114,7 +103,7 @@ class TorchProvider:
         loaded = await self._engine.load(command, report)
         report("loading the tokenizer")
         if embedding:
-            encoder = await asyncio.to_thread(_embedding_model, loaded.folder)
+            encoder = await asyncio.to_thread(embedding_model, loaded.folder)
             self._models[model.identifier] = encoder
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
         side = await asyncio.to_thread(checkpoint.load_text, loaded.folder)
@@ -189,7 +178,7 @@ class TorchProvider:
             field = "output_dimension"
             raise UnsupportedError(f"{field}: {request.model_id} cannot shorten its vectors", field=field)
         texts = [dialog.text_of(content, f"contents[{index}]") for index, content in enumerate(request.contents)]
-        encode = _EmbeddingEncoder(model, request)
+        encode = EmbeddingEncoder(model, request)
         ids = await _offload(sum(map(len, texts)), encode, texts)
         embedded = await self._engine.embed(request.model_id, self._next_id("embed"), ids)
         vectors = np.frombuffer(embedded.vectors, dtype=np.float32).reshape(len(ids), embedded.dimension)
@@ -299,106 +288,6 @@ class TorchProvider:
 
     def _next_id(self, kind: str) -> str:
         return f"{kind}-{next(self._ids)}"
-
-
-class Reading:
-    """Turns one request's tokens into text for the sink."""
-
-    def __init__(self, tokenizer: Tokenizer, *, stop: tuple[str, ...], sink: Sink, sampling: Sampling) -> None:
-        self._tokenizer = tokenizer
-        self._text: TextStream[v1.TokenLogProbs] = TextStream(tokenizer, stop=stop)
-        self._sink = sink
-        self._wants_logprobs = sampling.top_logprobs is not None
-        self._tokens = 0
-        self._cached = 0
-        self._finish: str | None = None
-        self.stopped = False
-        self.on_stop: Callable[[], object] = lambda: None
-        self.on_python_tag: Callable[[], object] = lambda: None
-        self._python_tag = tokenizer.special_tokens.get(PYTHON_TAG)
-
-    def on_token(self, emission: Emission) -> None:
-        """Take one token; called by the engine client."""
-        if self.stopped:
-            return
-        self._tokens += 1
-        self._finish = emission.finish
-        self._cached = emission.cached_tokens
-        if emission.token_id == self._python_tag:
-            self.on_python_tag()
-        if emission.token_id not in self._tokenizer.eos_ids:
-            logprobs = self._logprobs(emission) if self._wants_logprobs else None
-            self._push(self._text.push(emission.token_id, logprobs))
-        if emission.finish and not self.stopped:
-            self._push(self._text.finish())
-
-    def answer(self, *, prompt_tokens: int) -> Answer:
-        """How the answer ended."""
-        cut = self._finish == "length" and not self.stopped
-        return Answer(
-            stop_reason=v1.STOP_REASON_OUT_OF_TOKENS if cut else v1.STOP_REASON_END_OF_TURN,
-            finish_reason=v1.FINISH_REASON_LENGTH if cut else v1.FINISH_REASON_STOP,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=self._tokens,
-            cached_tokens=self._cached,
-        )
-
-    def _push(self, piece: TextPiece[v1.TokenLogProbs]) -> None:
-        self._sink.text(piece.text, tokens=1, logprobs=piece.logprobs)
-        if piece.stopped:
-            self.stopped = True
-            self.on_stop()
-
-    def _logprobs(self, emission: Emission) -> v1.TokenLogProbs:
-        assert emission.logprobs is not None
-        chosen = self._token(emission.token_id, emission.logprobs.chosen)
-        top = [self._token(token_id, logprob) for token_id, logprob in emission.logprobs.top]
-        by_token = {entry.token: entry.logprob for entry in reversed([chosen, *top])}
-        return v1.TokenLogProbs(logprobs_by_token=by_token, chosen=chosen, top=top)
-
-    def _token(self, token_id: int, logprob: float) -> v1.TokenLogProb:
-        raw = self._tokenizer.token_bytes(token_id)
-        text = raw.decode(errors="replace") or self._tokenizer.decode([token_id])
-        return v1.TokenLogProb(token=text, token_id=token_id, bytes=raw, logprob=logprob)
-
-
-class _EmbeddingEncoder:
-    """Texts to token ids within the model's window."""
-
-    def __init__(self, model: EmbeddingModel, request: v1.EmbedRequest) -> None:
-        self._model = model
-        self._truncation = request.text_truncation
-
-    def __call__(self, texts: list[str]) -> list[list[int]]:
-        """Token ids with the special tokens of the model; too long texts are cut or refused as asked."""
-        limit = self._model.context
-        result = []
-        for index, encoding in enumerate(self._model.tokenizer.encode_batch(texts)):
-            ids = encoding.ids
-            if len(ids) > limit:
-                match self._truncation:
-                    case v1.TEXT_TRUNCATION_END:
-                        ids = [*ids[: limit - 1], ids[-1]]
-                    case v1.TEXT_TRUNCATION_START:
-                        ids = [ids[0], *ids[len(ids) - limit + 1 :]]
-                    case _:
-                        raise InvalidArgumentError(
-                            f"contents[{index}] has {len(ids)} tokens, the model reads {limit}; "
-                            "shorten it or set text_truncation to start or end",
-                            reason="CONTEXT_LENGTH_EXCEEDED",
-                            field=f"contents[{index}]",
-                        )
-            result.append(ids)
-        return result
-
-
-def _embedding_model(folder: Path) -> EmbeddingModel:
-    """Tokenizer and window of a sentence-transformers folder."""
-    tokenizer = SentenceTokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    sizes = json.loads((folder / "sentence_bert_config.json").read_text())
-    return EmbeddingModel(tokenizer=tokenizer, context=sizes["max_seq_length"])
 
 
 def _locate(name: str) -> Path:
