@@ -114,7 +114,9 @@ class TurnLog:
         while True:
             news = self._news
             if sequence + 1 < self.first_sequence:
-                return (await self._store.events_after(self.turn.turn_id, sequence)).events
+                # Not beyond: the store may have events already that are not shown yet, because their commit just ended.
+                older = (await self._store.events_after(self.turn.turn_id, sequence)).events
+                return [event for event in older if event.sequence < self.first_sequence]
             fresh = self.committed[sequence + 1 - self.first_sequence :]
             if fresh or self.closed:
                 return fresh

@@ -52,6 +52,17 @@ async def test_twenty_writers_of_one_log_store_dense_sequences(store: AgentStore
     assert log.committed == stored.events
 
 
+async def test_a_watcher_never_sees_an_event_before_the_log_shows_it(store: AgentStore) -> None:
+    """It would ask for what comes after it, and be told that there is no such event yet."""
+    before = TurnLog(store, await new_turn(store))
+    before.add(turn_start=v1.TurnStart())
+    await before.commit()
+    log = TurnLog(store, await store.turn(before.turn.turn_id))
+    just_stored = v1.WatchTurnResponse(sequence=2, step_start=v1.TurnStepStart())
+    await store.append(None, [just_stored], turn_id=log.turn.turn_id)  # a commit whose news is still on its way
+    assert [event.sequence for event in await log.after(0)] == [1]
+
+
 async def test_commits_that_are_cancelled_leave_no_hole(store: AgentStore) -> None:
     log = TurnLog(store, await new_turn(store))
     for number in range(50):
