@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 RESTART_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0)
 STOP_SECONDS = 5.0
 
-Outbox = queue.SimpleQueue[commands.Command | None]
+Outbox = queue.SimpleQueue[commands.Command]
 
 
 class Generation:
@@ -86,7 +86,7 @@ class EngineClient:
         self._stopping = True
         if self._restart:
             self._restart.cancel()
-        self._outbox.put(None)
+        self._outbox.put(commands.Stop())
         if self._process is not None:
             await asyncio.to_thread(self._process.join, STOP_SECONDS)
             if self._process.is_alive():
@@ -224,6 +224,7 @@ class EngineClient:
         for model in self._serving:
             self._models[model].report("the engine process died and starts again")
         self._serving.clear()
+        self._outbox.put(commands.Stop())  # lets the old writer's thread end; what else is in there is void
         self._restart = asyncio.get_running_loop().call_later(delay, self._start_again)
 
     def _start_again(self) -> None:
@@ -244,13 +245,14 @@ class EngineClient:
 
 
 def _write(connection: Connection, outbox: Outbox) -> None:
-    """Thread: send commands in order until told to stop or the engine is gone."""
-    while (command := outbox.get()) is not None:
+    """Thread: send commands in order, to the last one or until the engine is gone."""
+    command: commands.Command | None = None
+    while not isinstance(command, commands.Stop):
+        command = outbox.get()
         try:
             connection.send(command)
         except (BrokenPipeError, ConnectionResetError, OSError):
             return  # the reader sees the same end and reports it
-    connection.close()
 
 
 def _fail(generation: Generation | None, error: Exception) -> None:

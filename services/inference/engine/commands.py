@@ -53,6 +53,11 @@ class Embed:
     texts: list[list[int]]
 
 
+@dataclass(frozen=True)
+class Stop:
+    """End the process. Closing the pipe would not do: our reader's blocked read keeps it open."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A model serves now."""
@@ -109,7 +114,7 @@ class Embedded:
     dimension: int
 
 
-Command = Load | Unload | Add | Abort | Embed
+Command = Load | Unload | Add | Abort | Embed | Stop
 Event = Loaded | LoadFailed | Progress | Stepped | RequestFailed | Embedded
 
 

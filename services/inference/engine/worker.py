@@ -29,6 +29,7 @@ from services.inference.engine.commands import (
     Progress,
     RequestFailed,
     Stepped,
+    Stop,
     Unload,
 )
 from services.inference.engine.engine import Engine
@@ -91,11 +92,13 @@ class Worker:
                 self._embed_some()
 
     def _receive(self) -> bool:
-        """Handle every command that has arrived; False when the pipe is closed."""
+        """Handle every command that has arrived; False when it is time to end."""
         while self._connection.poll():
             try:
                 command: Command = self._connection.recv()
             except (EOFError, OSError):
+                return False
+            if isinstance(command, Stop):
                 return False
             self._handle(command)
         return True
