@@ -1,11 +1,14 @@
 """What the service and the engine's process say to each other, and how that process starts; free of torch."""
 
+import os
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
 from services.inference.engine.request import Emission, EngineLimits, Request
+
+SPIN_COUNT = "2000"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,9 @@ Event = Loaded | LoadFailed | Progress | Stepped | RequestFailed | Embedded
 
 def run(connection: Connection, threads: int) -> None:
     """Target of the spawned process; imports torch only there."""
+    # OpenMP's threads otherwise spin for milliseconds at every barrier, which ruins them and their neighbours on a busy
+    # machine; read when the library is loaded, so it must stand before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from services.inference.engine.worker import main  # noqa: PLC0415
 
     main(connection, threads)

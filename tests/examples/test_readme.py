@@ -1,0 +1,57 @@
+"""What the README shows runs, and what it points to exists."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from services.inference.config import InferenceConfig
+from services.runtime.config import read_stack
+from stack_client import SyncStackClient
+from tests.stacks import ROOT, StackProcess, environment
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+NAMED = ("llama-3.1-8b", "smollm2-135m")
+
+
+@pytest.fixture
+def readers_stack(stack: StackProcess) -> Iterator[StackProcess]:
+    """The stack of the tests, with scripted models under the names that the README uses."""
+    with SyncStackClient(stack.addresses) as client:
+        for name in NAMED:
+            client.models.register(name, provider_id="scripted")
+            client.models.wait_ready(name)
+        yield stack
+        for name in NAMED:
+            client.models.unregister(name)
+
+
+@pytest.mark.parametrize("block", [text for kind, text in BLOCKS if kind == "python"], ids=["agent", "client"])
+def test_the_python_blocks_run(readers_stack: StackProcess, block: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        env=environment(STACK_HOME=str(readers_stack.home)), cwd=ROOT, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_the_configuration_block_is_a_valid_configuration(tmp_path: Path) -> None:
+    [block] = [text for kind, text in BLOCKS if kind == "yaml"]
+    file = tmp_path / "stack.yaml"
+    file.write_text(block)
+    read: InferenceConfig = read_stack(file).section(InferenceConfig, name="inference")
+    assert [model.model_id for model in read.models] == [yaml.safe_load(block)["inference"]["models"][0]["model_id"]]
+
+
+def test_every_path_that_it_names_exists_and_it_is_short() -> None:
+    named = re.findall(r"`((?:protos|services|stack_client|compose)/[\w./]*)`|\]\(([\w./]+)\)", README)
+    for path in {first or second for first, second in named}:
+        assert (ROOT / path).exists(), path
+    assert README.count("\n") < 200
