@@ -33,6 +33,18 @@ class DeltaBuffer:
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._ready = asyncio.Event()
+        self._decided = asyncio.Event()
+        self._accepted = False
+
+    def admitted(self) -> None:
+        """The request is accepted."""
+        self._accepted = True
+        self._decided.set()
+
+    async def admission(self) -> bool:
+        """Whether the request is accepted, as soon as that is known; False when it has ended without."""
+        await self._decided.wait()
+        return self._accepted
 
     def text(self, text: str, *, tokens: int, logprobs: Sequence[v1.TokenLogProbs] = ()) -> None:
         """Add text; it becomes visible to the reader when the window closes."""
@@ -58,6 +70,7 @@ class DeltaBuffer:
         self._flush()
         self._closed = True
         self._ready.set()
+        self._decided.set()
 
     async def next(self) -> list[Delta]:
         """The deltas that are ready, at least one; an empty list once the buffer is closed and read."""
@@ -86,6 +99,9 @@ class Collector:
         self.texts: list[str] = []
         self.logprobs: list[v1.TokenLogProbs] = []
         self.tool_calls: list[v1.ToolCall] = []
+
+    def admitted(self) -> None:
+        """Nothing waits for this."""
 
     def text(self, text: str, *, tokens: int, logprobs: Sequence[v1.TokenLogProbs] = ()) -> None:  # noqa: ARG002
         """Keep text."""

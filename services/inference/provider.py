@@ -30,6 +30,9 @@ class Answer:
 class Sink(Protocol):
     """Takes the pieces of an answer; never blocks."""
 
+    def admitted(self) -> None:
+        """The request is valid and accepted; called once, before any piece. What fails earlier has no stream."""
+
     def text(self, text: str, *, tokens: int, logprobs: Sequence[v1.TokenLogProbs] = ()) -> None:
         """More text: whole characters, made of `tokens` tokens."""
 

@@ -1,9 +1,10 @@
 """The RPC edge of inference: looks the model up, lets its provider answer, and shapes the answer into messages."""
 
 import asyncio
+import functools
 import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from llamastack import v1
@@ -43,26 +44,31 @@ class InferenceService(v1.InferenceServiceServicer):
         chat = request.request
         check_chat(chat)
         provider = self._registry.ready(chat.model_id, of_type=v1.MODEL_TYPE_LLM)
-        answer_id = self._new_id("chatcmpl")
+        requests = _single_requests(chat)
+        said = [Collector() for _ in requests]
         writer = EventWriter(
             context, v1.StreamChatCompletionResponse, draining=self._draining, grace_seconds=self._grace
         )
-        await writer.write(start=v1.ChatCompletionStart(id=answer_id, model_id=chat.model_id))
-        said = Collector()
 
-        async def forward(delta: Delta) -> None:
+        async def start() -> None:
+            await writer.write(start=v1.ChatCompletionStart(id=self._new_id("chatcmpl"), model_id=chat.model_id))
+
+        async def forward(index: int, delta: Delta) -> None:
             content = v1.ContentDelta(text="".join(delta.text))
             if delta.tool_call is not None:
-                said.tool_call(delta.tool_call)
+                said[index].tool_call(delta.tool_call)
                 content = v1.ContentDelta(
                     tool_call=v1.ToolCallDelta(call=delta.tool_call, parse_status=v1.TOOL_CALL_PARSE_STATUS_SUCCEEDED)
                 )
             else:
-                said.text(content.text, tokens=0)
-            await writer.write(progress=v1.ChatCompletionProgress(delta=content, logprobs=delta.logprobs))
+                said[index].text(content.text, tokens=0)
+            await writer.write(
+                progress=v1.ChatCompletionProgress(delta=content, logprobs=delta.logprobs, choice_index=index)
+            )
 
-        answer = await _stream(lambda sink: provider.chat(chat, sink), forward, writer)
-        await writer.write(complete=chat_complete(answer, said))
+        generations = [functools.partial(provider.chat, request) for request in requests]
+        answers = await _stream(generations, start, forward, writer)
+        await writer.write(complete=chat_complete(answers, said))
 
     async def Completion(self, request: v1.CompletionRequest, context: RpcContext) -> v1.CompletionResponse:
         """Continue a text."""
@@ -75,15 +81,17 @@ class InferenceService(v1.InferenceServiceServicer):
         text = request.request
         provider = self._registry.ready(text.model_id, of_type=v1.MODEL_TYPE_LLM)
         writer = EventWriter(context, v1.StreamCompletionResponse, draining=self._draining, grace_seconds=self._grace)
-        await writer.write(start=v1.CompletionStart(id=self._new_id("cmpl"), model_id=text.model_id))
         said = Collector()
 
-        async def forward(delta: Delta) -> None:
+        async def start() -> None:
+            await writer.write(start=v1.CompletionStart(id=self._new_id("cmpl"), model_id=text.model_id))
+
+        async def forward(index: int, delta: Delta) -> None:  # noqa: ARG001 (there is one)
             piece = "".join(delta.text)
             said.text(piece, tokens=0)
             await writer.write(progress=v1.CompletionProgress(delta=piece, logprobs=delta.logprobs))
 
-        answer = await _stream(lambda sink: provider.complete(text, sink), forward, writer)
+        [answer] = await _stream([functools.partial(provider.complete, text)], start, forward, writer)
         await writer.write(complete=completion_complete(answer, said))
 
     async def BatchChatCompletion(
@@ -163,9 +171,10 @@ class InferenceService(v1.InferenceServiceServicer):
     async def _chat(self, request: v1.ChatCompletionRequest) -> v1.ChatCompletionResponse:
         check_chat(request)
         provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_LLM)
-        said = Collector()
-        answer = await provider.chat(request, said)
-        return chat_response(answer, said, answer_id=self._new_id("chatcmpl"), model_id=request.model_id)
+        requests = _single_requests(request)
+        said = [Collector() for _ in requests]
+        answers = await _together([provider.chat(one, sink) for one, sink in zip(requests, said, strict=True)])
+        return chat_response(answers, said, answer_id=self._new_id("chatcmpl"), model_id=request.model_id)
 
     async def _complete(self, request: v1.CompletionRequest) -> v1.CompletionResponse:
         provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_LLM)
@@ -177,40 +186,72 @@ class InferenceService(v1.InferenceServiceServicer):
         return f"{kind}-{self._prefix}-{next(self._numbers)}"
 
 
+def _single_requests(request: v1.ChatCompletionRequest) -> list[v1.ChatCompletionRequest]:
+    """One request per answer that is wanted; with a seed, each answer has its own: seed, seed + 1, ..."""
+    if request.n <= 1:
+        return [request]
+    singles = []
+    for index in range(request.n):
+        single = v1.ChatCompletionRequest()
+        single.CopyFrom(request)
+        single.ClearField("n")
+        if request.sampling_params.HasField("seed"):
+            single.sampling_params.seed = request.sampling_params.seed + index
+        singles.append(single)
+    return singles
+
+
 async def _stream(
-    generate: Callable[[Sink], Awaitable[Answer]],
-    forward: Callable[[Delta], Awaitable[None]],
+    generations: Sequence[Callable[[Sink], Awaitable[Answer]]],
+    start: Callable[[], Awaitable[None]],
+    forward: Callable[[int, Delta], Awaitable[None]],
     writer: "EventWriter[v1.StreamChatCompletionResponse] | EventWriter[v1.StreamCompletionResponse]",
-) -> Answer:
-    """Run the generation beside the sending of its deltas; a client that is gone ends the generation.
+) -> list[Answer]:
+    """Run generations beside the sending of their deltas; a client that is gone ends them.
 
     Raises:
-        StackError: As the generation failed, after everything that it wrote before was sent.
+        StackError: As a generation failed: before the stream's start if it was not admitted, else after everything
+            that it wrote before was sent.
     """
-    buffer = DeltaBuffer()
+    buffers = [DeltaBuffer() for _ in generations]
 
-    async def run() -> Answer | StackError:
+    async def generate(index: int) -> Answer | StackError:
         try:
-            return await generate(buffer)
+            return await generations[index](buffers[index])
         except StackError as error:
             return error
         finally:
-            buffer.close()
+            buffers[index].close()
+
+    async def send(index: int, task: "asyncio.Task[Answer | StackError]") -> Answer:
+        while deltas := await buffers[index].next():
+            for delta in deltas:
+                await forward(index, delta)
+        outcome = await task
+        if isinstance(outcome, StackError):
+            raise outcome
+        return outcome
 
     try:
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(run())
+            tasks = [group.create_task(generate(index)) for index in range(len(generations))]
+            for buffer, task in zip(buffers, tasks, strict=True):
+                if not await buffer.admission():
+                    _raise_if_failed(await task)
+            await start()
             keeper = group.create_task(writer.keep_alive())
-            while deltas := await buffer.next():
-                for delta in deltas:
-                    await forward(delta)
+            sending = [group.create_task(send(index, task)) for index, task in enumerate(tasks)]
+            answers = [await task for task in sending]
             keeper.cancel()
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    outcome = task.result()
+    return answers
+
+
+def _raise_if_failed(outcome: Answer | StackError) -> None:
+    """Raise an outcome that is an error."""
     if isinstance(outcome, StackError):
         raise outcome
-    return outcome
 
 
 async def _together(work: list[Awaitable[T]]) -> list[T]:

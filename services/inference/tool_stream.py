@@ -30,6 +30,10 @@ class ToolStream:
         self._tokens = 0
         self._logprobs: list[v1.TokenLogProbs] = []
 
+    def admitted(self) -> None:
+        """Pass the news on."""
+        self._sink.admitted()
+
     def python_tag(self) -> None:
         """The model opened a call with Llama 3's python tag, which is no text."""
         self._tagged = self._holding

@@ -7,6 +7,7 @@ from services.inference.engine.request import Sampling
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 MAX_STOP_STRINGS = 16
+MAX_ANSWERS = 16
 
 
 def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) -> Sampling:
@@ -70,12 +71,8 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
         InvalidArgumentError: If a field has a value that is not allowed.
         UnsupportedError: If a field asks for something that is not built yet.
     """
-    if request.HasField("n") and request.n < 1:
-        raise InvalidArgumentError(f"n is {request.n}; allowed: at least 1", field="n")
-    if request.n > 1:
-        raise UnsupportedError(
-            "n: one answer per request is all that is offered yet; send the request n times", field="n"
-        )
+    if request.HasField("n") and not 1 <= request.n <= MAX_ANSWERS:
+        raise InvalidArgumentError(f"n is {request.n}; allowed: 1 to {MAX_ANSWERS}", field="n")
     for name in ("input_shields", "output_shields"):
         if getattr(request, name):
             raise UnsupportedError(f"{name}: the safety service is not part of this stack yet", field=name)

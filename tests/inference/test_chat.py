@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,27 @@ async def test_a_seed_repeats_a_sampled_answer(real: Node) -> None:
         for change in ({}, {}, {"seed": 12})
     ]
     assert first == second != other
+
+
+async def test_several_answers_are_those_of_single_requests_with_their_seeds(real: Node) -> None:
+    stub = v1.InferenceServiceStub(real.client.channel("inference"))
+    params = v1.SamplingParams(
+        strategy=v1.SamplingStrategy(top_p=v1.TopPSamplingStrategy(temperature=1.0)), seed=5, max_tokens=10
+    )
+    message = v1.Message(user=v1.UserMessage(content=content(QUESTION)))
+    request = v1.ChatCompletionRequest(model_id=MODEL, messages=[message], sampling_params=params, n=3)
+    whole = await stub.ChatCompletion(request)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert whole.completion_message == whole.choices[0].completion_message
+    options: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 10}
+    singles = [await real.client.inference.chat(MODEL, QUESTION, seed=5 + i, **options) for i in range(3)]
+    assert [choice.completion_message for choice in whole.choices] == [one.completion_message for one in singles]
+    assert whole.usage.completion_tokens == sum(one.usage.completion_tokens for one in singles)
+    assert whole.usage.prompt_tokens == singles[0].usage.prompt_tokens
+    texts = ["", "", ""]
+    async for event in stub.StreamChatCompletion(v1.StreamChatCompletionRequest(request=request)):
+        texts[event.progress.choice_index] += event.progress.delta.text
+    assert texts == [text_of(choice.completion_message.content) for choice in whole.choices]
 
 
 async def test_requests_at_the_same_time_get_the_answers_they_get_alone(real: Node) -> None:

@@ -96,6 +96,7 @@ class ScriptedProvider:
         prompt_tokens = sum(len(TOKEN.findall(message.content)) for message in messages)
         usable = bool(tools) and request.tool_config.tool_choice != "none"
         reply = self._reply(request.model_id, messages[-1].role, messages[-1].content, with_tools=usable)
+        sink.admitted()
         spoken, finish = await self._speak(reply, request.sampling_params, sink)
         calls = [call for call in reply.rule.tool_calls if usable] if finish == v1.FINISH_REASON_STOP else []
         for index, call in enumerate(calls):
@@ -118,6 +119,7 @@ class ScriptedProvider:
         sampling_of(request.sampling_params, None)
         text = dialog.text_of(request.content, "content")
         reply = self._reply(request.model_id, "user", text, with_tools=False)
+        sink.admitted()
         spoken, finish = await self._speak(reply, request.sampling_params, sink)
         stop = v1.STOP_REASON_OUT_OF_TOKENS if finish == v1.FINISH_REASON_LENGTH else v1.STOP_REASON_END_OF_TURN
         return Answer(

@@ -268,6 +268,7 @@ class TorchProvider:
             sampling=sampling,
             grammar=grammar,
         )
+        sink.admitted()
         run = asyncio.ensure_future(self._engine.generate(model_id, request, reading.on_token))
         reading.on_stop = run.cancel  # a stop string ends the request in the engine too
         if isinstance(sink, ToolStream):

@@ -92,7 +92,7 @@ class ChatCompletionRequest(_message.Message):
     model_id: _builtins.str
     """Identifier of the model."""
     n: _builtins.int
-    """Answers to generate for the one prompt, 1 to 16; unset means 1."""
+    """Answers to generate for the one prompt, 1 to 16; unset means 1. With a seed each has its own: seed, seed + 1, ..."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]:
         """The dialog so far, at least one message."""
@@ -423,7 +423,7 @@ class ChatCompletionComplete(_message.Message):
 
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatCompletionChoice]:
-        """All answers when n is above 1, without their text, else empty."""
+        """All answers when n is above 1, without log probabilities, else empty."""
 
     def __init__(
         self,
