@@ -117,6 +117,7 @@ class Agent:
         self._client = client if isinstance(client, StackClient) else None
         self._sync_client = client if isinstance(client, SyncStackClient) else None
         self._agent_id = ""
+        self._left_turn = ""
 
     def run(self, message: str) -> AgentResult:
         """Ask, run the tools that the model calls, and return the answer.
@@ -177,8 +178,11 @@ class Agent:
         """One turn, from the question to its end; a caller that leaves early cancels the turn."""
         await self._open(client)
         assert self.session_id is not None
+        if self._left_turn:  # a stream that was left by `break`: its own end may come later than this
+            await _cancel(client, self._left_turn)
         asked = v1.TurnInputMessage(user=v1.UserMessage(content=content.content(message)))
         turn = await _finish(client, client.agents.create_turn(self._agent_id, self.session_id, [asked]))
+        self._left_turn = turn.turn_id
         ended, sequence = False, 0
         try:
             while not ended:
@@ -198,6 +202,8 @@ class Agent:
         finally:
             if not ended:
                 await _cancel(client, turn.turn_id)
+            if self._left_turn == turn.turn_id:
+                self._left_turn = ""
 
     async def _open(self, client: StackClient) -> None:
         if self.session_id is not None and not self._agent_id:

@@ -14,7 +14,15 @@ MessageLike = v1.Message | Mapping[str, str] | str
 
 
 def content(text: str) -> v1.InterleavedContent:
-    """Text as content."""
+    """Text as content.
+
+    Raises:
+        InvalidArgumentError: If it has halves of surrogate pairs, which no encoding can carry.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"the text is not valid Unicode at character {error.start}") from None
     return v1.InterleavedContent(items=[v1.ContentItem(text=text)])
 
 

@@ -27,6 +27,7 @@ class Portal:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._spawned: set[asyncio.Task[object]] = set()
         self._loop.set_exception_handler(_on_fault)
         self._thread = threading.Thread(target=self._loop.run_forever, name="stack-client", daemon=True)
 
@@ -69,6 +70,15 @@ class Portal:
                 self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 (it may yet be started)
                 concurrent.futures.wait([outcome])
             raise
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine on the loop without waiting for it."""
+        self._loop.call_soon_threadsafe(self._keep, work)
+
+    def _keep(self, work: Coroutine[Any, Any, object]) -> None:
+        task = self._loop.create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
 
 
 class SyncStream(Generic[T]):
@@ -116,7 +126,8 @@ class SyncStream(Generic[T]):
     def __del__(self) -> None:
         """Close what was left by `break`; at the end of the program the connection ends with it."""
         if not sys.is_finalizing() and not self._ended:
-            self.close()
+            self._ended = True
+            portal().spawn(_close(self._items))  # not waited for: the collector may run on any thread, the loop's too
 
 
 async def _next(items: AsyncIterator[T]) -> T | object:

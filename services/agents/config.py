@@ -17,3 +17,9 @@ class AgentsConfig:
     """Tries of one inference step while the inference service is unavailable."""
     inference_retry_seconds: float = 0.5
     """Pause before the second try; it doubles with every further one."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no turn could run with."""
+        for name in ("running_turns", "max_infer_iters", "inference_attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is too small; give at least 1")

@@ -131,5 +131,5 @@ class TurnLog:
 
 def beyond_the_end(turn_id: str, sequence: int, last: int) -> OutOfRangeError:
     """The error for a watcher who asks for what cannot come."""
-    message = f"the last event of turn {turn_id} is {last}, nothing follows {sequence}; watch from {last} or before"
+    message = f"the last event of turn {turn_id} is {last}, nothing follows {sequence}; watch from below {last}"
     return OutOfRangeError(message, field="resume_after_sequence")

@@ -42,6 +42,16 @@ class TorchConfig:
     block_size: int = 16
     """Tokens per block of the cache; a prefix is shared in whole blocks."""
 
+    def __post_init__(self) -> None:
+        """Refuse what the engine could not work with."""
+        for name in ("step_tokens", "running_requests", "waiting_requests", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is too small; give at least 1")
+        if self.threads < 0 or self.cached_tokens < 0:
+            raise ValueError("threads, cached_tokens: give 0 (automatic) or more")
+        if self.device.partition(":")[0] not in {"auto", "cpu", "cuda"}:
+            raise ValueError(f"device: {self.device!r} is none of auto, cpu, cuda")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptedConfig:
@@ -72,3 +82,10 @@ class InferenceConfig:
     """Models served from the start; further ones are registered at run time and kept over restarts."""
     providers: ProvidersConfig = ProvidersConfig()
     """Settings of the providers."""
+
+    def __post_init__(self) -> None:
+        """Refuse two models of one name."""
+        names = [model.model_id for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"models: there are two models called {name!r}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from services.inference.engine import commands
 from services.inference.engine.request import Emission, Request
-from stack_client.errors import InvalidArgumentError, UnavailableError
+from stack_client.errors import InternalError, InvalidArgumentError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class EngineClient:
                 for emission in event.emissions:
                     self._emit(emission)
             case commands.RequestFailed():
-                error = InvalidArgumentError(event.message)
+                error = InternalError(event.message) if event.internal else InvalidArgumentError(event.message)
                 _fail(self._generations.pop(event.request_id, None), error)
                 _fail_future(self._embeds.pop(event.request_id, None), error)
             case commands.Embedded():

@@ -81,10 +81,7 @@ class ModelRegistry:
             provider_id=request.provider_id or self._only_provider(),
             model_type=request.model_type or v1.MODEL_TYPE_LLM,
         )
-        if model.provider_id not in self._providers:
-            known = ", ".join(sorted(self._providers))
-            message = f"no provider {model.provider_id!r}; this node has: {known}"
-            raise InvalidArgumentError(message, field="provider_id")
+        self._provider(model.provider_id)
         metadata = json_format.MessageToDict(request.metadata)
         existing = self._models.get(model.identifier)
         if existing is not None and existing.state != v1.MODEL_STATE_FAILED:
@@ -173,14 +170,16 @@ class ModelRegistry:
             self._on_change()
 
         try:
-            if model.provider_id not in self._providers:
-                raise InvalidArgumentError(f"no provider {model.provider_id!r}")
-            facts = await self._providers[model.provider_id].load(model, report)
+            facts = await self._provider(model.provider_id).load(model, report)
             _check_facts(model, given=self._given[model.identifier], facts=facts)
         except StackError as error:
             logger.error("model %s failed to load: %s", model.identifier, error.message)
             model.state = v1.MODEL_STATE_FAILED
             model.state_message = error.message
+        except Exception as error:
+            logger.exception("model %s failed to load", model.identifier)
+            model.state = v1.MODEL_STATE_FAILED
+            model.state_message = f"{type(error).__name__}: {error}"
         else:
             model.metadata.update(facts)
             loaded = True
@@ -188,6 +187,12 @@ class ModelRegistry:
             model.state_message = ""
             logger.info("model %s is ready", model.identifier)
         self._on_change()
+
+    def _provider(self, name: str) -> Provider:
+        if name not in self._providers:
+            known = ", ".join(sorted(self._providers))
+            raise InvalidArgumentError(f"no provider {name!r}; this node has: {known}", field="provider_id")
+        return self._providers[name]
 
     def _only_provider(self) -> str:
         if len(self._providers) == 1:

@@ -36,7 +36,7 @@ def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) ->
         _check(0 < temperature <= 2, f"{where}.temperature", temperature, "above 0 and at most 2, or strategy greedy")
         _check(0 < top_p <= 1, f"{where}.top_p", top_p, "above 0 and at most 1")
     repetition = params.repetition_penalty if params.HasField("repetition_penalty") else 1.0
-    _check(0 < repetition <= 2, "repetition_penalty", repetition, "above 0 and at most 2")
+    _check(0.01 <= repetition <= 2, "repetition_penalty", repetition, "from 0.01 to 2")
     for name in ("frequency_penalty", "presence_penalty"):
         _check(-2 <= getattr(params, name) <= 2, name, getattr(params, name), "from -2 to 2")
     for token, bias in params.logit_bias.items():

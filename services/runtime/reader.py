@@ -79,7 +79,11 @@ class _Reader:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             if required and name not in value:
                 raise self.fail(_join(at, name), "missing; it has no default")
-        return cls(**{name: self.convert(hints[name], item, at=_join(at, name)) for name, item in value.items()})
+        converted = {name: self.convert(hints[name], item, at=_join(at, name)) for name, item in value.items()}
+        try:
+            return cls(**converted)
+        except ValueError as error:  # from `__post_init__`: a value out of range, which names its key
+            raise ConfigError(f"{self.file}: {_join(at, str(error))}") from error
 
     def convert(  # noqa: PLR0911 - one exit per kind of type
         self,

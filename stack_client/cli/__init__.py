@@ -35,3 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `stack logs | head`
         sys.stderr.close()
         return 1
+    except OSError as error:  # a full disk, a folder that cannot be made
+        print(f"error: {error}", file=sys.stderr)
+        return 1

@@ -398,3 +398,11 @@ async def test_a_run_goes_on_when_the_agents_service_restarts_while_a_tool_runs(
 async def test_a_run_ends_with_an_error_when_inference_breaks_for_good(client: StackClient) -> None:
     with pytest.raises(UnavailableError, match="the scripted engine broke"):
         await Agent("scripted", client=client).arun("break")
+
+
+async def test_a_stream_left_by_break_does_not_block_the_next_run(client: StackClient) -> None:
+    agent = Agent("scripted", client=client)
+    async for event in agent.astream("hang"):
+        if event.text:
+            break
+    assert (await agent.arun("hello")).text == "hello"

@@ -102,10 +102,12 @@ class Stepped:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestFailed:
-    """A request was refused."""
+    """A request was refused, or ended by a fault of its own."""
 
     request_id: str
     message: str
+    internal: bool = False
+    """Whether the fault is ours."""
 
 
 @dataclass(frozen=True, kw_only=True)

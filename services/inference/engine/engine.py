@@ -34,6 +34,8 @@ class Engine:
             device=weights.device,
         )
         self._samplers: dict[str, SequenceSampler] = {}
+        self.failures: list[tuple[str, Exception]] = []
+        """Requests that ended by a fault of their own since this list was last emptied."""
         self._tokenizer = tokenizer
         self._grammars: Grammars | None = None
 
@@ -106,7 +108,14 @@ class Engine:
         for sequence, count in batch:
             self.scheduler.computed(sequence, count)
         whole = [sequence for sequence, _ in batch if sequence.pending == 0]
-        return [self._advance(sequence, logits_V) for sequence, logits_V in zip(whole, logits_RV, strict=True)]
+        emissions = []
+        for sequence, logits_V in zip(whole, logits_RV, strict=True):
+            try:
+                emissions.append(self._advance(sequence, logits_V))
+            except Exception as error:  # noqa: BLE001 (one request's fault must not end those beside it)
+                self.abort(sequence.request.request_id)
+                self.failures.append((sequence.request.request_id, error))
+        return emissions
 
     def _constraint(self, grammar: str) -> Constraint:
         """Compile a grammar; the vocabulary is prepared for it when the first one comes."""

@@ -65,7 +65,7 @@ class Constraint:
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed_V = torch.from_numpy(np.unpackbits(bits, count=self._vocab_size, bitorder="little"))
         if self._matcher.is_error():
-            raise RuntimeError(f"the grammar's state is lost: {self._matcher.get_error()}")
+            raise ValueError(f"the grammar allows no further token: {self._matcher.get_error()}")
         return logits_V.masked_fill(allowed_V == 0, float("-inf"))
 
     def accept(self, token_id: int) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from services.inference.engine.grammar import Constraint
 from services.inference.engine.request import Logprobs, Sampling
 
+LEAST_TEMPERATURE = 1e-5
+
 
 class SequenceSampler:
     """Sampling state of one request: its random generator and what it has used so far."""
@@ -75,7 +77,8 @@ class SequenceSampler:
     def _draw(self, logits_V: Tensor) -> int:
         """Temperature, then top-k, then top-p, then one draw."""
         options = self.sampling
-        scaled_V = logits_V / options.temperature
+        # From the maximum down, so that a tiny temperature cannot overflow to infinity: it only comes out greedy.
+        scaled_V = (logits_V - logits_V.max()) / max(options.temperature, LEAST_TEMPERATURE)
         keep = min(options.top_k or len(scaled_V), len(scaled_V))
         if keep == len(scaled_V) and options.top_p >= 1.0:
             return int(torch.multinomial(scaled_V.softmax(-1), 1, generator=self._generator))

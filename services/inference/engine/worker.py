@@ -86,10 +86,19 @@ class Worker:
             for engine in self._engines.values():
                 if not engine.idle:
                     emissions = engine.step()
+                    self._report_failures(engine)
                     waiting, running, _ = engine.counts
                     self._send(Stepped(emissions=emissions, waiting=waiting, running=running))
             if self._embeds:
                 self._embed_some()
+
+    def _report_failures(self, engine: Engine) -> None:
+        for request_id, error in engine.failures:
+            internal = not isinstance(error, ValueError)
+            if internal:
+                logger.error("request %s failed", request_id, exc_info=error)
+            self._send(RequestFailed(request_id=request_id, message=str(error), internal=internal))
+        engine.failures.clear()
 
     def _receive(self) -> bool:
         """Handle every command that has arrived; False when it is time to end."""
@@ -166,7 +175,7 @@ class Worker:
                 engine = Engine(model, limits=limits, tokenizer=load_text(folder).tokenizer)
                 self._ready.put((command, engine, loaded))
             self._wake_write.send_bytes(b"loaded")
-        except (ValueError, OSError, RuntimeError) as error:  # damaged file, no space, no memory on the device
+        except Exception as error:
             logger.exception("model %s failed to load", command.model)
             self._send(LoadFailed(model=command.model, message=f"{type(error).__name__}: {error}"))
 

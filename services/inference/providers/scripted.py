@@ -15,10 +15,11 @@ Sampling settings are checked like everywhere and change nothing: a script has n
 """
 
 import asyncio
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ from services.inference.provider import Answer, Report, Sink
 from services.inference.validate import sampling_of
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
+SLOT = re.compile(r"\{(\d+)\}")  # anything else in braces is text
 TOKEN = re.compile(r"\s*\S+|\s+$")
 CONTEXT = 8192
 EMBEDDING_DIMENSION = 16
@@ -152,7 +154,8 @@ class ScriptedProvider:
         for rule in self._scripts[model_id]:
             found = re.search(rule.match, text)
             if found and rule.role in {"", role} and rule.tools in {None, with_tools}:
-                return Reply(rule.reply.format(found[0] if rule.match else text, *found.groups()), rule)
+                groups = [found[0] if rule.match else text, *(group or "" for group in found.groups())]
+                return Reply(SLOT.sub(functools.partial(_group, groups), rule.reply), rule)
         return Reply(text, Rule())
 
     async def _speak(
@@ -182,12 +185,24 @@ def _rule(entry: object) -> Rule:
         known = ", ".join(Rule.__dataclass_fields__)
         message = f"unknown key {min(unknown)!r} in a rule of the script; known are {known}"
         raise InvalidArgumentError(message, field="metadata.script")
+    for name, kind in (("match", str), ("role", str), ("reply", str), ("error", str), ("tool_calls", list)):
+        if not isinstance(entry.get(name, kind()), kind):
+            message = f"{name} of a rule of the script is {entry[name]!r}; it must be a {kind.__name__}"
+            raise InvalidArgumentError(message, field="metadata.script")
+    if not all(isinstance(call, dict) and call.get("tool_name") for call in entry.get("tool_calls", ())):
+        raise InvalidArgumentError("a tool call of the script needs a tool_name", field="metadata.script")
     try:
         re.compile(entry.get("match", ""))
     except re.error as error:
         message = f"match {entry['match']!r} is no regular expression: {error}"
         raise InvalidArgumentError(message, field="metadata.script") from error
     return Rule(**{**entry, "tool_calls": tuple(entry.get("tool_calls", ()))})
+
+
+def _group(groups: Sequence[str], slot: re.Match[str]) -> str:
+    """What a slot of a reply stands for; a slot without a group is text."""
+    number = int(slot[1])
+    return groups[number] if number < len(groups) else slot[0]
 
 
 def _tool_call(call: Mapping[str, Any], *, call_id: str) -> v1.ToolCall:

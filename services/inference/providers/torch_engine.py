@@ -155,7 +155,7 @@ class TorchProvider:
             raise InvalidArgumentError("content and token_ids exclude each other", field="token_ids")
         if request.token_ids:
             prompt = list(request.token_ids)
-            _check_ids(prompt, model, field="token_ids")
+            _check_ids(prompt, model.tokenizer.vocab_size, field="token_ids")
         else:
             text = dialog.text_of(request.content, "content")
             prompt = await _offload(len(text), model.tokenizer.encode, text)
@@ -204,12 +204,18 @@ class TorchProvider:
         return v1.TokenizeResponse(token_ids=ids, max_context=model.context)
 
     async def detokenize(self, request: v1.DetokenizeRequest) -> v1.DetokenizeResponse:
-        """Text of token ids."""
+        """Text of token ids; special tokens by their names."""
         model = self._models[request.model_id]
         if isinstance(model, EmbeddingModel):
-            return v1.DetokenizeResponse(text=model.tokenizer.decode(list(request.token_ids)))
-        _check_ids(request.token_ids, model, field="token_ids")
-        return v1.DetokenizeResponse(text=model.tokenizer.decode(list(request.token_ids)))
+            _check_ids(request.token_ids, model.tokenizer.get_vocab_size(), field="token_ids")
+            return v1.DetokenizeResponse(
+                text=model.tokenizer.decode(list(request.token_ids), skip_special_tokens=False)
+            )
+        tokenizer = model.tokenizer
+        _check_ids(request.token_ids, tokenizer.vocab_size, field="token_ids")
+        names = {token_id: name.encode() for name, token_id in tokenizer.special_tokens.items()}
+        raw = b"".join(names.get(token_id) or tokenizer.token_bytes(token_id) for token_id in request.token_ids)
+        return v1.DetokenizeResponse(text=raw.decode(errors="replace"))
 
     def _grammar(self, model: TextModel, request: v1.ChatCompletionRequest, tools: list[ToolDefinition]) -> str:
         """What the answer must match: a demanded call, or a response format; "" for free text."""
@@ -255,6 +261,8 @@ class TorchProvider:
         grammar: str = "",
     ) -> Answer:
         """Run token ids through the engine and push the text into the sink."""
+        for token_id in params.logit_bias:
+            _check_ids([token_id], model.tokenizer.vocab_size, field="sampling_params.logit_bias")
         room = self._config.waiting_requests + self._config.running_requests
         if self._engine.in_flight >= room:
             raise ResourceExhaustedError(f"{room} requests are in flight; ask again in a second", retry_after=1.0)
@@ -301,7 +309,11 @@ def _locate(name: str) -> Path:
         path = find_packaged(name.removeprefix("packaged:")) if name.startswith("packaged:") else Path(name)
     except FileNotFoundError as error:
         raise InvalidArgumentError(str(error), field="provider_model_id") from error
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError:  # for example a name that is longer than any file's
+        found = False
+    if not found:
         message = f"there is no file or folder {name!r} on this inference node"
         raise InvalidArgumentError(message, field="provider_model_id")
     return path
@@ -324,8 +336,7 @@ def _max_tokens(prompt: int, wanted: int, *, context: int, model_id: str) -> int
     return wanted or context - prompt
 
 
-def _check_ids(ids: Sequence[int], model: TextModel, *, field: str) -> None:
-    size = model.tokenizer.vocab_size
+def _check_ids(ids: Sequence[int], size: int, *, field: str) -> None:
     for index, token_id in enumerate(ids):
         if not 0 <= token_id < size:
             where = f"{field}[{index}]"

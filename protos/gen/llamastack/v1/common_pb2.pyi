@@ -997,7 +997,7 @@ class SamplingParams(_message.Message):
     max_tokens: _builtins.int
     """New tokens at most; 0 or unset means up to the end of the context."""
     repetition_penalty: _builtins.float
-    """Divides the logits of tokens seen before, in prompt or answer, when above 1; above 0, at most 2; unset means 1 (off)."""
+    """Divides the logits of tokens seen before, in prompt or answer, when above 1; 0.01 to 2; unset means 1 (off)."""
     frequency_penalty: _builtins.float
     """Subtracted from a token's logit once per earlier use in the answer; -2 to 2; unset means 0."""
     presence_penalty: _builtins.float
