@@ -42,7 +42,7 @@ class Portal:
         Raises:
             FailedPreconditionError: If called on the loop itself, for which it would wait for ever.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_current_thread:
             work.close()
             message = "synchronous calls block the loop that asynchronous tools run on; use StackClient with await"
             raise FailedPreconditionError(message)
@@ -70,6 +70,11 @@ class Portal:
                 self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 (it may yet be started)
                 concurrent.futures.wait([outcome])
             raise
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return threading.current_thread() is self._thread
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run a coroutine on the loop without waiting for it."""
@@ -126,8 +131,11 @@ class SyncStream(Generic[T]):
     def __del__(self) -> None:
         """Close what was left by `break`; at the end of the program the connection ends with it."""
         if not sys.is_finalizing() and not self._ended:
-            self._ended = True
-            portal().spawn(_close(self._items))  # not waited for: the collector may run on any thread, the loop's too
+            if portal().is_current_thread:  # where the collector happened to run; waiting there would be for ever
+                self._ended = True
+                portal().spawn(_close(self._items))
+            else:
+                self.close()
 
 
 async def _next(items: AsyncIterator[T]) -> T | object:
