@@ -1,7 +1,7 @@
 """Choosing the next token.
 
-Every request is sampled from its own row with its own generator, so that a seeded result does not depend on which
-requests share the batch.
+Every request is sampled from its own row with its own generator, so that a seeded draw does not depend on which
+requests share the batch. (Its logits may, in the last bits: see DECISIONS.md.)
 
 Shapes: B requests, V vocabulary.
 """
