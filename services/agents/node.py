@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+import sqlalchemy as sa
 
 from llamastack import v1
 from services.agents.config import AgentsConfig
@@ -31,7 +32,10 @@ class AgentsNode:
         self._context = context
         self._config = context.section(AgentsConfig)
         database = self._config.database or f"sqlite:///{context.data_dir / 'agents.db'}"
-        self._store = AgentStore(database)
+        try:
+            self._store = AgentStore(database)
+        except sa.exc.ArgumentError as error:
+            raise ConfigError(f"{context.config.file}: agents.database: {error}") from error
         self._tasks = asyncio.TaskGroup()
         self._resources = AsyncExitStack()
 

@@ -17,7 +17,7 @@ from services.agents.validate import check_agent, check_turn
 from services.runtime.pages import PageRequest, decode_token, encode_token, page_size
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.calls import terminal_events
-from stack_client.errors import NotFoundError
+from stack_client.errors import InvalidArgumentError, NotFoundError
 
 T = TypeVar("T")
 
@@ -161,6 +161,9 @@ class AgentsService(v1.AgentsServiceServicer):
 
     async def ResumeTurn(self, request: v1.ResumeTurnRequest, context: RpcContext) -> v1.ResumeTurnResponse:
         """Take results of client tools."""
+        if not request.tool_responses:
+            message = "tool_responses is empty; give the results that the turn waits for"
+            raise InvalidArgumentError(message, reason="MISSING_FIELD", field="tool_responses")
         return v1.ResumeTurnResponse(
             turn=await to_the_end(self._runner.resume(request.turn_id, request.tool_responses))
         )

@@ -1,6 +1,7 @@
 """Reading the protos of a dialog: content as text, messages and tools in the chat formats' terms."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from google.protobuf.struct_pb2 import Struct
 from llamastack import v1
 from services.llama.messages import ChatMessage, ToolCall, ToolDefinition
 from stack_client.errors import InvalidArgumentError, UnsupportedError
+
+TOOL_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 def text_of(content: v1.InterleavedContent, field: str) -> str:
@@ -130,6 +133,11 @@ def tool_definitions(tools: Sequence[v1.ToolDefinition]) -> list[ToolDefinition]
         field = f"tools[{index}].tool_name"
         if not tool.tool_name:
             raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
+        if not TOOL_NAME.fullmatch(tool.tool_name):
+            message = (
+                f"{field} is {tool.tool_name[:80]!r}; allowed: letters, digits, `_`, `-`, `.`, at most 64 characters"
+            )
+            raise InvalidArgumentError(message, field=field)
         if tool.tool_name in names:
             raise InvalidArgumentError(f"{field}: there are two tools called {tool.tool_name!r}", field=field)
         names.add(tool.tool_name)

@@ -20,6 +20,7 @@ __all__ = [
     "read_stack",
 ]
 
+LAST_PORT = 65_535
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -83,6 +84,12 @@ class RuntimeConfig:
     """Least level that is logged; user text appears at DEBUG only."""
     log_format: Literal["json", "text"] = "text"
     """One JSON object a line, or text for people."""
+
+    def __post_init__(self) -> None:
+        """Refuse ports that do not exist; the system would take them modulo 65536."""
+        for name, port in self.ports.items():
+            if not 0 <= port <= LAST_PORT:
+                raise ValueError(f"ports.{name}: {port} is no TCP port; give 0 to {LAST_PORT}")
 
 
 @dataclass(frozen=True, kw_only=True)

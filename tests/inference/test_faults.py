@@ -8,6 +8,8 @@ import grpc
 import pytest
 
 from llamastack import v1
+from services.inference.config import InferenceConfig
+from services.runtime.config import ConfigError, RuntimeConfig, read_config
 from stack_client.content import content, text_of
 from stack_client.errors import InvalidArgumentError, StackError, from_rpc_error
 from tests.inference.conftest import SCRIPTED, Node, running_node
@@ -91,3 +93,20 @@ async def test_special_tokens_are_detokenized_by_their_names_and_bad_ids_refused
     for model, token in ((SMOL, -1), ("all-minilm-l6-v2", -1), ("all-minilm-l6-v2", 10**6)):
         with pytest.raises(InvalidArgumentError):
             await real.client.inference.detokenize(model, [token])
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "named"),
+    [
+        (InferenceConfig, {"providers": {"torch": {"block_size": 0}}}, "providers.torch.block_size"),
+        (InferenceConfig, {"providers": {"torch": {"waiting_requests": -1}}}, "providers.torch.waiting_requests"),
+        (InferenceConfig, {"providers": {"torch": {"device": "tpu"}}}, "providers.torch.device"),
+        (InferenceConfig, {"models": [{"model_id": "a"}, {"model_id": "a"}]}, "models"),
+        (RuntimeConfig, {"ports": {"inference": 99_999}}, "ports.inference"),
+    ],
+)
+def test_settings_that_nothing_could_run_with_are_refused_naming_the_key(
+    cls: type, settings: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^stack.yaml: section.{named}: "):
+        read_config(cls, settings, file="stack.yaml", at="section")

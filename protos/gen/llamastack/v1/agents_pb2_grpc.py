@@ -219,7 +219,7 @@ class AgentsServiceServicer(object):
         """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
         waiting call has a result. A repeat with the same content does nothing.
         Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-        or a call was answered before with other content.
+        or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -87,7 +87,7 @@ class AgentsServiceStub:
     """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
     waiting call has a result. A repeat with the same content does nothing.
     Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-    or a call was answered before with other content.
+    or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
     """
     GetTurn: _grpc.UnaryUnaryMultiCallable[_agents_pb2.GetTurnRequest, _agents_pb2.GetTurnResponse]
     """Returns a turn with its steps. Idempotent.
@@ -165,7 +165,7 @@ class AgentsServiceAsyncStub(AgentsServiceStub):
     """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
     waiting call has a result. A repeat with the same content does nothing.
     Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-    or a call was answered before with other content.
+    or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
     """
     GetTurn: _aio.UnaryUnaryMultiCallable[_agents_pb2.GetTurnRequest, _agents_pb2.GetTurnResponse]  # type: ignore[assignment]
     """Returns a turn with its steps. Idempotent.
@@ -312,7 +312,7 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
         waiting call has a result. A repeat with the same content does nothing.
         Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-        or a call was answered before with other content.
+        or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
         """
 
     @_abc_1.abstractmethod

@@ -29,9 +29,10 @@ GRPC_VERSION: str
 class InferenceServiceStub:
     """Everything that models do. Unary calls and streams of one kind share their request, and a stream's text is that of
     the unary answer to the same request in the same conditions: greedy and seeded answers repeat as far as arithmetic
-    allows, for in bfloat16 the last bits of a result depend on which requests share the batch and on which prefixes are
-    cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away stops the work within one engine step. Calls of this service are not kept
-    and carry no request id: repeating one computes it again.
+    allows, for in bfloat16 the last bits of a result depend on which requests share the batch and on which prefixes
+    are cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away
+    stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
+    computes it again.
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
@@ -92,9 +93,10 @@ class InferenceServiceStub:
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """Everything that models do. Unary calls and streams of one kind share their request, and a stream's text is that of
     the unary answer to the same request in the same conditions: greedy and seeded answers repeat as far as arithmetic
-    allows, for in bfloat16 the last bits of a result depend on which requests share the batch and on which prefixes are
-    cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away stops the work within one engine step. Calls of this service are not kept
-    and carry no request id: repeating one computes it again.
+    allows, for in bfloat16 the last bits of a result depend on which requests share the batch and on which prefixes
+    are cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away
+    stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
+    computes it again.
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
@@ -151,9 +153,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Everything that models do. Unary calls and streams of one kind share their request, and a stream's text is that of
     the unary answer to the same request in the same conditions: greedy and seeded answers repeat as far as arithmetic
-    allows, for in bfloat16 the last bits of a result depend on which requests share the batch and on which prefixes are
-    cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away stops the work within one engine step. Calls of this service are not kept
-    and carry no request id: repeating one computes it again.
+    allows, for in bfloat16 the last bits of a result depend on which requests share the batch and on which prefixes
+    are cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away
+    stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
+    computes it again.
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
