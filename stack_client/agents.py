@@ -8,7 +8,7 @@ from typing import Any, Self
 import grpc
 
 from llamastack import v1
-from stack_client.calls import DEFAULT_TIMEOUT, EventStream, unary
+from stack_client.calls import DEFAULT_TIMEOUT, EventStream, every_page, unary
 from stack_client.errors import UnavailableError
 
 REATTACH_ATTEMPTS = 8
@@ -47,15 +47,7 @@ class Agents:
         Raises:
             StackError: If the call fails.
         """
-        agents: list[v1.Agent] = []
-        token = ""
-        while True:
-            request = v1.ListAgentsRequest(page_token=token)
-            response: v1.ListAgentsResponse = await unary(self._stub.ListAgents(request, timeout=timeout))
-            agents += response.data
-            token = response.next_page_token
-            if not token:
-                return agents
+        return await every_page(self._stub.ListAgents, v1.ListAgentsRequest(), timeout=timeout)
 
     async def delete(self, agent_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Delete an agent with its sessions.
@@ -91,15 +83,7 @@ class Agents:
         Raises:
             NotFoundError: If there is no such agent.
         """
-        sessions: Sequence[v1.Session] = []
-        token = ""
-        while True:
-            request = v1.ListSessionsRequest(agent_id=agent_id, page_token=token)
-            response: v1.ListSessionsResponse = await unary(self._stub.ListSessions(request, timeout=timeout))
-            sessions = [*sessions, *response.data]
-            token = response.next_page_token
-            if not token:
-                return sessions
+        return await every_page(self._stub.ListSessions, v1.ListSessionsRequest(agent_id=agent_id), timeout=timeout)
 
     async def delete_session(self, session_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Delete a session with its turns.

@@ -1,7 +1,7 @@
 """Making calls: errors become those of the tree, streams are watched for their end and cancelled on every way out."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, Generic, Self, TypeVar
 
@@ -32,6 +32,21 @@ async def unary(call: Awaitable[ResponseT]) -> ResponseT:
         raise from_rpc_error(error) from None
     except asyncio.CancelledError:
         raise _cancelled("the client was closed during the call") from None
+
+
+async def every_page(method: Callable[..., Awaitable[Any]], request: Any, *, timeout: float) -> list[Any]:  # noqa: ANN401
+    """All entries of a list call, page after page; `request` is the first page's and is changed on the way.
+
+    Raises:
+        StackError: As the service raised it, or as the transport failed.
+    """
+    entries: list[Any] = []
+    while True:
+        response = await unary(method(request, timeout=timeout))
+        entries += response.data
+        if not response.next_page_token:
+            return entries
+        request.page_token = response.next_page_token
 
 
 class EventStream(Generic[ResponseT]):

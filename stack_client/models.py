@@ -8,7 +8,7 @@ import grpc
 
 from llamastack import v1
 from stack_client import content
-from stack_client.calls import DEFAULT_TIMEOUT, unary
+from stack_client.calls import DEFAULT_TIMEOUT, every_page, unary
 from stack_client.errors import DeadlineExceededError, InvalidArgumentError
 
 READY_POLL_SECONDS = 0.2
@@ -26,15 +26,7 @@ class Models:
         Raises:
             StackError: If the call fails.
         """
-        models: list[v1.Model] = []
-        token = ""
-        while True:
-            request = v1.ListModelsRequest(page_token=token)
-            response: v1.ListModelsResponse = await unary(self._stub.ListModels(request, timeout=timeout))
-            models += response.data
-            token = response.next_page_token
-            if not token:
-                return models
+        return await every_page(self._stub.ListModels, v1.ListModelsRequest(), timeout=timeout)
 
     async def get(self, model: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Model:
         """One model.
