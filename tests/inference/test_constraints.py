@@ -76,11 +76,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
     from services.llama.config import PRESETS  # noqa: PLC0415
     from services.llama.model import Llama  # noqa: PLC0415
+    from tests.inference.engines import torch_engine  # noqa: PLC0415
 
     folder = checkpoint.prepare(find_packaged(MODEL), cache_dir=tmp_path_factory.mktemp("cache"))
     tokenizer = checkpoint.load_text(folder).tokenizer
     config = dataclasses.replace(PRESETS["tiny"], vocab_size=tokenizer.vocab_size)
-    return Engine(Llama.seeded(config, seed=3), limits=EngineLimits(cached_tokens=16384), tokenizer=tokenizer)
+    return torch_engine(Llama.seeded(config, seed=3), limits=EngineLimits(cached_tokens=16384), tokenizer=tokenizer)
 
 
 def generate(engine: Engine, grammars: list[str], *, max_tokens: int = 400) -> list[tuple[str, str | None]]:

@@ -9,6 +9,7 @@ from services.inference.engine.engine import Engine
 from services.inference.engine.request import Emission, EngineLimits, Request, Sampling
 from services.llama.config import PRESETS
 from services.llama.model import CausalAttention, Llama
+from tests.inference.engines import torch_engine
 
 CONFIG = PRESETS["tiny"]
 PROMPTS = [tuple((7 * i + 3 * j) % CONFIG.vocab_size for j in range(length)) for i, length in enumerate((1, 5, 23, 40))]
@@ -53,38 +54,38 @@ def without_engine(model: Llama, prompt: tuple[int, ...], count: int) -> list[in
 
 @pytest.mark.parametrize("index", range(len(PROMPTS)))
 def test_cached_decoding_equals_running_the_whole_sequence_anew(model: Llama, index: int) -> None:
-    result = run(Engine(model, limits=EngineLimits()), request(index))
+    result = run(torch_engine(model, limits=EngineLimits()), request(index))
     assert tokens(result[f"r{index}"]) == without_engine(model, PROMPTS[index], 12)
 
 
 def test_requests_in_one_batch_get_the_tokens_they_get_alone(model: Llama) -> None:
-    together = run(Engine(model, limits=EngineLimits()), *(request(i) for i in range(4)))
+    together = run(torch_engine(model, limits=EngineLimits()), *(request(i) for i in range(4)))
     for i in range(4):
-        alone = run(Engine(model, limits=EngineLimits()), request(i))
+        alone = run(torch_engine(model, limits=EngineLimits()), request(i))
         assert tokens(together[f"r{i}"]) == tokens(alone[f"r{i}"])
 
 
 @pytest.mark.parametrize("step_tokens", [1, 3, 7, 16])
 def test_a_prompt_read_in_chunks_gives_the_same_tokens_as_read_whole(model: Llama, step_tokens: int) -> None:
-    whole = run(Engine(model, limits=EngineLimits()), request(2), request(3))
-    chunked = run(Engine(model, limits=EngineLimits(step_tokens=step_tokens)), request(2), request(3))
+    whole = run(torch_engine(model, limits=EngineLimits()), request(2), request(3))
+    chunked = run(torch_engine(model, limits=EngineLimits(step_tokens=step_tokens)), request(2), request(3))
     assert {key: tokens(value) for key, value in chunked.items()} == {
         key: tokens(value) for key, value in whole.items()
     }
 
 
 def test_a_request_that_joins_a_running_batch_changes_nothing_for_the_others(model: Llama) -> None:
-    engine = Engine(model, limits=EngineLimits())
+    engine = torch_engine(model, limits=EngineLimits())
     engine.add(request(3))
     first = [emission for _ in range(4) for emission in engine.step()]
     engine.add(request(1))
     late = drain(engine)
-    alone = run(Engine(model, limits=EngineLimits()), request(3))
+    alone = run(torch_engine(model, limits=EngineLimits()), request(3))
     assert tokens(first) + tokens(late["r3"]) == tokens(alone["r3"])
 
 
 def test_requests_beyond_the_running_limit_wait_and_are_served_in_order(model: Llama) -> None:
-    engine = Engine(model, limits=EngineLimits(running_requests=1))
+    engine = torch_engine(model, limits=EngineLimits(running_requests=1))
     for i in range(3):
         engine.add(request(i, max_tokens=2))
     order = []
@@ -97,7 +98,7 @@ def test_requests_beyond_the_running_limit_wait_and_are_served_in_order(model: L
 
 
 def test_a_request_that_does_not_fit_the_cache_budget_waits_for_room(model: Llama) -> None:
-    engine = Engine(model, limits=EngineLimits(cached_tokens=60))
+    engine = torch_engine(model, limits=EngineLimits(cached_tokens=60))
     engine.add(request(3))
     engine.add(request(2))
     engine.step()
@@ -106,7 +107,7 @@ def test_a_request_that_does_not_fit_the_cache_budget_waits_for_room(model: Llam
 
 
 def test_an_aborted_request_emits_nothing_more_and_frees_its_cache(model: Llama) -> None:
-    engine = Engine(model, limits=EngineLimits(running_requests=1))
+    engine = torch_engine(model, limits=EngineLimits(running_requests=1))
     engine.add(request(2))
     engine.add(request(1))
     engine.step()
@@ -121,35 +122,37 @@ def test_a_stop_token_ends_the_request_and_is_the_last_one_emitted(model: Llama)
     wanted = without_engine(model, PROMPTS[2], 12)
     stop = wanted[5]
     item = Request(request_id="r", prompt_ids=PROMPTS[2], max_tokens=12, stop_ids=frozenset({stop}))
-    emissions = run(Engine(model, limits=EngineLimits()), item)["r"]
+    emissions = run(torch_engine(model, limits=EngineLimits()), item)["r"]
     assert tokens(emissions) == wanted[: wanted.index(stop) + 1]
     assert [emission.finish for emission in emissions] == [None] * wanted.index(stop) + ["stop"]
 
 
 def test_the_token_limit_ends_a_request_with_length(model: Llama) -> None:
-    emissions = run(Engine(model, limits=EngineLimits()), request(1, max_tokens=3))["r1"]
+    emissions = run(torch_engine(model, limits=EngineLimits()), request(1, max_tokens=3))["r1"]
     assert [emission.finish for emission in emissions] == [None, None, "length"]
 
 
 def test_a_seeded_request_samples_the_same_alone_and_among_others(model: Llama) -> None:
     options: dict[str, Any] = {"temperature": 1.5, "seed": 42}
-    alone = run(Engine(model, limits=EngineLimits()), request(2, **options))
+    alone = run(torch_engine(model, limits=EngineLimits()), request(2, **options))
     others = [request(i, temperature=1.0, seed=i) for i in (0, 1, 3)]
-    together = run(Engine(model, limits=EngineLimits()), *others, request(2, **options))
+    together = run(torch_engine(model, limits=EngineLimits()), *others, request(2, **options))
     assert tokens(alone["r2"]) == tokens(together["r2"])
-    assert tokens(alone["r2"]) != tokens(run(Engine(model, limits=EngineLimits()), request(2))["r2"])
+    assert tokens(alone["r2"]) != tokens(run(torch_engine(model, limits=EngineLimits()), request(2))["r2"])
 
 
 def test_different_seeds_sample_differently(model: Llama) -> None:
     results = {
-        tuple(tokens(run(Engine(model, limits=EngineLimits()), request(2, temperature=1.5, seed=seed))["r2"]))
+        tuple(tokens(run(torch_engine(model, limits=EngineLimits()), request(2, temperature=1.5, seed=seed))["r2"]))
         for seed in range(5)
     }
     assert len(results) > 1
 
 
 def test_logprobs_are_those_of_the_models_own_distribution(model: Llama) -> None:
-    emissions = run(Engine(model, limits=EngineLimits()), request(2, top_logprobs=3, repetition_penalty=1.3))["r2"]
+    emissions = run(torch_engine(model, limits=EngineLimits()), request(2, top_logprobs=3, repetition_penalty=1.3))[
+        "r2"
+    ]
     first = emissions[0].logprobs
     assert first is not None
     ids = torch.tensor(PROMPTS[2])
@@ -161,7 +164,7 @@ def test_logprobs_are_those_of_the_models_own_distribution(model: Llama) -> None
 
 
 def test_what_does_not_fit_the_context_is_refused(model: Llama) -> None:
-    engine = Engine(model, limits=EngineLimits())
+    engine = torch_engine(model, limits=EngineLimits())
     with pytest.raises(ValueError, match="exceed the context"):
         engine.add(request(1, max_tokens=CONFIG.max_context))
     with pytest.raises(ValueError, match="at least one prompt token"):

@@ -14,6 +14,7 @@ from services.inference.engine.request import Emission, EngineLimits, Request, S
 from services.inference.engine.scheduler import Scheduler
 from services.llama.config import PRESETS
 from services.llama.model import Llama
+from tests.inference.engines import torch_engine
 
 CONFIG = PRESETS["tiny"]
 PREFIX = tuple((5 * j + 3) % CONFIG.vocab_size for j in range(70))
@@ -46,7 +47,7 @@ def run(engine: Engine, *requests: Request) -> dict[str, list[int]]:
 
 
 def fresh(model: Llama, **limits: Any) -> Engine:
-    return Engine(model, limits=EngineLimits(**{"cached_tokens": 2048, **limits}))
+    return torch_engine(model, limits=EngineLimits(**{"cached_tokens": 2048, **limits}))
 
 
 def test_a_cached_prefix_gives_the_tokens_of_an_own_prefix(model: Llama) -> None:
@@ -131,7 +132,7 @@ def test_a_request_that_could_never_fit_is_refused(model: Llama) -> None:
 
 
 def test_priority_goes_first_and_gives_up_its_blocks_last() -> None:
-    scheduler = Scheduler(limits=EngineLimits(running_requests=1), blocks=16)
+    scheduler = Scheduler(limits=EngineLimits(running_requests=1, cached_tokens=256))
     for name, priority in (("low", 0), ("high", 5), ("middle", 1)):
         scheduler.add(ask(name, (1, 2, 3), priority=priority))
     order = []
@@ -144,7 +145,7 @@ def test_priority_goes_first_and_gives_up_its_blocks_last() -> None:
 
 
 def test_a_tenant_with_many_requests_does_not_starve_one_with_few() -> None:
-    scheduler = Scheduler(limits=EngineLimits(running_requests=2), blocks=64)
+    scheduler = Scheduler(limits=EngineLimits(running_requests=2, cached_tokens=1024))
     for number in range(10):
         scheduler.add(ask(f"greedy{number}", (number, 1, 2), tenant="greedy"))
     scheduler.add(ask("modest", (7, 8, 9), tenant="modest"))
@@ -177,7 +178,7 @@ class Soak(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = Engine(MODEL, limits=EngineLimits(cached_tokens=144, step_tokens=24, running_requests=4))
+        self.engine = torch_engine(MODEL, limits=EngineLimits(cached_tokens=144, step_tokens=24, running_requests=4))
         self.numbers = itertools.count()
         self.requests: dict[str, Request] = {}
         self.answers: dict[str, list[int]] = {}
@@ -212,7 +213,7 @@ class Soak(RuleBasedStateMachine):
                     self._compare(emission.request_id)
 
     def _compare(self, name: str) -> None:
-        alone = run(Engine(MODEL, limits=EngineLimits(cached_tokens=144)), self.requests.pop(name))
+        alone = run(torch_engine(MODEL, limits=EngineLimits(cached_tokens=144)), self.requests.pop(name))
         assert self.answers.pop(name) == alone[name]
 
     @invariant()

@@ -9,30 +9,19 @@ Shapes: T rows of the step, R rows that need logits, V vocabulary.
 import torch
 
 from services.inference.engine.grammar import Constraint, Grammars
-from services.inference.engine.kv_cache import PagedCache, Rows, StepAttention, slots_of
 from services.inference.engine.request import Emission, EngineLimits, FinishCause, Logprobs, Request
+from services.inference.engine.runner import Part, Runner
 from services.inference.engine.sampler import SequenceSampler, logprobs_of
 from services.inference.engine.scheduler import Scheduler, Sequence
-from services.llama.model import Llama
 from services.llama.tokenizer import Tokenizer
 
 
 class Engine:
-    """Continuous batching over one `Llama`. Not thread-safe: one thread adds, aborts and steps."""
+    """Continuous batching over one model. Not thread-safe: one thread adds, aborts and steps."""
 
-    def __init__(self, model: Llama, *, limits: EngineLimits, tokenizer: Tokenizer | None = None) -> None:
-        config, weights = model.config, model.embed.weight
-        self._model = model
-        self._device = weights.device
-        self.scheduler = Scheduler(limits=limits, blocks=-(-limits.cached_tokens // limits.block_size))
-        self._cache = PagedCache(
-            n_layers=config.n_layers,
-            n_kv_heads=config.n_kv_heads,
-            head_dim=config.head_dim,
-            slots=self.scheduler.pool.size * limits.block_size,
-            dtype=weights.dtype,
-            device=weights.device,
-        )
+    def __init__(self, runner: Runner, *, limits: EngineLimits, tokenizer: Tokenizer | None = None) -> None:
+        self._runner = runner
+        self.scheduler = Scheduler(limits=limits)
         self._samplers: dict[str, SequenceSampler] = {}
         self.failures: list[tuple[str, Exception]] = []
         """Requests that ended by a fault of their own since this list was last emptied."""
@@ -61,7 +50,7 @@ class Engine:
             raise ValueError(f"request id {request.request_id!r} is in flight already")
         if not request.prompt_ids or request.max_tokens < 1:
             raise ValueError("a request needs at least one prompt token and one new token")
-        config = self._model.config
+        config = self._runner.config
         if len(request.prompt_ids) + request.max_tokens > config.max_context:
             length = f"{len(request.prompt_ids)} + {request.max_tokens}"
             raise ValueError(f"{length} tokens exceed the context of {config.max_context}")
@@ -82,29 +71,22 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Emission]:
         """Compute one batch; returns the new token of every request whose tokens are all computed."""
-        # A request with one row goes first even if it is the end of a prompt: attention takes it for decoding.
-        batch = sorted(self.scheduler.plan(), key=lambda part: part[1] > 1)
+        batch = self.scheduler.plan()
         if not batch:
             return []
-        ids: list[int] = []
-        positions: list[int] = []
-        last_rows: list[int] = []
-        rows: list[Rows] = []
+        parts = []
         for sequence, count in batch:
             end = sequence.computed + count
-            ids += sequence.tokens[sequence.computed : end]
-            positions += range(sequence.computed, end)
-            block_size = self.scheduler.pool.block_size
-            slots_S = slots_of(sequence.blocks, tokens=end, block_size=block_size, device=self._device)
-            rows.append(Rows(slots_S, count))
-            if end == len(sequence.tokens):
-                last_rows.append(len(ids) - 1)
-        logits_RV = self._model(
-            torch.tensor(ids, device=self._device),
-            positions_T=torch.tensor(positions, device=self._device),
-            attend=StepAttention(self._cache, rows),
-            rows_R=torch.tensor(last_rows, device=self._device, dtype=torch.long),
-        ).cpu()
+            parts.append(
+                Part(
+                    token_ids=sequence.tokens[sequence.computed : end],
+                    start=sequence.computed,
+                    blocks=[block.index for block in sequence.blocks],
+                    adapter=sequence.request.adapter,
+                    logits=end == len(sequence.tokens),
+                )
+            )
+        logits_RV = self._runner.forward(parts)
         for sequence, count in batch:
             self.scheduler.computed(sequence, count)
         whole = [sequence for sequence, _ in batch if sequence.pending == 0]
@@ -122,7 +104,7 @@ class Engine:
         if self._grammars is None:
             if self._tokenizer is None:
                 raise ValueError("this engine has no tokenizer, which grammars need")
-            self._grammars = Grammars(self._tokenizer, vocab_size=self._model.config.vocab_size)
+            self._grammars = Grammars(self._tokenizer, vocab_size=self._runner.config.vocab_size)
         return self._grammars.constraint(grammar)
 
     def _advance(self, sequence: Sequence, logits_V: torch.Tensor) -> Emission:

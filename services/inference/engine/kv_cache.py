@@ -7,13 +7,12 @@ Shapes: T tokens of the step, t tokens of one request in the step, B requests th
 one request, C slots, L layers, N query heads, K key/value heads, G = N/K query heads per key/value head, H head size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-
-from services.inference.engine.block_pool import Block
 
 
 class PagedCache:
@@ -43,9 +42,9 @@ class Rows:
     """Its tokens in the step: the last ones of `slots_S`."""
 
 
-def slots_of(blocks: list[Block], *, tokens: int, block_size: int, device: torch.device) -> Tensor:
+def slots_of(blocks: Sequence[int], *, tokens: int, block_size: int, device: torch.device) -> Tensor:
     """Slots of a request's first `tokens` tokens."""
-    indices = torch.tensor([block.index for block in blocks], device=device)
+    indices = torch.tensor(blocks, device=device)
     return (indices[:, None] * block_size + torch.arange(block_size, device=device)).flatten()[:tokens]
 
 

@@ -93,3 +93,8 @@ class EngineLimits:
     takes 0 as what `memory.fitting_tokens` finds."""
     block_size: int = 16
     """Tokens per block of the cache; a prefix is shared in whole blocks."""
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the cache."""
+        return -(-self.cached_tokens // self.block_size)

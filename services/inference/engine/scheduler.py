@@ -55,9 +55,9 @@ class Sequence:
 class Scheduler:
     """The waiting and the running queue, and the blocks."""
 
-    def __init__(self, *, limits: EngineLimits, blocks: int) -> None:
+    def __init__(self, *, limits: EngineLimits) -> None:
         self._limits = limits
-        self.pool = BlockPool(blocks=blocks, block_size=limits.block_size)
+        self.pool = BlockPool(blocks=limits.blocks, block_size=limits.block_size)
         self._waiting: dict[str, deque[Sequence]] = {}
         self._served: dict[str, int] = {}
         self._running: dict[str, Sequence] = {}

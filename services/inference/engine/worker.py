@@ -34,6 +34,7 @@ from services.inference.engine.commands import (
 )
 from services.inference.engine.engine import Engine
 from services.inference.engine.memory import fitting_tokens
+from services.inference.engine.runner import TorchRunner
 from services.llama.checkpoint import load_model, load_text, prepare
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,8 @@ class Worker:
                     cached_tokens=tokens,
                 )
                 limits = replace(command.limits, cached_tokens=tokens)
-                engine = Engine(model, limits=limits, tokenizer=load_text(folder).tokenizer)
+                runner = TorchRunner(model, blocks=limits.blocks, block_size=limits.block_size)
+                engine = Engine(runner, limits=limits, tokenizer=load_text(folder).tokenizer)
                 self._ready.put((command, engine, loaded))
             self._wake_write.send_bytes(b"loaded")
         except Exception as error:
