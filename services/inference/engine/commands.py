@@ -20,7 +20,12 @@ class Load:
     path: Path
     cache_dir: Path
     dtype: str
+    """Of weights that are not quantised."""
+    quantisation: Literal["none", "auto", "int8", "int4"] = "none"
+    """Of a text model's weights; auto is int8 where the compiled kernels run, else none."""
     device: str
+    threads: int
+    """Of the engine's process."""
     limits: EngineLimits
 
 
@@ -68,6 +73,7 @@ class Loaded:
     model: str
     folder: Path
     dtype: str
+    """Of the weights."""
     parameters: int
     dimension: int = 0
     """Length of an embedding model's vectors; 0 for text models."""

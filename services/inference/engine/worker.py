@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 
 import torch
 
@@ -33,9 +34,8 @@ from services.inference.engine.commands import (
     Unload,
 )
 from services.inference.engine.engine import Engine
-from services.inference.engine.memory import fitting_tokens
-from services.inference.engine.runner import TorchRunner
-from services.llama.checkpoint import load_model, load_text, prepare
+from services.inference.engine.loading import load_runner
+from services.llama.checkpoint import load_text, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -160,26 +160,27 @@ class Worker:
                     self._send(Progress(model=command.model, message="converting (once, then cached)"))
                 folder = prepare(command.path, cache_dir=command.cache_dir)
                 self._send(Progress(model=command.model, message="loading weights"))
-                dtype: torch.dtype = getattr(torch, command.dtype)
-                model = load_model(folder, dtype=dtype, device=command.device)
-                tokens = command.limits.cached_tokens or fitting_tokens(
-                    model.config, dtype=dtype, device=model.embed.weight.device
-                )
-                loaded = Loaded(
-                    model=command.model,
-                    folder=folder,
-                    dtype=command.dtype,
-                    parameters=sum(parameter.numel() for parameter in model.parameters()),
-                    cached_tokens=tokens,
-                )
-                limits = replace(command.limits, cached_tokens=tokens)
-                runner = TorchRunner(model, blocks=limits.blocks, block_size=limits.block_size)
-                engine = Engine(runner, limits=limits, tokenizer=load_text(folder).tokenizer)
-                self._ready.put((command, engine, loaded))
+                served, loaded = self._load_text_model(command, folder)
+                self._ready.put((command, served, loaded))
             self._wake_write.send_bytes(b"loaded")
         except Exception as error:
             logger.exception("model %s failed to load", command.model)
             self._send(LoadFailed(model=command.model, message=f"{type(error).__name__}: {error}"))
+
+    def _load_text_model(self, command: Load, folder: Path) -> tuple[Engine, Loaded]:
+        def report(message: str) -> None:
+            self._send(Progress(model=command.model, message=message))
+
+        runner, facts = load_runner(command, folder, report=report)
+        limits = replace(command.limits, cached_tokens=facts.cached_tokens)
+        loaded = Loaded(
+            model=command.model,
+            folder=folder,
+            dtype=facts.arithmetic,
+            parameters=runner.config.parameter_count,
+            cached_tokens=facts.cached_tokens,
+        )
+        return Engine(runner, limits=limits, tokenizer=load_text(folder).tokenizer), loaded
 
     def _install(self) -> None:
         """Take over models that their threads have read."""

@@ -58,12 +58,14 @@ class TorchProvider:
         self._cache_dir = cache_dir
         self._device, device_reason = choose_device(config.device)
         self._dtype, dtype_reason = choose_dtype(config.dtype, device=self._device)
-        threads = config.threads or usable_cpus()
+        # Whoever names a dtype wants just that.
+        self._quantisation = config.quantisation if config.dtype == "auto" else "none"
+        self._threads = config.threads or usable_cpus()
         logger.info(
             "torch provider device=%s (%s) dtype=%s (%s) threads=%d",
-            self._device, device_reason, self._dtype, dtype_reason, threads,
+            self._device, device_reason, self._dtype, dtype_reason, self._threads,
         )  # fmt: skip
-        self._engine = EngineClient(threads=threads)
+        self._engine = EngineClient(threads=self._threads)
         self._models: dict[str, TextModel | EmbeddingModel] = {}
         self._ids = itertools.count(1)
 
@@ -92,7 +94,9 @@ class TorchProvider:
             path=_locate(model.provider_resource_id),
             cache_dir=self._cache_dir / "models",
             dtype=self._dtype,
+            quantisation=self._quantisation,
             device=self._device,
+            threads=self._threads,
             limits=EngineLimits(
                 step_tokens=self._config.step_tokens,
                 running_requests=self._config.running_requests,

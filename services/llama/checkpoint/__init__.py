@@ -122,8 +122,8 @@ def load_text(prepared: Path, *, family: Llama3Family | None = None) -> TextSide
     return TextSide(config=config, tokenizer=tokenizer, chat_format=chat_format)
 
 
-def load_model(prepared: Path, *, dtype: "torch.dtype", device: "str | torch.device" = "cpu") -> "Llama":
-    """The model with its weights, in `dtype` on `device`; see `weights.fill_model`. Imports torch.
+def load_model(prepared: Path, *, dtype: "torch.dtype | None", device: "str | torch.device" = "cpu") -> "Llama":
+    """The model with its weights, in `dtype` (None: as stored) on `device`; see `weights.fill_model`. Imports torch.
 
     Raises:
         CheckpointError, ConfigError: names the tensor and the file at fault.

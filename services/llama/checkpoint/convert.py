@@ -3,23 +3,19 @@
 Values are kept exactly: F16 and BF16 tensors as they are, packed ones as the fp32 numbers that their blocks stand for
 (a Q4_1 value is an fp16 scale times a 4-bit number plus an fp16 offset, which no 16-bit format holds). Rounding to
 another dtype is the loader's choice. The price is disk: 540 MB for SmolLM2-135M.
-
-Safe against kills and races: a folder is built under `NAME.partial` while holding a lock on `NAME.lock`, and renamed
-to `NAME` when complete. The kernel drops the lock of a killed process, so whoever holds it may delete the remains.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from services.llama.checkpoint.build_once import build_once, sync
 from services.llama.checkpoint.gguf_file import GGUFFile, GGUFTensor, open_gguf
 from services.llama.checkpoint.gguf_tokenizer import tokenizer_json
 from services.llama.checkpoint.layout import TensorSpec, check_tensors, half_split, tensor_specs
@@ -40,49 +36,12 @@ def convert_gguf(path: Path, *, cache_dir: Path) -> Path:
         OSError: the cache cannot be written.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    target = cache_dir / f"{_content_hash(path, cache_dir=cache_dir)[:32]}-v{VERSION}"
-    if target.is_dir():
-        return target
-    with _lock(target):
-        if not target.is_dir():  # another process may have made it while this one waited
-            _sweep(cache_dir)
-            partial = _partial(target)
-            try:
-                _write_folder(path, partial)
-                _sync(partial)
-                partial.rename(target)
-                _sync(cache_dir)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+    target = cache_dir / f"{content_hash(path, cache_dir=cache_dir)[:32]}-v{VERSION}"
+    build_once(target, lambda partial: _write_folder(path, partial))
     return target
 
 
-def _partial(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
-
-
-@contextmanager
-def _lock(target: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock that goes with `target`; yields whether it was got, which may be False only without `wait`."""
-    with target.with_name(target.name + ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-def _sweep(cache_dir: Path) -> None:
-    """Delete what killed conversions of any file left; those still running hold their lock and are passed over."""
-    for partial in cache_dir.glob("*.partial"):
-        target = partial.with_suffix("")
-        with _lock(target, wait=False) as held:
-            if held:
-                shutil.rmtree(partial, ignore_errors=True)
-
-
-def _content_hash(path: Path, *, cache_dir: Path) -> str:
+def content_hash(path: Path, *, cache_dir: Path) -> str:
     """SHA-256 of the file; remembered by path, size and modification time, so that warm starts read nothing."""
     state = path.stat()
     key = f"{path.resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
@@ -94,7 +53,7 @@ def _content_hash(path: Path, *, cache_dir: Path) -> str:
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
-    note.parent.mkdir(exist_ok=True)
+    note.parent.mkdir(parents=True, exist_ok=True)
     fresh = note.with_name(f"{note.name}.{os.getpid()}")
     fresh.write_text(digest.hexdigest())
     fresh.replace(note)
@@ -114,11 +73,10 @@ def _write_folder(path: Path, folder: Path) -> None:
             at=path,
         )
         texts = _texts(gguf.metadata, config=config, source=path.name)
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-            _sync(folder / name)
+            sync(folder / name)
         _write_weights(gguf, folder / "model.safetensors", specs=specs)
 
 
@@ -172,12 +130,3 @@ def _safetensors_header(sources: list[tuple[TensorSpec, GGUFTensor]]) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

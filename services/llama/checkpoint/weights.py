@@ -23,8 +23,10 @@ _DERIVED = re.compile(r"rope\.freqs|(model\.layers\.\d+\.self_attn\.)?(model\.)?
 _LOADABLE = {torch.float32, torch.float16, torch.bfloat16}
 
 
-def fill_model(folder: Path, *, config: LlamaConfig, dtype: torch.dtype, device: str | torch.device) -> Llama:
+def fill_model(folder: Path, *, config: LlamaConfig, dtype: torch.dtype | None, device: str | torch.device) -> Llama:
     """A model of shape `config` with the weights in `folder`, in `dtype` on `device`, ready to run.
+
+    Without `dtype` every tensor stays as it is stored.
 
     Tensors already in `dtype` are used as they are mapped from the file, so that the same pages serve every process.
 
