@@ -26,6 +26,7 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
             return
         _sweep(target.parent)
         partial = target.with_name(target.name + ".partial")
+        _remove(partial)
         try:
             build(partial)
             sync(partial)
@@ -57,7 +58,7 @@ def _lock(target: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what killed builds of any target left; those still running hold their lock and are passed over."""
+    """Delete what killed builds of other targets left; those still running hold their lock and are passed over."""
     for partial in folder.glob("*.partial"):
         target = partial.with_suffix("")
         with _lock(target, wait=False) as held:
