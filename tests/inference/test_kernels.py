@@ -79,7 +79,7 @@ def test_kernels_do_the_arithmetic_that_the_packing_means(model: Llama, folder: 
     exact = Llama.seeded(CONFIG, seed=1)
     for module in exact.modules():
         if isinstance(module, torch.nn.Linear):
-            module.forward = replaced(module)  # type: ignore[method-assign]
+            module.forward = replaced(module)  # type: ignore[method-assign, assignment]
     ids = torch.tensor(IDS)
     expected = exact(ids, positions_T=torch.arange(len(IDS)), attend=CausalAttention(), rows_R=torch.tensor([299]))
     runner = native_runner(model, folder=folder, variant=variant)
