@@ -1,6 +1,7 @@
 """Our engine in a process of its own: `python -m benchmarks.inference.ours FORMAT SEED [start]`."""
 
 import argparse
+import logging
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ class Bench:
             threads=workloads.THREADS,
             limits=EngineLimits(cached_tokens=65_536),
         )
-        runner, _ = load_runner(command, folder, report=str)  # says nothing
+        runner, _ = load_runner(command, folder, report=logging.debug)
         self._engine = Engine(runner, limits=command.limits, tokenizer=load_text(folder).tokenizer)
         self._names = 0
 
