@@ -40,7 +40,7 @@ def convert_gguf(path: Path, *, cache_dir: Path) -> Path:
         OSError: the cache cannot be written.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    target = cache_dir / f"{_content_hash(path, cache_dir=cache_dir)[:32]}-v{VERSION}"
+    target = cache_dir / f"{content_hash(path, cache_dir=cache_dir)[:32]}-v{VERSION}"
     if target.is_dir():
         return target
     with _lock(target):
@@ -82,7 +82,7 @@ def _sweep(cache_dir: Path) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-def _content_hash(path: Path, *, cache_dir: Path) -> str:
+def content_hash(path: Path, *, cache_dir: Path) -> str:
     """SHA-256 of the file; remembered by path, size and modification time, so that warm starts read nothing."""
     state = path.stat()
     key = f"{path.resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
@@ -94,7 +94,7 @@ def _content_hash(path: Path, *, cache_dir: Path) -> str:
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
-    note.parent.mkdir(exist_ok=True)
+    note.parent.mkdir(parents=True, exist_ok=True)
     fresh = note.with_name(f"{note.name}.{os.getpid()}")
     fresh.write_text(digest.hexdigest())
     fresh.replace(note)
