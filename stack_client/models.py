@@ -51,7 +51,12 @@ class Models:
     ) -> v1.Model:
         """Register a model; it loads in the background, see `wait_ready`.
 
+        `base@name` is a LoRA adapter of the registered model `base`; `provider_model_id` is its folder in PEFT's
+        format.
+
         Raises:
+            NotFoundError: If an adapter's base is not registered.
+            FailedPreconditionError: If an adapter's base could not be loaded.
             AlreadyExistsError: If the identifier has other content.
             InvalidArgumentError: If the provider is unknown.
         """
@@ -92,5 +97,6 @@ class Models:
 
         Raises:
             NotFoundError: If there is none of that identifier.
+            FailedPreconditionError: If adapters of it are registered.
         """
         await unary(self._stub.UnregisterModel(v1.UnregisterModelRequest(model_id=model), timeout=timeout))

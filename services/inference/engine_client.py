@@ -9,6 +9,7 @@ import multiprocessing
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,9 +35,9 @@ class Generation:
 
 
 class Loading:
-    """A model that is being loaded or is loaded."""
+    """A model or an adapter that is being loaded or is loaded."""
 
-    def __init__(self, command: commands.Load, report: Callable[[str], None]) -> None:
+    def __init__(self, command: commands.Load | commands.LoadAdapter, report: Callable[[str], None]) -> None:
         self.command = command
         self.report = report
         self.done: asyncio.Future[commands.Loaded] = asyncio.get_running_loop().create_future()
@@ -94,8 +95,10 @@ class EngineClient:
                 await asyncio.to_thread(self._process.join, STOP_SECONDS)
         self._fail_in_flight(UnavailableError("the inference service is shutting down", reason="DRAINING"))
 
-    async def load(self, command: commands.Load, report: Callable[[str], None]) -> commands.Loaded:
-        """Load a model; it is loaded again by itself whenever the process had to be restarted.
+    async def load(
+        self, command: commands.Load | commands.LoadAdapter, report: Callable[[str], None]
+    ) -> commands.Loaded:
+        """Load a model or an adapter; it is loaded again by itself whenever the process had to be restarted.
 
         Raises:
             InvalidArgumentError: If it cannot be read; the message is the engine's.
@@ -109,7 +112,7 @@ class EngineClient:
         return await loading.done
 
     def unload(self, model: str) -> None:
-        """Free a model; its requests in flight end with UNAVAILABLE."""
+        """Free a model or an adapter; its requests in flight end with UNAVAILABLE."""
         self._models.pop(model, None)
         self._serving.discard(model)
         self._outbox.put(commands.Unload(model=model))
@@ -126,14 +129,18 @@ class EngineClient:
             InvalidArgumentError: If the engine refuses the request.
         """
         self._check_serving(model)
+        engine = model
+        command = self._models[model].command
+        if isinstance(command, commands.LoadAdapter):
+            engine, request = command.base, replace(request, adapter=model)
         generation = Generation(model, on_token)
         self._generations[request.request_id] = generation
         try:
-            self._outbox.put(commands.Add(model=model, request=request))
+            self._outbox.put(commands.Add(model=engine, request=request))
             await generation.done
         finally:
             if self._generations.pop(request.request_id, None) is not None:
-                self._outbox.put(commands.Abort(model=model, request_id=request.request_id))
+                self._outbox.put(commands.Abort(model=engine, request_id=request.request_id))
 
     async def embed(self, model: str, request_id: str, texts: list[list[int]]) -> commands.Embedded:
         """Embed texts given as token ids.
@@ -183,8 +190,10 @@ class EngineClient:
                 self._loaded(event)
             case commands.LoadFailed():
                 loading = self._models.pop(event.model, None)
-                if loading:
-                    _fail_future(loading.done, InvalidArgumentError(event.message))
+                if loading and loading.done.done():
+                    loading.report(f"it could not be loaded again: {event.message}")
+                elif loading:
+                    loading.done.set_exception(InvalidArgumentError(event.message))
 
     def _loaded(self, event: commands.Loaded) -> None:
         self._deaths = 0

@@ -11,6 +11,9 @@ from typing import Protocol, Self
 
 from llamastack import v1
 
+Facts = dict[str, str | float | list[str]]
+"""What a provider found out about a model."""
+
 Report = Callable[[str], None]
 """Called with one line about what loading is doing; after loading, with why a model is away, and "" when it is back."""
 
@@ -49,8 +52,10 @@ class Provider(Protocol):
     async def __aexit__(self, *exc_info: object) -> None:
         """Stop it; requests in flight end with `UnavailableError`."""
 
-    async def load(self, model: v1.Model, report: Report) -> dict[str, str | float]:
+    async def load(self, model: v1.Model, report: Report) -> Facts:
         """Make a model ready; returns facts for its metadata, for example `context_length`.
+
+        An identifier `base@name` is a LoRA adapter; its base is loaded already.
 
         Raises:
             InvalidArgumentError: If there is no such folder or file, or it cannot be read.

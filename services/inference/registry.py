@@ -10,9 +10,17 @@ from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
+from services.inference.adapter_names import SEPARATOR, split_adapter
 from services.inference.config import ModelConfig
 from services.inference.provider import Provider
-from stack_client.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, StackError, UnavailableError
+from stack_client.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StackError,
+    UnavailableError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,19 +77,25 @@ class ModelRegistry:
     async def register(self, request: v1.RegisterModelRequest, tasks: asyncio.TaskGroup) -> v1.Model:
         """Add a model and begin to load it; the same model again is the existing one.
 
+        An adapter, `base@name`, takes its base's provider when none is given, and is loaded after its base.
+
         Raises:
+            NotFoundError: If an adapter's base is not registered.
             AlreadyExistsError: If the identifier has other content.
             InvalidArgumentError: If id or provider are missing or unknown.
         """
         if not request.model_id:
             raise InvalidArgumentError("model_id is empty", reason="MISSING_FIELD", field="model_id")
+        base = self._base_of(request.model_id)
         model = v1.Model(
             identifier=request.model_id,
             provider_resource_id=request.provider_model_id or request.model_id,
-            provider_id=request.provider_id or self._only_provider(),
+            provider_id=request.provider_id or (base.provider_id if base else self._only_provider()),
             model_type=request.model_type or v1.MODEL_TYPE_LLM,
         )
         self._provider(model.provider_id)
+        if base:
+            _check_base(base, of=model)
         metadata = json_format.MessageToDict(request.metadata)
         existing = self._models.get(model.identifier)
         if existing is not None and existing.state != v1.MODEL_STATE_FAILED:
@@ -100,8 +114,13 @@ class ModelRegistry:
 
         Raises:
             NotFoundError: If there is none.
+            FailedPreconditionError: If adapters of it are registered.
         """
         model = self.get(model_id)
+        adapters = [other for other in sorted(self._models) if other.rpartition(SEPARATOR)[0] == model_id]
+        if adapters:
+            message = f"model {model_id!r} has adapters; unregister them first: {', '.join(adapters)}"
+            raise FailedPreconditionError(message, metadata={"adapters": ", ".join(adapters)}, field="model_id")
         load = self._loads.pop(model_id)
         load.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -170,6 +189,7 @@ class ModelRegistry:
             self._on_change()
 
         try:
+            await self._base_loaded(model)
             facts = await self._provider(model.provider_id).load(model, report)
             _check_facts(model, given=self._given[model.identifier], facts=facts)
         except StackError as error:
@@ -187,6 +207,23 @@ class ModelRegistry:
             model.state_message = ""
             logger.info("model %s is ready", model.identifier)
         self._on_change()
+
+    def _base_of(self, model_id: str) -> v1.Model | None:
+        """The base of an adapter; None for a model of its own."""
+        names = split_adapter(model_id)
+        return self.get(names[0]) if names else None
+
+    async def _base_loaded(self, model: v1.Model) -> None:
+        """Wait until the base of an adapter has been loaded once; a model of its own waits for nothing."""
+        base = self._base_of(model.identifier)
+        if base is None:
+            return
+        _check_base(base, of=model)
+        load = self._loads[base.identifier]
+        if not load.done():
+            model.state_message = f"waiting for {base.identifier}"
+            await asyncio.wait([load])
+        _check_base(base, of=model)
 
     def _provider(self, name: str) -> Provider:
         if name not in self._providers:
@@ -223,6 +260,24 @@ class ModelRegistry:
         scratch = self._file.with_suffix(".new")
         scratch.write_text(json_format.MessageToJson(kept, preserving_proto_field_name=True))
         scratch.replace(self._file)
+
+
+def _check_base(base: v1.Model, *, of: v1.Model) -> None:
+    """Refuse an adapter whose base cannot carry it.
+
+    Raises:
+        InvalidArgumentError: If the base is no text model, or of another provider.
+        FailedPreconditionError: If the base could not be loaded.
+    """
+    if v1.MODEL_TYPE_LLM not in {base.model_type} & {of.model_type}:
+        message = f"{of.identifier!r}: an adapter and its base are both text models (llm)"
+        raise InvalidArgumentError(message, reason="WRONG_MODEL_TYPE", field="model_type")
+    if base.provider_id != of.provider_id:
+        message = f"{of.identifier!r}: its base is served by provider {base.provider_id!r}; leave provider_id out"
+        raise InvalidArgumentError(message, field="provider_id")
+    if base.state == v1.MODEL_STATE_FAILED:
+        message = f"{of.identifier!r}: its base could not be loaded: {base.state_message}; register both again"
+        raise FailedPreconditionError(message, field="model_id")
 
 
 def _check_facts(model: v1.Model, *, given: Mapping[str, object], facts: Mapping[str, object]) -> None:

@@ -19,3 +19,7 @@ class TokenizerError(LlamaError):
 
 class ChatFormatError(LlamaError):
     """A conversation cannot be laid out as tokens: the template refused it, or a message is malformed."""
+
+
+class AdapterError(LlamaError):
+    """A LoRA adapter cannot be read, does not fit its base, or asks for what is not served; names file and key."""

@@ -24,10 +24,12 @@ def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     common = _common(argument_default=argparse.SUPPRESS)
     actions.add_parser("list", help="list the models (default)", parents=[common])
     add = actions.add_parser("register", help="register a model and wait until it is ready", parents=[common])
-    add.add_argument("model", metavar="NAME", help="identifier that requests will use")
-    source = "a folder, a file or `packaged:NAME` (default: same as NAME)"
+    add.add_argument("model", metavar="NAME", help="identifier that requests will use; BASE@NAME for an adapter")
+    source = "a folder, a file or `packaged:NAME`; for an adapter a folder in PEFT's format (default: same as NAME)"
     add.add_argument("source", nargs="?", default="", metavar="SOURCE", help=source)
-    add.add_argument("--provider", default="", metavar="NAME", help="may be left out when there is only one")
+    add.add_argument(
+        "--provider", default="", metavar="NAME", help="may be left out for adapters, or when there is only one"
+    )
     add.add_argument("--type", choices=sorted(_TYPES), default="llm", help="what the model is for (default: llm)")
     add.add_argument("--metadata", type=_json_object, metavar="JSON", help="facts to keep with it")
     add.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="wait this long (default 600)")

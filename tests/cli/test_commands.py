@@ -176,3 +176,11 @@ def test_every_command_explains_itself(command: Command, arguments: list[str]) -
     done = command(*arguments, "--help")
     assert done.returncode == 0
     assert f"usage: stack {' '.join(arguments)}" in done.stdout
+
+
+def test_an_adapter_takes_the_provider_of_its_base(command: Command) -> None:
+    done = command("models", "register", "scripted@polite", "/adapters/polite")
+    assert "the scripted provider has no adapters" in done.stderr
+    assert json.loads(command("models", "unregister", "scripted@polite", "--json").stdout)
+    done = command("models", "register", "nobody@polite")
+    assert "no model 'nobody'" in done.stderr

@@ -21,6 +21,7 @@ from services.inference.packaged import find_packaged
 from services.llama import checkpoint
 from services.llama.config import PRESETS
 from services.llama.model import CausalAttention, Llama
+from tests.inference.adapters import merged, random_adapter
 from tests.inference.engines import native_runner
 
 CONFIG = PRESETS["tiny"]
@@ -40,9 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packed")
 
 
-def part(start: int, end: int, *, first_block: int = 0, ids: Sequence[int] = IDS) -> Part:
+def part(start: int, end: int, *, first_block: int = 0, ids: Sequence[int] = IDS, adapter: str = "") -> Part:
     blocks = range(first_block, first_block + 20)
-    return Part(token_ids=ids[start:end], start=start, blocks=blocks, logits=True)
+    return Part(token_ids=ids[start:end], start=start, blocks=blocks, logits=True, adapter=adapter)
 
 
 def divergence(reference_RV: Tensor, other_RV: Tensor) -> float:
@@ -106,6 +107,26 @@ def test_a_row_gets_the_same_bits_however_its_request_is_cut_and_whoever_is_besi
             parts.insert(data.draw(st.integers(0, 1)), mate)
         logits = other.forward(parts)[[item.token_ids[-1] == IDS[end - 1] and item.start == start for item in parts]]
     assert torch.equal(logits[0], alone[0])
+
+
+@pytest.mark.parametrize("variant", ABLE)
+def test_adapters_of_several_requests_and_the_base_share_a_step(model: Llama, folder: Path, variant: str) -> None:
+    one = random_adapter(CONFIG, seed=1)
+    two = random_adapter(CONFIG, seed=2, rank=7, targets=("attention.q", "ffn.up"))
+    runner = native_runner(model, folder=folder, variant=variant)
+    runner.load_adapter("one", one)
+    runner.load_adapter("two", two)
+    names = ("", "one", "two")
+    together = [part(0, 60 + n, first_block=20 * n, adapter=name) for n, name in enumerate(names)]
+    logits = runner.forward(together)
+    for n, reference in enumerate((model, merged(model, one), merged(model, two))):
+        alone = TorchRunner(reference, blocks=64, block_size=16).forward([part(0, 60 + n)])
+        assert divergence(alone, logits[n : n + 1]) < 0.01
+        # Beside others a row has the bits that it has alone.
+        assert torch.equal(runner.forward([part(0, 60 + n, adapter=names[n])])[0], logits[n])
+    assert divergence(logits[:1], logits[1:2]) > 0.1
+    runner.unload_adapter("one")
+    assert torch.equal(runner.forward([part(0, 60)])[0], logits[0])
 
 
 def test_engines_on_kernels_repeat_every_token_when_batched_cached_and_preempted(model: Llama, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.llama.checkpoint import prepare
+from services.llama.checkpoint import prepare, weights_hash
 
 ROOT = Path(__file__).parents[2]
 CONVERT = (
@@ -83,3 +83,20 @@ def _same_files(one: Path, other: Path) -> None:
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
     for path in one.iterdir():
         assert path.read_bytes() == (other / path.name).read_bytes()
+
+
+def test_the_identity_of_weights_follows_their_bytes_and_not_their_place(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    one, same, other = (weights_hash(tmp_path / name, cache_dir=cache) for name in "abc")
+    assert one == same
+    assert one != other
+    (tmp_path / "b" / "model-2.safetensors").write_bytes(b"more")
+    assert weights_hash(tmp_path / "b", cache_dir=cache) != same
+    assert one.startswith("sha256:")
+
+
+def test_a_converted_files_identity_is_that_of_the_file(smollm2: Path) -> None:
+    assert weights_hash(smollm2, cache_dir=smollm2.parent) == f"gguf:{smollm2.name.partition('-')[0]}"

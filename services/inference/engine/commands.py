@@ -30,8 +30,20 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoadAdapter:
+    """Load a LoRA adapter; answered by `Loaded` or `LoadFailed`. It waits while its base is being loaded."""
+
+    model: str
+    """Identifier under which the adapter is served."""
+    base: str
+    """The loaded text model that it changes."""
+    path: Path
+    """Folder in PEFT's format."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unload:
-    """Forget a model and all its requests."""
+    """Forget a model or an adapter, and all its requests."""
 
     model: str
 
@@ -79,6 +91,12 @@ class Loaded:
     """Length of an embedding model's vectors; 0 for text models."""
     cached_tokens: int = 0
     """Tokens that the key/value cache holds; 0 for embedding models."""
+    weights_hash: str = ""
+    """Identity of a text model's weights, or of those that an adapter says it was trained on; "" when it does not."""
+    rank: int = 0
+    """An adapter's largest rank; 0 for models."""
+    targets: tuple[str, ...] = ()
+    """Kinds of linears that an adapter changes; empty for models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +143,7 @@ class Embedded:
     dimension: int
 
 
-Command = Load | Unload | Add | Abort | Embed | Stop
+Command = Load | LoadAdapter | Unload | Add | Abort | Embed | Stop
 Event = Loaded | LoadFailed | Progress | Stepped | RequestFailed | Embedded
 
 

@@ -6,6 +6,8 @@ layers see all rows at once, attention keeps the requests apart.
 Shapes: T rows of the step, R rows that need logits, V vocabulary.
 """
 
+from dataclasses import replace
+
 import torch
 
 from services.inference.engine.grammar import Constraint, Grammars
@@ -13,6 +15,8 @@ from services.inference.engine.request import Emission, EngineLimits, FinishCaus
 from services.inference.engine.runner import Part, Runner
 from services.inference.engine.sampler import SequenceSampler, logprobs_of
 from services.inference.engine.scheduler import Scheduler, Sequence
+from services.llama.config import LlamaConfig
+from services.llama.lora import LoraAdapter
 from services.llama.tokenizer import Tokenizer
 
 
@@ -27,6 +31,13 @@ class Engine:
         """Requests that ended by a fault of their own since this list was last emptied."""
         self._tokenizer = tokenizer
         self._grammars: Grammars | None = None
+        self._adapters: dict[str, str] = {}
+        self._adapter_loads = 0
+
+    @property
+    def config(self) -> LlamaConfig:
+        """Shape of the model."""
+        return self._runner.config
 
     @property
     def idle(self) -> bool:
@@ -50,6 +61,8 @@ class Engine:
             raise ValueError(f"request id {request.request_id!r} is in flight already")
         if not request.prompt_ids or request.max_tokens < 1:
             raise ValueError("a request needs at least one prompt token and one new token")
+        if request.adapter and request.adapter not in self._adapters:
+            raise ValueError(f"adapter {request.adapter} is not loaded")
         config = self._runner.config
         if len(request.prompt_ids) + request.max_tokens > config.max_context:
             length = f"{len(request.prompt_ids)} + {request.max_tokens}"
@@ -60,13 +73,30 @@ class Engine:
             vocab_size=config.vocab_size,
             constraint=self._constraint(request.grammar) if request.grammar else None,
         )
-        self.scheduler.add(request)
+        self.scheduler.add(replace(request, adapter=self._adapters[request.adapter]) if request.adapter else request)
         self._samplers[request.request_id] = sampler
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks; False when it is not in flight (any more)."""
         self._samplers.pop(request_id, None)
         return self.scheduler.remove(request_id)
+
+    def load_adapter(self, name: str, adapter: LoraAdapter) -> None:
+        """Serve requests that name this adapter, in place of an earlier one of the name."""
+        self.unload_adapter(name)
+        self._adapter_loads += 1
+        # A name of its own for every load: what is cached under an earlier adapter of this name is never found again.
+        key = f"{name}#{self._adapter_loads}"
+        self._runner.load_adapter(key, adapter)
+        self._adapters[name] = key
+
+    def unload_adapter(self, name: str) -> None:
+        """Free an adapter, if it is loaded, and forget its requests."""
+        key = self._adapters.pop(name, None)
+        if key is not None:
+            for request_id in self.scheduler.requests_of(adapter=key):
+                self.abort(request_id)
+            self._runner.unload_adapter(key)
 
     @torch.inference_mode()
     def step(self) -> list[Emission]:

@@ -14,8 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from services.inference.engine.adapters import Adapters
 from services.inference.engine.kv_cache import PagedCache, Rows, StepAttention, slots_of
 from services.llama.config import LlamaConfig
+from services.llama.lora import LoraAdapter
 from services.llama.model import Llama
 
 
@@ -47,6 +49,14 @@ class Runner(Protocol):
         """
         ...
 
+    def load_adapter(self, name: str, adapter: LoraAdapter) -> None:
+        """Take an adapter that parts will name; no other one of that name is loaded."""
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Free an adapter; no later part names it."""
+        ...
+
 
 class TorchRunner:
     """Plain PyTorch, on a CPU or a GPU: always there, and what every other runner is tested against."""
@@ -57,6 +67,7 @@ class TorchRunner:
         self._model = model
         self._device = weights.device
         self._block_size = block_size
+        self._adapters = Adapters(model)
         self._cache = PagedCache(
             n_layers=config.n_layers,
             n_kv_heads=config.n_kv_heads,
@@ -70,7 +81,7 @@ class TorchRunner:
     def forward(self, parts: Sequence[Part]) -> Tensor:
         """See `Runner`."""
         # Attention takes requests with one row for decoding ones; they go first, and the logits are put back in order.
-        order = sorted(range(len(parts)), key=lambda index: len(parts[index].token_ids) > 1)
+        order = sorted(range(len(parts)), key=lambda index: (len(parts[index].token_ids) > 1, parts[index].adapter))
         ids: list[int] = []
         positions: list[int] = []
         rows: list[Rows] = []
@@ -84,12 +95,21 @@ class TorchRunner:
             rows.append(Rows(slots_S, len(part.token_ids)))
             if part.logits:
                 last_rows[index] = len(ids) - 1
-        logits_RV: Tensor = self._model(
-            torch.tensor(ids, device=self._device),
-            positions_T=torch.tensor(positions, device=self._device),
-            attend=StepAttention(self._cache, rows),
-            rows_R=torch.tensor(
-                [last_rows[index] for index in sorted(last_rows)], device=self._device, dtype=torch.long
-            ),
-        )
+        with self._adapters.applied([(parts[index].adapter, len(parts[index].token_ids)) for index in order]):
+            logits_RV: Tensor = self._model(
+                torch.tensor(ids, device=self._device),
+                positions_T=torch.tensor(positions, device=self._device),
+                attend=StepAttention(self._cache, rows),
+                rows_R=torch.tensor(
+                    [last_rows[index] for index in sorted(last_rows)], device=self._device, dtype=torch.long
+                ),
+            )
         return logits_RV.cpu()
+
+    def load_adapter(self, name: str, adapter: LoraAdapter) -> None:
+        """See `Runner`."""
+        self._adapters.load(name, adapter)
+
+    def unload_adapter(self, name: str) -> None:
+        """See `Runner`."""
+        self._adapters.unload(name)

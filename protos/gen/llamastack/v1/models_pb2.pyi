@@ -98,7 +98,7 @@ class Model(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     STATE_MESSAGE_FIELD_NUMBER: _builtins.int
     identifier: _builtins.str
-    """The name by which requests address it."""
+    """The name by which requests address it; `base@name` is the LoRA adapter `name` of the model `base`."""
     provider_resource_id: _builtins.str
     """The model's name at its provider: a preset, a folder, a file or a hub id."""
     provider_id: _builtins.str
@@ -113,7 +113,10 @@ class Model(_message.Message):
     """What loading is doing, or why it failed; empty when ready."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Facts about the model: `embedding_dimension`, `context_length` and whatever the registering caller gave."""
+        """Facts about the model: `embedding_dimension`, `context_length` and whatever the registering caller gave. Text models
+        of the torch provider have `weights_hash`, the identity of their weights; adapters have `base_model`, `base_verified`
+        (whether the adapter named its base's weights), `adapter_rank` and `adapter_targets`.
+        """
 
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp:

@@ -79,9 +79,13 @@ class ModelsServiceServicer(object):
 
     def RegisterModel(self, request, context):
         """Registers a model and starts to load it; it serves as soon as its state is ready. Registering the same identifier
-        with the same content again returns the existing model. The model is kept over restarts.
+        with the same content again returns the existing model. The model is kept over restarts. An identifier `base@name` is
+        a LoRA adapter of the registered text model `base`: `provider_model_id` is a folder in PEFT's format, the provider is
+        the base's. An adapter that names the weights it was trained on (`base_model_hash` in its `adapter_config.json`) is
+        served on no others.
         Errors: ALREADY_EXISTS (ALREADY_EXISTS) when the identifier has other content; INVALID_ARGUMENT (INVALID_VALUE,
-        MISSING_FIELD), for example when there is no such provider, folder or file.
+        MISSING_FIELD), for example when there is no such provider, folder or file; NOT_FOUND (MODEL_NOT_FOUND) when an
+        adapter's base is not registered; FAILED_PRECONDITION (FAILED_PRECONDITION) when that base could not be loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +93,7 @@ class ModelsServiceServicer(object):
 
     def UnregisterModel(self, request, context):
         """Unregisters a model and frees its memory; running requests end with UNAVAILABLE. Not idempotent.
-        Errors: NOT_FOUND (MODEL_NOT_FOUND).
+        Errors: NOT_FOUND (MODEL_NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION) while adapters of it are registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

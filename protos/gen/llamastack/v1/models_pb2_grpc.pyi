@@ -43,13 +43,17 @@ class ModelsServiceStub:
     """
     RegisterModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.RegisterModelRequest, _models_pb2.RegisterModelResponse]
     """Registers a model and starts to load it; it serves as soon as its state is ready. Registering the same identifier
-    with the same content again returns the existing model. The model is kept over restarts.
+    with the same content again returns the existing model. The model is kept over restarts. An identifier `base@name` is
+    a LoRA adapter of the registered text model `base`: `provider_model_id` is a folder in PEFT's format, the provider is
+    the base's. An adapter that names the weights it was trained on (`base_model_hash` in its `adapter_config.json`) is
+    served on no others.
     Errors: ALREADY_EXISTS (ALREADY_EXISTS) when the identifier has other content; INVALID_ARGUMENT (INVALID_VALUE,
-    MISSING_FIELD), for example when there is no such provider, folder or file.
+    MISSING_FIELD), for example when there is no such provider, folder or file; NOT_FOUND (MODEL_NOT_FOUND) when an
+    adapter's base is not registered; FAILED_PRECONDITION (FAILED_PRECONDITION) when that base could not be loaded.
     """
     UnregisterModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.UnregisterModelRequest, _models_pb2.UnregisterModelResponse]
     """Unregisters a model and frees its memory; running requests end with UNAVAILABLE. Not idempotent.
-    Errors: NOT_FOUND (MODEL_NOT_FOUND).
+    Errors: NOT_FOUND (MODEL_NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION) while adapters of it are registered.
     """
 
 @_typing.type_check_only
@@ -67,13 +71,17 @@ class ModelsServiceAsyncStub(ModelsServiceStub):
     """
     RegisterModel: _aio.UnaryUnaryMultiCallable[_models_pb2.RegisterModelRequest, _models_pb2.RegisterModelResponse]  # type: ignore[assignment]
     """Registers a model and starts to load it; it serves as soon as its state is ready. Registering the same identifier
-    with the same content again returns the existing model. The model is kept over restarts.
+    with the same content again returns the existing model. The model is kept over restarts. An identifier `base@name` is
+    a LoRA adapter of the registered text model `base`: `provider_model_id` is a folder in PEFT's format, the provider is
+    the base's. An adapter that names the weights it was trained on (`base_model_hash` in its `adapter_config.json`) is
+    served on no others.
     Errors: ALREADY_EXISTS (ALREADY_EXISTS) when the identifier has other content; INVALID_ARGUMENT (INVALID_VALUE,
-    MISSING_FIELD), for example when there is no such provider, folder or file.
+    MISSING_FIELD), for example when there is no such provider, folder or file; NOT_FOUND (MODEL_NOT_FOUND) when an
+    adapter's base is not registered; FAILED_PRECONDITION (FAILED_PRECONDITION) when that base could not be loaded.
     """
     UnregisterModel: _aio.UnaryUnaryMultiCallable[_models_pb2.UnregisterModelRequest, _models_pb2.UnregisterModelResponse]  # type: ignore[assignment]
     """Unregisters a model and frees its memory; running requests end with UNAVAILABLE. Not idempotent.
-    Errors: NOT_FOUND (MODEL_NOT_FOUND).
+    Errors: NOT_FOUND (MODEL_NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION) while adapters of it are registered.
     """
 
 class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -106,9 +114,13 @@ class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.RegisterModelResponse, _abc.Awaitable[_models_pb2.RegisterModelResponse]]:
         """Registers a model and starts to load it; it serves as soon as its state is ready. Registering the same identifier
-        with the same content again returns the existing model. The model is kept over restarts.
+        with the same content again returns the existing model. The model is kept over restarts. An identifier `base@name` is
+        a LoRA adapter of the registered text model `base`: `provider_model_id` is a folder in PEFT's format, the provider is
+        the base's. An adapter that names the weights it was trained on (`base_model_hash` in its `adapter_config.json`) is
+        served on no others.
         Errors: ALREADY_EXISTS (ALREADY_EXISTS) when the identifier has other content; INVALID_ARGUMENT (INVALID_VALUE,
-        MISSING_FIELD), for example when there is no such provider, folder or file.
+        MISSING_FIELD), for example when there is no such provider, folder or file; NOT_FOUND (MODEL_NOT_FOUND) when an
+        adapter's base is not registered; FAILED_PRECONDITION (FAILED_PRECONDITION) when that base could not be loaded.
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +130,7 @@ class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.UnregisterModelResponse, _abc.Awaitable[_models_pb2.UnregisterModelResponse]]:
         """Unregisters a model and frees its memory; running requests end with UNAVAILABLE. Not idempotent.
-        Errors: NOT_FOUND (MODEL_NOT_FOUND).
+        Errors: NOT_FOUND (MODEL_NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION) while adapters of it are registered.
         """
 
 def add_ModelsServiceServicer_to_server(servicer: ModelsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "model.h"
 
@@ -115,7 +116,8 @@ inline float inner_product(const float* a, const float* b, int width) {
 // out += b (a x), one row.
 inline void add_low_rank(const LowRank& pair, const float* x, int inputs, float* out, int outputs) {
   if (pair.a == nullptr) return;
-  float inner[512];
+  thread_local std::vector<float> inner;
+  inner.resize(pair.rank);
   for (int r = 0; r < pair.rank; ++r) inner[r] = inner_product(pair.a + static_cast<int64_t>(r) * inputs, x, inputs);
   for (int o = 0; o < outputs; ++o) {
     const float* b = pair.b + static_cast<int64_t>(o) * pair.rank;

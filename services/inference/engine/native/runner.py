@@ -11,8 +11,13 @@ from services.inference.engine.native import library
 from services.inference.engine.native.pack import Array
 from services.inference.engine.runner import Part
 from services.llama.config import LlamaConfig
+from services.llama.lora import LoraAdapter
 
 TILE = 16
+_LINEARS = {
+    "q": "attention.q", "k": "attention.k", "v": "attention.v", "out": "attention.o",
+    "gate": "ffn.gate", "up": "ffn.up", "down": "ffn.down",
+}  # fmt: skip
 
 
 class NativeRunner:
@@ -47,6 +52,7 @@ class NativeRunner:
         self._library = library.load(variant)
         self._tiles_per_block = block_size // TILE
         self._arrays = arrays
+        self._adapters: dict[str, _NativeAdapter] = {}
         shape = library.Shape(
             vocab=config.vocab_size, dim=config.dim, layers=config.n_layers, heads=config.n_heads,
             kv_heads=config.n_kv_heads, head_dim=config.head_dim, ffn=config.ffn_dim,
@@ -79,7 +85,11 @@ class NativeRunner:
         lengths = np.array([len(part.blocks) for part in parts], dtype=np.int32) * self._tiles_per_block
         tables = self._tiles([block for part in parts for block in part.blocks])
         table_starts = np.concatenate([[0], lengths.cumsum()[:-1]]).astype(np.int32)
+        # Unset entries are null: the base model.
         adapters = (ctypes.c_void_p * len(parts))()
+        for index, part in enumerate(parts):
+            if part.adapter:
+                adapters[index] = ctypes.addressof(self._adapters[part.adapter].layers)
         logits = np.empty((int(wanted.sum()), self._head.columns), dtype=np.float32)
         step = library.Step(
             parts=len(parts), counts=_address(counts), starts=_address(starts), tables=_address(tables),
@@ -89,6 +99,15 @@ class NativeRunner:
         if self._library.model_step(self._model, ctypes.byref(step)):
             raise MemoryError(f"no memory for a step of {len(ids)} rows; lower inference.providers.torch.step_tokens")
         return torch.from_numpy(logits[:, : self.config.vocab_size])
+
+    def load_adapter(self, name: str, adapter: LoraAdapter) -> None:
+        """See `Runner`. Its products stay in fp32 and read rows as they are before they are rotated and rounded."""
+        assert name not in self._adapters, f"adapter {name} is loaded already"
+        self._adapters[name] = _NativeAdapter(adapter, layers=self.config.n_layers)
+
+    def unload_adapter(self, name: str) -> None:
+        """See `Runner`."""
+        del self._adapters[name]
 
     def _tiles(self, blocks: list[int]) -> Array:
         table = np.array(blocks, dtype=np.int32)
@@ -114,6 +133,21 @@ class NativeRunner:
             weights=_address(weights), scales=_address(scales), minima=None if minima is None else _address(minima),
             inputs=inputs, columns=scales.shape[1], group=inputs // len(scales), rotate=bits == 8,
         )  # fmt: skip
+
+
+class _NativeAdapter:
+    """An adapter's matrices where the kernels find them."""
+
+    def __init__(self, adapter: LoraAdapter, *, layers: int) -> None:
+        self._arrays: list[Array] = []
+        self.layers = (library.AdapterLayer * layers)()
+        for layer in range(layers):
+            for field, linear in _LINEARS.items():
+                pair = adapter.pairs.get(f"layers.{layer}.{linear}")
+                if pair is not None:
+                    a, b = (matrix.float().contiguous().numpy() for matrix in (pair.a_RI, pair.b_OR))
+                    self._arrays += [a, b]
+                    setattr(self.layers[layer], field, library.LowRank(a=_address(a), b=_address(b), rank=len(a)))
 
 
 def _address(array: Array) -> int:
