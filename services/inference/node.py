@@ -12,6 +12,7 @@ from llamastack import v1
 from services.inference.config import InferenceConfig
 from services.inference.models_service import ModelsService
 from services.inference.provider import Provider
+from services.inference.providers.openai import OpenAIProvider
 from services.inference.providers.scripted import ScriptedProvider
 from services.inference.providers.torch_engine import TorchProvider
 from services.inference.registry import ModelRegistry
@@ -34,6 +35,7 @@ class InferenceNode:
         self.providers: Mapping[str, Provider] = {
             "torch": TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir),
             "scripted": ScriptedProvider(self._config.providers.scripted),
+            "openai": OpenAIProvider(self._config.providers.openai),
         }
         self.registry = ModelRegistry(
             self.providers, file=context.data_dir / "models.json", on_change=self._show_readiness

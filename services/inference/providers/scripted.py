@@ -28,7 +28,7 @@ from google.protobuf import json_format
 from llamastack import v1
 from services.inference import dialog
 from services.inference.config import ScriptedConfig
-from services.inference.provider import Answer, Report, Sink
+from services.inference.provider import Answer, Report, Sink, Work
 from services.inference.validate import sampling_of
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
@@ -66,6 +66,12 @@ class ScriptedProvider:
     def __init__(self, config: ScriptedConfig) -> None:
         self._config = config
         self._scripts: dict[str, list[Rule]] = {}
+        self._speaking = 0
+
+    @property
+    def work(self) -> Work:
+        """Answers being spoken."""
+        return Work(running=self._speaking)
 
     async def __aenter__(self) -> Self:
         """Nothing to start."""
@@ -162,6 +168,15 @@ class ScriptedProvider:
         self, reply: Reply, params: v1.SamplingParams, sink: Sink
     ) -> tuple[int, "v1.FinishReason.ValueType"]:
         """Push the reply token by token; returns the number of tokens and why it ended."""
+        self._speaking += 1
+        try:
+            return await self._recite(reply, params, sink)
+        finally:
+            self._speaking -= 1
+
+    async def _recite(
+        self, reply: Reply, params: v1.SamplingParams, sink: Sink
+    ) -> tuple[int, "v1.FinishReason.ValueType"]:
         stops = [(at + len(stop), at) for stop in params.stop if (at := reply.text.find(stop)) >= 0]
         tokens = TOKEN.findall(reply.text[: min(stops)[1]] if stops else reply.text)
         limit = params.max_tokens or len(tokens)

@@ -23,7 +23,7 @@ from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
 from services.inference.packaged import find_packaged
-from services.inference.provider import Answer, Report, Sink
+from services.inference.provider import Answer, Report, Sink, Work
 from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
@@ -71,6 +71,12 @@ class TorchProvider:
     def engine(self) -> EngineClient:
         """The engine process, for metrics and tests."""
         return self._engine
+
+    @property
+    def work(self) -> Work:
+        """Generations in the engine; what exceeds its batch waits there."""
+        running = min(self._engine.in_flight, self._config.running_requests)
+        return Work(running=running, waiting=self._engine.in_flight - running)
 
     async def __aenter__(self) -> Self:
         """Nothing yet: the engine process starts with the first model, so a node without one does without torch."""
