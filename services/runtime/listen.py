@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from services.runtime.config import DEFAULT_PORTS, ConfigError, RuntimeConfig, TlsConfig
+from services.runtime.config import DEFAULT_PORTS, OPTIONAL_PORTS, ConfigError, RuntimeConfig, TlsConfig
 
 MAX_SOCKET_PATH = 107
 """Bytes that Linux allows for the path of a unix socket."""
@@ -120,7 +120,7 @@ def port_of(name: str, *, config: RuntimeConfig, address: str | None) -> int:
             if port:
                 return port
         raise ConfigError(f'addresses.{name}: "{address}" has no port; write host:port or unix:/path')
-    return DEFAULT_PORTS.get(name, 0)
+    return {**DEFAULT_PORTS, **OPTIONAL_PORTS}.get(name, 0)
 
 
 def _bind_tcp(server: grpc.aio.Server, *, name: str, config: RuntimeConfig, address: str | None) -> str:
