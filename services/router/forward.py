@@ -6,9 +6,8 @@ NODE_LOST. Deadline, request id and trace travel by the runtime's interceptors, 
 """
 
 import asyncio
-import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -228,12 +227,21 @@ async def _events(node: RoutedNode, call: Any) -> AsyncGenerator[Any, None]:  # 
         if kind != "heartbeat":
             yield event
         if kind in terminal_events(event.DESCRIPTOR):
-            # Let the call end by itself, or the node would count it as cancelled by its caller.
-            with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
-                async with asyncio.timeout(STATUS_SECONDS):
-                    async for _ in responses:
-                        pass
+            await _read_status(responses)
             return
+
+
+async def _read_status(responses: AsyncIterator[Any]) -> None:
+    """Let the call end by itself, or the node would count it as cancelled by its caller."""
+    try:
+        async with asyncio.timeout(STATUS_SECONDS):
+            async for _ in responses:
+                pass
+    except (TimeoutError, grpc.aio.AioRpcError):
+        pass  # the terminal event has said how it ended
+    except asyncio.CancelledError:  # the node was lost just now
+        if _cancelled_from_outside():
+            raise
 
 
 def _cancelled_from_outside() -> bool:

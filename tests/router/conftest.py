@@ -90,10 +90,10 @@ class Cluster:
             )
         )
 
-    async def ask(self, text: str, *, session: str = "", timeout: float = 60.0) -> str:
+    async def ask(self, text: str, *, session: str = "", seconds: float = 60.0) -> str:
         """The answer to a message."""
         metadata = [("x-session-id", session)] if session else []
-        answer = await self.inference.ChatCompletion(chat(text), metadata=metadata, timeout=timeout)
+        answer = await self.inference.ChatCompletion(chat(text), metadata=metadata, timeout=seconds)
         return text_of(answer.completion_message.content)
 
     def stream(self, text: str) -> Any:
@@ -103,7 +103,9 @@ class Cluster:
         home = self.folder / f"{name}-home"
         home.mkdir(exist_ok=True)
         addresses = {service: f"unix:{self.folder}/{name}.sock"}
-        (home / "stack.yaml").write_text(json.dumps({"addresses": addresses, "runtime": {**RUNTIME, "socket_dir": str(home)}, **config}))
+        (home / "stack.yaml").write_text(
+            json.dumps({"addresses": addresses, "runtime": {**RUNTIME, "socket_dir": str(home)}, **config})
+        )
         serve = ["serve", service, "--config", str(home / "stack.yaml"), "--home", str(home)]
         with (self.folder / f"{name}.log").open("ab") as log:
             command = [sys.executable, "-m", "stack_client.cli", *serve]
@@ -137,6 +139,4 @@ async def cluster() -> AsyncIterator[Cluster]:
         cluster.start_node("b")
         await cluster.ready("a", "b")
         yield cluster
-        await cluster.channel.close()
-
-
+        await cluster.channel.close(None)

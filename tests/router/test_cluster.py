@@ -30,15 +30,17 @@ async def test_no_unary_call_fails_when_a_node_is_killed_under_load(cluster: Clu
     text = " ".join(f"w{n}" for n in range(20))
     answered: list[str] = []
 
+    async def ask(words: str) -> None:
+        answered.append(await cluster.ask(f"slow {words}"))
+
     async def worker(number: int) -> None:
         for turn in range(6):
-            answered.append(await cluster.ask(f"slow {number}-{turn} {text}"))
+            await ask(f"{number}-{turn} {text}")
 
     async with asyncio.TaskGroup() as group:
         for number in range(24):
             group.create_task(worker(number))
-        nodes = await cluster.until(lambda nodes: len(answered) >= 24 and nodes["a"].calls_in_flight > 3)
-        assert nodes["b"].calls_in_flight > 3
+        await cluster.until(lambda nodes: len(answered) >= 24 and nodes["a"].calls_in_flight > 3)
         cluster.signal("a", signal.SIGKILL)
     assert sorted(answered) == sorted(f"{number}-{turn} {text}" for number in range(24) for turn in range(6))
     assert (await cluster.listed())["a"].state in {v1.NODE_STATE_SUSPECT, v1.NODE_STATE_LOST}
@@ -46,35 +48,27 @@ async def test_no_unary_call_fails_when_a_node_is_killed_under_load(cluster: Clu
 
 async def test_streams_of_a_killed_node_end_with_node_lost_and_those_of_others_go_on(cluster: Cluster) -> None:
     streams = [cluster.stream("hang") for _ in range(4)]
-    for stream in streams:
-        while (await stream.read()).WhichOneof("event") != "progress":
-            pass
-    nodes = await cluster.listed()
+    seen: list[list[str]] = [[] for _ in streams]
+
+    async def read(number: int) -> StackError:
+        with pytest.raises(grpc.aio.AioRpcError) as ended:  # noqa: PT012 (it fails as it is read)
+            async for event in streams[number]:
+                seen[number].append(event.progress.delta.text)
+        return from_rpc_error(ended.value)
+
+    readers = [asyncio.ensure_future(read(number)) for number in range(4)]
+    nodes = await cluster.until(lambda _: all("".join(texts) == "one two" for texts in seen))
     assert (nodes["a"].calls_in_flight, nodes["b"].calls_in_flight) == (2, 2)
     cluster.signal("a", signal.SIGKILL)
-
-    async def end(stream: object) -> StackError | None:
-        try:
-            async with asyncio.timeout(20):
-                async for _ in stream:  # type: ignore[attr-defined]
-                    pass
-        except grpc.aio.AioRpcError as error:
-            return from_rpc_error(error)
-        return None
-
-    ends = [asyncio.ensure_future(end(stream)) for stream in streams]
-    while sum(task.done() for task in ends) < 2:
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    for task in ends:
-        if task.done():
-            error = task.result()
-            assert isinstance(error, UnavailableError)
-            assert (error.reason, error.metadata) == ("NODE_LOST", {"node": "a"})
-            assert "ask again" in error.message
+    await cluster.until(lambda _: sum(reader.done() for reader in readers) == 2)
+    for error in [reader.result() for reader in readers if reader.done()]:
+        assert isinstance(error, UnavailableError)
+        assert (error.reason, error.metadata) == ("NODE_LOST", {"node": "a"})
+        assert "ask again" in error.message
     assert (await cluster.listed())["b"].calls_in_flight == 2
-    for stream in streams:
-        stream.cancel()
-    await asyncio.gather(*ends, return_exceptions=True)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
 
 
 async def test_drain_moves_new_work_away_and_lets_the_old_end(cluster: Cluster) -> None:
@@ -94,8 +88,7 @@ async def test_a_node_that_is_stopped_politely_loses_nothing(cluster: Cluster) -
     answered = []
 
     async def worker() -> None:
-        for _ in range(12):
-            answered.append(await cluster.ask("slow one two three four five"))
+        answered.extend([await cluster.ask("slow one two three four five") for _ in range(12)])
 
     async with asyncio.TaskGroup() as group:
         for _ in range(12):
@@ -146,7 +139,7 @@ async def test_a_node_that_stands_still_loses_its_lease_and_its_calls_move_on(cl
 async def test_leaving_and_deadlines_end_the_work_at_the_node(cluster: Cluster) -> None:
     stream = cluster.stream("hang")
     await stream.read()
-    waiting = asyncio.ensure_future(cluster.ask("hang", timeout=0.5))
+    waiting = asyncio.ensure_future(cluster.ask("hang", seconds=0.5))
     busy = await cluster.until(lambda nodes: sum(node.load.running for node in nodes.values()) == 2)
     assert sum(node.calls_in_flight for node in busy.values()) == 2
     stream.cancel()
