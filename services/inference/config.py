@@ -113,7 +113,7 @@ class RouterLink:
     node_id: str = ""
     """Name of this node, unique at its router; empty means the advertised address."""
     renew_seconds: float = 2.0
-    """Time between two renewals of the lease; must be well below the router's `lease_seconds`."""
+    """Time between two renewals of the lease; a third of the router's `lease_seconds` where that is less."""
 
     def __post_init__(self) -> None:
         """Refuse what could never register."""

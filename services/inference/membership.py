@@ -87,7 +87,7 @@ class Membership:
                 self._lease_id = lease.lease_id
                 logger.info("registered at the router address=%s node=%s", self._link.address, self._node_id)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:  # it was restarted, or took us for lost
+            if self._lease_id and error.code() is grpc.StatusCode.NOT_FOUND:  # it was restarted, or took us for lost
                 self._lease_id = ""
                 return 0.0
             if self._reachable:

@@ -23,8 +23,7 @@ from services.runtime.stream import RpcContext
 from stack_client.calls import STATUS_SECONDS, terminal_events
 from stack_client.errors import (
     DETAILS_KEY,
-    InvalidArgumentError,
-    NotFoundError,
+    CancelledError,
     ResourceExhaustedError,
     StackError,
     UnavailableError,
@@ -35,6 +34,8 @@ T = TypeVar("T")
 
 SESSION = "x-session-id"
 """Metadata key by which callers name a session; its calls stay on one node where load allows."""
+MAX_SESSION = 256
+"""Characters of a session's name that count."""
 TENANT = "x-tenant-id"
 """Metadata key that keeps tenants' prefixes apart."""
 # Of the connection itself, or handed down by the runtime's interceptors with values of this hop.
@@ -126,7 +127,7 @@ class Forwarder:
             )
             for node in usable
         ]
-        session = errand.header(SESSION)
+        session = errand.header(SESSION)[:MAX_SESSION]
         choice = choose(candidates, sticky=self._sessions.get(session) if session else None, rules=self._config)
         [node] = [node for node in usable if node.node_id == choice.node_id]
         self._choices += 1
@@ -169,25 +170,19 @@ class Forwarder:
             if error.reason == "DRAINING":
                 node.announce_draining()
             return error
-        if isinstance(error, UnavailableError):
+        if isinstance(error, (UnavailableError, CancelledError)):  # a server that stops hard cancels its calls
             self._table.suspect(node)
             return _lost(node, error.message)
         return error
 
     def _nobody(self, model_id: str) -> StackError:
         """Why no node can take a request for a model."""
-        if not model_id:
-            return InvalidArgumentError("model_id is empty", reason="MISSING_FIELD", field="model_id")
         pause = self._config.lease_seconds / 3
         if not self._table.alive:
-            message = "no inference node is registered at this router; start one, or wait until it comes back"
-            return UnavailableError(message, retry_after=pause)
-        served = self._table.models
-        model = served.get(model_id)
+            return self._table.nobody()
+        model = self._table.models.get(model_id)
         if model is None:
-            known = ", ".join(served) or "none"
-            message = f"no model {model_id!r}; this stack serves: {known}"
-            return NotFoundError(message, reason="MODEL_NOT_FOUND", metadata={"model": model_id}, field="model_id")
+            return self._table.unknown(model_id)
         if model.state == v1.MODEL_STATE_READY:
             return UnavailableError(f"every node that serves {model_id!r} is shutting down", retry_after=pause)
         message = f"model {model_id!r} is not ready on any node: {model.state_message or 'loading'}"

@@ -8,7 +8,7 @@ from llamastack import v1
 from services.router.nodes import NodeTable, RoutedNode
 from services.runtime.pages import page
 from services.runtime.stream import RpcContext
-from stack_client.errors import InvalidArgumentError, NotFoundError, StackError, UnavailableError, from_rpc_error
+from stack_client.errors import StackError, from_rpc_error
 
 
 class ModelsService(v1.ModelsServiceServicer):
@@ -26,7 +26,7 @@ class ModelsService(v1.ModelsServiceServicer):
         """Return one, as the node has it that is furthest with it."""
         model = self._table.models.get(request.model_id)
         if model is None:
-            raise self._unknown(request.model_id)
+            raise self._table.unknown(request.model_id)
         return v1.GetModelResponse(model=model)
 
     async def RegisterModel(self, request: v1.RegisterModelRequest, context: RpcContext) -> v1.RegisterModelResponse:
@@ -46,7 +46,7 @@ class ModelsService(v1.ModelsServiceServicer):
         """Unregister on every living node that has it."""
         nodes = [node for node in self._alive() if request.model_id in node.models]
         if not nodes:
-            raise self._unknown(request.model_id)
+            raise self._table.unknown(request.model_id)
         for node in nodes:
             try:
                 await node.models_stub.UnregisterModel(request)
@@ -58,15 +58,8 @@ class ModelsService(v1.ModelsServiceServicer):
 
     def _alive(self) -> Sequence[RoutedNode]:
         if not self._table.alive:
-            raise UnavailableError("no inference node is registered at this router; start one", retry_after=1.0)
+            raise self._table.nobody()
         return self._table.alive
-
-    def _unknown(self, model_id: str) -> StackError:
-        if not model_id:
-            return InvalidArgumentError("model_id is empty", reason="MISSING_FIELD", field="model_id")
-        known = ", ".join(self._table.models) or "none"
-        message = f"no model {model_id!r}; this stack serves: {known}"
-        return NotFoundError(message, reason="MODEL_NOT_FOUND", metadata={"model": model_id}, field="model_id")
 
 
 def _at(node: RoutedNode, error: StackError) -> StackError:

@@ -12,7 +12,7 @@ import grpc
 from llamastack import v1
 from services.router.config import RouterConfig
 from services.router.prefix import PrefixMemory
-from stack_client.errors import InvalidArgumentError, NotFoundError
+from stack_client.errors import InvalidArgumentError, NotFoundError, StackError, UnavailableError
 
 FORGOTTEN_AFTER_LEASES = 10
 """Leases after which a lost node is no longer listed."""
@@ -220,6 +220,19 @@ class NodeTable:
     def message(self, node: RoutedNode) -> v1.Node:
         """A node as ListNodes shows it."""
         return node.as_message(expires_at=time.time() + node.expires - self._clock())
+
+    def nobody(self) -> UnavailableError:
+        """Why nothing can be done while no node is alive."""
+        message = "no inference node is registered at this router; start one, or wait until it comes back"
+        return UnavailableError(message, retry_after=self._config.lease_seconds / 3)
+
+    def unknown(self, model_id: str) -> StackError:
+        """Why a model that no living node has cannot answer; the message lists those served."""
+        if not model_id:
+            return InvalidArgumentError("model_id is empty", reason="MISSING_FIELD", field="model_id")
+        served = ", ".join(self.models) or "none"
+        message = f"no model {model_id!r}; this stack serves: {served}"
+        return NotFoundError(message, reason="MODEL_NOT_FOUND", metadata={"model": model_id}, field="model_id")
 
     async def sweep(self) -> None:
         """Lose nodes whose lease ran out, forget those lost long ago, close channels that nobody uses any more."""

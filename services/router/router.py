@@ -36,7 +36,13 @@ class Router:
         self._metrics = RouterMetrics(context.telemetry.registry)
 
         def to_node(address: str) -> grpc.aio.Channel:
-            return open_channel(address, config=context.runtime, interceptors=context.client_interceptors)
+            # A node that registers again is reached at once: its connection of before may be in its back-off.
+            return open_channel(
+                address,
+                config=context.runtime,
+                interceptors=context.client_interceptors,
+                extra=[("grpc.use_local_subchannel_pool", 1)],
+            )
 
         self.table = NodeTable(self._config, open_channel=to_node, on_change=self._show)
         self._forwarder = Forwarder(self.table, self._config, metrics=self._metrics)

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,10 +62,14 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
 
 
 def open_channel(
-    address: str, *, config: RuntimeConfig, interceptors: list[grpc.aio.ClientInterceptor] | None = None
+    address: str,
+    *,
+    config: RuntimeConfig,
+    interceptors: list[grpc.aio.ClientInterceptor] | None = None,
+    extra: Sequence[Option] = (),
 ) -> grpc.aio.Channel:
-    """A channel to `unix:/path` or `host:port` with the mesh's settings and, over TCP, its certificates."""
-    options = channel_options(config)
+    """A channel to `unix:/path` or `host:port` with the mesh's settings and `extra`, over TCP with certificates."""
+    options = [*channel_options(config), *extra]
     if address.startswith("unix:"):
         local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
         return grpc.aio.secure_channel(address, local, options=options, interceptors=interceptors)

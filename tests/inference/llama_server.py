@@ -1,6 +1,6 @@
 """llama.cpp's own server over a GGUF file, in this process until its standard input ends; prints its address.
 
-Arguments: the file, the name to serve it under, `chat` or `embedding`, and a key, or nothing for none.
+Arguments: the file, the name to serve it under, `chat` or `embedding`, the port or 0 for any, and the key.
 """
 
 import sys
@@ -35,19 +35,19 @@ TEMPLATE = r"""
 {%- endif %}
 """
 
-path, name, kind, *keys = sys.argv[1:]
+path, name, kind, port, key = sys.argv[1:]
 params = xllamacpp.CommonParams()
 params.model.path = path
 params.model_alias = {name}
 params.hostnames = ["127.0.0.1"]
-params.port = 0
+params.port = int(port)
 params.n_ctx = 2048
 params.n_parallel = 2
 params.warmup = False
 params.use_jinja = True
 params.chat_template = TEMPLATE
 params.cpuparams.n_threads = 2
-params.api_keys = keys
+params.api_keys = [key]
 params.embedding = kind == "embedding"
 if params.embedding:
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

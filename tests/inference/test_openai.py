@@ -59,21 +59,27 @@ class LlamaServer:
 
 
 @contextmanager
-def llama_server(kind: str = "chat") -> Iterator[LlamaServer]:
+def llama_process(kind: str = "chat", port: int = 0) -> Iterator["subprocess.Popen[str]"]:
     try:
         file = find_packaged("smollm2-135m")
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
     script = str(Path(__file__).parent / "llama_server.py")
-    command = [sys.executable, script, str(file), "smol", kind, KEY]
+    command = [sys.executable, script, str(file), "smol", kind, str(port), KEY]
     with subprocess.Popen(
         command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:
-            assert process.stdout is not None
-            yield LlamaServer(process, process.stdout.readline().strip())
+            yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def llama_server(kind: str = "chat") -> Iterator[LlamaServer]:
+    with llama_process(kind) as process:
+        assert process.stdout is not None
+        yield LlamaServer(process, process.stdout.readline().strip())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -309,6 +315,21 @@ async def test_models_that_cannot_be_served_say_why(server: LlamaServer, tmp_pat
         assert "has no model 'gpt-9'; it lists: smol" in said["unknown"]
         assert "cannot be reached" in said["away"]
         assert "there is no endpoint 'elsewhere'" in said["nowhere"]
+
+
+async def test_a_model_waits_for_its_endpoint_to_start(tmp_path: Path, unused_tcp_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    providers = {"openai": {"endpoints": endpoints(url, wait_seconds=30)}}
+    with llama_process(port=unused_tcp_port):  # begins to listen while the node asks
+        async with running_node(tmp_path, [remote("smol", "llama")], **providers) as node:
+            assert (await node.client.models.wait_ready("smol", timeout=30)).state == v1.MODEL_STATE_READY
+
+
+def test_an_endpoint_that_could_not_be_used_is_refused_by_the_configuration() -> None:
+    with pytest.raises(ValueError, match="api_key_env: the environment variable NOT_SET_ANYWHERE is not set"):
+        EndpointConfig(base_url="http://there/v1", api_key_env="NOT_SET_ANYWHERE")
+    with pytest.raises(ValueError, match="base_url: 'there:80' is no URL"):
+        EndpointConfig(base_url="there:80")
 
 
 def test_the_endpoints_errors_become_ours() -> None:

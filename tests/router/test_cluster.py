@@ -126,6 +126,17 @@ async def test_nodes_come_back_by_themselves_after_a_restart_of_the_router(clust
     assert {await cluster.ask("who") for _ in range(4)} == {"a", "b"}
 
 
+async def test_a_node_that_was_killed_and_started_again_answers_at_once(cluster: Cluster) -> None:
+    for name in ("a", "b"):
+        cluster.signal(name, signal.SIGKILL)
+        await asyncio.to_thread(cluster.end, name)
+    for _ in range(5):  # the router's connections are in their back-off now
+        assert isinstance(await failure_of(cluster.ask("who")), UnavailableError)
+    cluster.start_node("a")
+    await cluster.ready("a")
+    assert await cluster.ask("who") == "a"
+
+
 async def test_a_node_that_stands_still_loses_its_lease_and_its_calls_move_on(cluster: Cluster) -> None:
     cluster.signal("a", signal.SIGSTOP)
     # Of four calls at once at least one goes to the node that hears nothing; it is answered by the other.

@@ -163,7 +163,7 @@ class Endpoint:
                 f"{self._named} sent nothing for {self.config.read_seconds:g} s; ask for less or raise read_seconds"
             )
             raise DeadlineExceededError(message) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise UnavailableError(f"{self._named} broke off its answer ({error}); ask again") from error
 
     def refuse(self, status: int, body: str, headers: Mapping[str, str]) -> NoReturn:
