@@ -251,6 +251,13 @@ async def test_a_prompt_that_is_too_long_is_the_callers_to_shorten(node: Node) -
     assert refused.value.reason == "CONTEXT_LENGTH_EXCEEDED"
 
 
+async def test_what_the_endpoints_model_cannot_read_is_unsupported(node: Node) -> None:
+    image = v1.ContentItem(image=v1.ImageContent(data=b"\x89PNG rest"))
+    message = v1.Message(user=v1.UserMessage(content=v1.InterleavedContent(items=[image])))
+    with pytest.raises(UnsupportedError, match="image input is not supported"):
+        await unary(stub(node).ChatCompletion(v1.ChatCompletionRequest(model_id="smol", messages=[message])))
+
+
 async def test_embeddings_come_one_per_text(tmp_path: Path) -> None:
     with llama_server("embedding") as server:
         models = [remote("vectors", "llama", model_type="embedding")]

@@ -185,11 +185,11 @@ def _error(status: int, said: str, body: str, headers: Mapping[str, str], config
             error = DeadlineExceededError(said)
         case HTTPStatus.TOO_MANY_REQUESTS:
             error = ResourceExhaustedError(said, retry_after=BUSY_SECONDS if retry is None else retry)
-        case HTTPStatus.NOT_IMPLEMENTED:
-            error = UnsupportedError(said, field="model_id")
         case _ if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
             too_long = any(words in body for words in _TOO_LONG)
             error = InvalidArgumentError(said, reason="CONTEXT_LENGTH_EXCEEDED" if too_long else "")
+        case _ if status == HTTPStatus.NOT_IMPLEMENTED or "not supported" in said:  # llama.cpp says 500 to images
+            error = UnsupportedError(said, field="model_id")
         case _:
             error = UnavailableError(f"{said}; see the log of its server, or ask again", retry_after=retry)
     return error
