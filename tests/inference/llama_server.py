@@ -46,7 +46,7 @@ params.n_parallel = 2
 params.warmup = False
 params.use_jinja = True
 params.chat_template = TEMPLATE
-params.cpuparams.n_threads = 2
+params.cpuparams.n_threads = 1  # several spin at every barrier, which ruins them on a busy machine
 params.api_keys = [key]
 params.embedding = kind == "embedding"
 if params.embedding:
