@@ -84,7 +84,11 @@ class InferenceNode:
     def _report(self) -> v1.NodeReport:
         """What a router is told."""
         work = [provider.work for provider in self.providers.values()]
-        load = v1.NodeLoad(running=sum(one.running for one in work), waiting=sum(one.waiting for one in work))
+        load = v1.NodeLoad(
+            running=sum(one.running for one in work),
+            waiting=sum(one.waiting for one in work),
+            held_tokens=sum(one.held_tokens for one in work),
+        )
         draining = self.readiness.state == "draining"
         return v1.NodeReport(load=load, models=self.registry.models, draining=draining)
 

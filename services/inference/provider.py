@@ -35,6 +35,8 @@ class Work:
     """Requests being answered."""
     waiting: int = 0
     """Requests accepted that wait for room."""
+    held_tokens: int = 0
+    """Tokens of the key/value cache that requests hold; 0 where that is not known."""
 
 
 class Sink(Protocol):

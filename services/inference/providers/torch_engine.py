@@ -76,7 +76,9 @@ class TorchProvider:
     def work(self) -> Work:
         """Generations in the engine; what exceeds its batch waits there."""
         running = min(self._engine.in_flight, self._config.running_requests)
-        return Work(running=running, waiting=self._engine.in_flight - running)
+        waiting = self._engine.in_flight - running
+        held = self._engine.held_tokens if self._engine.in_flight else 0  # an abort is followed by no step
+        return Work(running=running, waiting=waiting, held_tokens=held)
 
     async def __aenter__(self) -> Self:
         """Nothing yet: the engine process starts with the first model, so a node without one does without torch."""

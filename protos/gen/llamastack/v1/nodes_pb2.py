@@ -26,41 +26,41 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from llamastack.v1 import models_pb2 as llamastack_dot_v1_dot_models__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamastack/v1/nodes.proto\x12\rllamastack.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1allamastack/v1/models.proto\",\n\x08NodeLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\"k\n\nNodeReport\x12%\n\x04load\x18\x01 \x01(\x0b\x32\x17.llamastack.v1.NodeLoad\x12$\n\x06models\x18\x02 \x03(\x0b\x32\x14.llamastack.v1.Model\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"\xdd\x01\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.llamastack.v1.NodeState\x12%\n\x04load\x18\x04 \x01(\x0b\x32\x17.llamastack.v1.NodeLoad\x12\x14\n\x0cready_models\x18\x05 \x03(\t\x12\x17\n\x0f\x63\x61lls_in_flight\x18\x06 \x01(\r\x12\x34\n\x10lease_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x13RegisterNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12)\n\x06report\x18\x03 \x01(\x0b\x32\x19.llamastack.v1.NodeReport\"?\n\x14RegisterNodeResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rlease_seconds\x18\x02 \x01(\x02\"P\n\x11RenewLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.llamastack.v1.NodeReport\"+\n\x12RenewLeaseResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x02\")\n\x15UnregisterNodeRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"\x18\n\x16UnregisterNodeResponse\"1\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"6\n\x11\x44rainNodeResponse\x12!\n\x04node\x18\x01 \x01(\x0b\x32\x13.llamastack.v1.Node\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x11ListNodesResponse\x12!\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x13.llamastack.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x83\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_STATE_READY\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x13\n\x0fNODE_STATE_LOST\x10\x04\x32\xb9\x03\n\x0cNodesService\x12W\n\x0cRegisterNode\x12\".llamastack.v1.RegisterNodeRequest\x1a#.llamastack.v1.RegisterNodeResponse\x12Q\n\nRenewLease\x12 .llamastack.v1.RenewLeaseRequest\x1a!.llamastack.v1.RenewLeaseResponse\x12]\n\x0eUnregisterNode\x12$.llamastack.v1.UnregisterNodeRequest\x1a%.llamastack.v1.UnregisterNodeResponse\x12N\n\tDrainNode\x12\x1f.llamastack.v1.DrainNodeRequest\x1a .llamastack.v1.DrainNodeResponse\x12N\n\tListNodes\x12\x1f.llamastack.v1.ListNodesRequest\x1a .llamastack.v1.ListNodesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamastack/v1/nodes.proto\x12\rllamastack.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1allamastack/v1/models.proto\"A\n\x08NodeLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x13\n\x0bheld_tokens\x18\x03 \x01(\r\"k\n\nNodeReport\x12%\n\x04load\x18\x01 \x01(\x0b\x32\x17.llamastack.v1.NodeLoad\x12$\n\x06models\x18\x02 \x03(\x0b\x32\x14.llamastack.v1.Model\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"\xdd\x01\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.llamastack.v1.NodeState\x12%\n\x04load\x18\x04 \x01(\x0b\x32\x17.llamastack.v1.NodeLoad\x12\x14\n\x0cready_models\x18\x05 \x03(\t\x12\x17\n\x0f\x63\x61lls_in_flight\x18\x06 \x01(\r\x12\x34\n\x10lease_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x13RegisterNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12)\n\x06report\x18\x03 \x01(\x0b\x32\x19.llamastack.v1.NodeReport\"?\n\x14RegisterNodeResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rlease_seconds\x18\x02 \x01(\x02\"P\n\x11RenewLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.llamastack.v1.NodeReport\"+\n\x12RenewLeaseResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x02\")\n\x15UnregisterNodeRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"\x18\n\x16UnregisterNodeResponse\"1\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"6\n\x11\x44rainNodeResponse\x12!\n\x04node\x18\x01 \x01(\x0b\x32\x13.llamastack.v1.Node\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x11ListNodesResponse\x12!\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x13.llamastack.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x83\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_STATE_READY\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x13\n\x0fNODE_STATE_LOST\x10\x04\x32\xb9\x03\n\x0cNodesService\x12W\n\x0cRegisterNode\x12\".llamastack.v1.RegisterNodeRequest\x1a#.llamastack.v1.RegisterNodeResponse\x12Q\n\nRenewLease\x12 .llamastack.v1.RenewLeaseRequest\x1a!.llamastack.v1.RenewLeaseResponse\x12]\n\x0eUnregisterNode\x12$.llamastack.v1.UnregisterNodeRequest\x1a%.llamastack.v1.UnregisterNodeResponse\x12N\n\tDrainNode\x12\x1f.llamastack.v1.DrainNodeRequest\x1a .llamastack.v1.DrainNodeResponse\x12N\n\tListNodes\x12\x1f.llamastack.v1.ListNodesRequest\x1a .llamastack.v1.ListNodesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamastack.v1.nodes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=1093
-  _globals['_NODESTATE']._serialized_end=1224
+  _globals['_NODESTATE']._serialized_start=1114
+  _globals['_NODESTATE']._serialized_end=1245
   _globals['_NODELOAD']._serialized_start=105
-  _globals['_NODELOAD']._serialized_end=149
-  _globals['_NODEREPORT']._serialized_start=151
-  _globals['_NODEREPORT']._serialized_end=258
-  _globals['_NODE']._serialized_start=261
-  _globals['_NODE']._serialized_end=482
-  _globals['_REGISTERNODEREQUEST']._serialized_start=484
-  _globals['_REGISTERNODEREQUEST']._serialized_end=582
-  _globals['_REGISTERNODERESPONSE']._serialized_start=584
-  _globals['_REGISTERNODERESPONSE']._serialized_end=647
-  _globals['_RENEWLEASEREQUEST']._serialized_start=649
-  _globals['_RENEWLEASEREQUEST']._serialized_end=729
-  _globals['_RENEWLEASERESPONSE']._serialized_start=731
-  _globals['_RENEWLEASERESPONSE']._serialized_end=774
-  _globals['_UNREGISTERNODEREQUEST']._serialized_start=776
-  _globals['_UNREGISTERNODEREQUEST']._serialized_end=817
-  _globals['_UNREGISTERNODERESPONSE']._serialized_start=819
-  _globals['_UNREGISTERNODERESPONSE']._serialized_end=843
-  _globals['_DRAINNODEREQUEST']._serialized_start=845
-  _globals['_DRAINNODEREQUEST']._serialized_end=894
-  _globals['_DRAINNODERESPONSE']._serialized_start=896
-  _globals['_DRAINNODERESPONSE']._serialized_end=950
-  _globals['_LISTNODESREQUEST']._serialized_start=952
-  _globals['_LISTNODESREQUEST']._serialized_end=1009
-  _globals['_LISTNODESRESPONSE']._serialized_start=1011
-  _globals['_LISTNODESRESPONSE']._serialized_end=1090
-  _globals['_NODESSERVICE']._serialized_start=1227
-  _globals['_NODESSERVICE']._serialized_end=1668
+  _globals['_NODELOAD']._serialized_end=170
+  _globals['_NODEREPORT']._serialized_start=172
+  _globals['_NODEREPORT']._serialized_end=279
+  _globals['_NODE']._serialized_start=282
+  _globals['_NODE']._serialized_end=503
+  _globals['_REGISTERNODEREQUEST']._serialized_start=505
+  _globals['_REGISTERNODEREQUEST']._serialized_end=603
+  _globals['_REGISTERNODERESPONSE']._serialized_start=605
+  _globals['_REGISTERNODERESPONSE']._serialized_end=668
+  _globals['_RENEWLEASEREQUEST']._serialized_start=670
+  _globals['_RENEWLEASEREQUEST']._serialized_end=750
+  _globals['_RENEWLEASERESPONSE']._serialized_start=752
+  _globals['_RENEWLEASERESPONSE']._serialized_end=795
+  _globals['_UNREGISTERNODEREQUEST']._serialized_start=797
+  _globals['_UNREGISTERNODEREQUEST']._serialized_end=838
+  _globals['_UNREGISTERNODERESPONSE']._serialized_start=840
+  _globals['_UNREGISTERNODERESPONSE']._serialized_end=864
+  _globals['_DRAINNODEREQUEST']._serialized_start=866
+  _globals['_DRAINNODEREQUEST']._serialized_end=915
+  _globals['_DRAINNODERESPONSE']._serialized_start=917
+  _globals['_DRAINNODERESPONSE']._serialized_end=971
+  _globals['_LISTNODESREQUEST']._serialized_start=973
+  _globals['_LISTNODESREQUEST']._serialized_end=1030
+  _globals['_LISTNODESRESPONSE']._serialized_start=1032
+  _globals['_LISTNODESRESPONSE']._serialized_end=1111
+  _globals['_NODESSERVICE']._serialized_start=1248
+  _globals['_NODESSERVICE']._serialized_end=1689
 # @@protoc_insertion_point(module_scope)

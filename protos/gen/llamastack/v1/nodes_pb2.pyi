@@ -61,19 +61,23 @@ class NodeLoad(_message.Message):
 
     RUNNING_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    HELD_TOKENS_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     """Requests being answered."""
     waiting: _builtins.int
     """Requests accepted that wait for room."""
+    held_tokens: _builtins.int
+    """Tokens of the key/value caches that requests hold; 0 where that is not known."""
     def __init__(
         self,
         *,
         running: _builtins.int = ...,
         waiting: _builtins.int = ...,
+        held_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_tokens", b"held_tokens", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
