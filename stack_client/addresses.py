@@ -15,6 +15,8 @@ DEFAULT_PORTS = {
     "evaluation": 50057,
 }
 """The services of the mesh and the TCP port of each."""
+OPTIONAL_PORTS = {"router": 50050}
+"""The same of services that run only where somebody asks for them."""
 
 
 def resolve(target: str | Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Configuration of the inference service, section `inference` of the stack's file."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,6 +65,70 @@ class ScriptedConfig:
     """The scripted provider; it has no settings: each model carries its script in its metadata."""
 
 
+Dialect = Literal["openai", "vllm", "sglang", "llamacpp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """One OpenAI-compatible endpoint."""
+
+    base_url: str
+    """Where its API begins, for example `http://gpu-1:8000/v1`."""
+    dialect: Dialect = "openai"
+    """What it understands beyond OpenAI's API; with `openai`, top_k, repetition_penalty, regular expressions, choices,
+    grammars and tokenizing are refused."""
+    api_key_env: str = ""
+    """Environment variable that holds its key; empty sends none."""
+    connect_seconds: float = 5.0
+    """Time to connect."""
+    read_seconds: float = 300.0
+    """Longest silence in an answer, the first token's prefill included."""
+    wait_seconds: float = 60.0
+    """Time that a model's load waits for the endpoint to start."""
+    max_in_flight: int = 256
+    """Requests at once at most; more are refused with RESOURCE_EXHAUSTED."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no request could be sent with."""
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url: {self.base_url!r} is no URL; write http://host:port/v1 or https://...")
+        if self.connect_seconds <= 0 or self.read_seconds <= 0 or self.wait_seconds < 0:
+            raise ValueError("connect_seconds, read_seconds: give more than 0; wait_seconds: 0 or more")
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight: {self.max_in_flight} is too small; give at least 1")
+        if self.api_key_env and not os.environ.get(self.api_key_env):
+            raise ValueError(f"api_key_env: the environment variable {self.api_key_env} is not set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAIConfig:
+    """The openai provider: models behind OpenAI-compatible endpoints."""
+
+    endpoints: dict[str, EndpointConfig] = field(default_factory=dict)
+    """Endpoints by a name of yours; a model names its own in its metadata as `endpoint` where there are several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterLink:
+    """How this node joins a router."""
+
+    address: str
+    """The router: `host:port` or `unix:/path`."""
+    advertise: str
+    """Where the router reaches this node: `host:port` or `unix:/path`."""
+    node_id: str = ""
+    """Name of this node, unique at its router; empty means the advertised address."""
+    renew_seconds: float = 2.0
+    """Time between two renewals of the lease; a third of the router's `lease_seconds` where that is less."""
+
+    def __post_init__(self) -> None:
+        """Refuse what could never register."""
+        if not self.address or not self.advertise:
+            raise ValueError("address, advertise: give the router's address and this node's own")
+        if self.renew_seconds <= 0:
+            raise ValueError(f"renew_seconds: {self.renew_seconds:g} is too small; give more than 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProvidersConfig:
     """Settings of each provider."""
@@ -72,6 +137,8 @@ class ProvidersConfig:
     """Our engine."""
     scripted: ScriptedConfig = ScriptedConfig()
     """Fixed answers for tests and demonstrations."""
+    openai: OpenAIConfig = OpenAIConfig()
+    """OpenAI-compatible endpoints elsewhere."""
 
 
 EMBEDDED_DEFAULT = (
@@ -88,6 +155,8 @@ class InferenceConfig:
     """Models served from the start; further ones are registered at run time and kept over restarts."""
     providers: ProvidersConfig = ProvidersConfig()
     """Settings of the providers."""
+    router: RouterLink | None = None
+    """The router that this node joins; unset means none."""
 
     def __post_init__(self) -> None:
         """Refuse two models of one name."""

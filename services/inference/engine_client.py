@@ -59,6 +59,8 @@ class EngineClient:
         self._restart: asyncio.TimerHandle | None = None
         self.load_figures = (0, 0)
         """Requests waiting and running in the engine after its last step."""
+        self.held_tokens = 0
+        """Tokens' worth of cache blocks that requests held after the engine's last step."""
 
     @property
     def pid(self) -> int | None:
@@ -173,6 +175,7 @@ class EngineClient:
         match event:
             case commands.Stepped():
                 self.load_figures = (event.waiting, event.running)
+                self.held_tokens = event.held_tokens
                 for emission in event.emissions:
                     self._emit(emission)
             case commands.RequestFailed():
@@ -225,6 +228,7 @@ class EngineClient:
         """The pipe closed: end what was in flight and start anew, unless we are stopping."""
         if self._stopping:
             return
+        self.held_tokens = 0
         delay = RESTART_BACKOFF_SECONDS[min(self._deaths, len(RESTART_BACKOFF_SECONDS) - 1)]
         self._deaths += 1
         logger.error("engine process died pid=%s restart_in_seconds=%s", self.pid, delay)

@@ -10,12 +10,15 @@ import grpc
 
 from llamastack import v1
 from services.inference.config import InferenceConfig
+from services.inference.membership import Membership
 from services.inference.models_service import ModelsService
 from services.inference.provider import Provider
+from services.inference.providers.openai import OpenAIProvider
 from services.inference.providers.scripted import ScriptedProvider
 from services.inference.providers.torch_engine import TorchProvider
 from services.inference.registry import ModelRegistry
 from services.inference.service import InferenceService
+from services.runtime.listen import open_channel
 from services.runtime.service import ServiceContext
 
 SERVICES = ("llamastack.v1.InferenceService", "llamastack.v1.ModelsService")
@@ -29,11 +32,13 @@ class InferenceNode:
     def __init__(self, context: ServiceContext) -> None:
         self.readiness = context.readiness
         self._config = context.section(InferenceConfig)
+        self._runtime = context.runtime
         self._draining = context.draining
         self._grace = context.runtime.drain_grace_seconds
         self.providers: Mapping[str, Provider] = {
             "torch": TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir),
             "scripted": ScriptedProvider(self._config.providers.scripted),
+            "openai": OpenAIProvider(self._config.providers.openai),
         }
         self.registry = ModelRegistry(
             self.providers, file=context.data_dir / "models.json", on_change=self._show_readiness
@@ -49,6 +54,16 @@ class InferenceNode:
             await opening.enter_async_context(self._tasks)
             self.registry.open(self._config.models, self._tasks)
             opening.callback(self.registry.close)
+            if self._config.router is not None:
+                link = self._config.router
+                await opening.enter_async_context(
+                    Membership(
+                        link,
+                        channel=open_channel(link.address, config=self._runtime),
+                        readiness=self.readiness,
+                        report=self._report,
+                    )
+                )
             self._resources = opening.pop_all()
         self._show_readiness()
         return self
@@ -65,6 +80,17 @@ class InferenceNode:
         v1.add_InferenceServiceServicer_to_server(inference, server)
         v1.add_ModelsServiceServicer_to_server(ModelsService(self.registry, tasks=self._tasks), server)
         return SERVICES
+
+    def _report(self) -> v1.NodeReport:
+        """What a router is told."""
+        work = [provider.work for provider in self.providers.values()]
+        load = v1.NodeLoad(
+            running=sum(one.running for one in work),
+            waiting=sum(one.waiting for one in work),
+            held_tokens=sum(one.held_tokens for one in work),
+        )
+        draining = self.readiness.state == "draining"
+        return v1.NodeReport(load=load, models=self.registry.models, draining=draining)
 
     def _show_readiness(self) -> None:
         """Ready as soon as every model is either served or has failed; failed when none is served."""

@@ -30,6 +30,18 @@ class Answer:
     """Prompt tokens that were served from the prefix cache."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How busy a provider is, for routers that choose between nodes."""
+
+    running: int
+    """Requests being answered."""
+    waiting: int = 0
+    """Requests accepted that wait for room."""
+    held_tokens: int = 0
+    """Tokens of the key/value cache that requests hold; 0 where that is not known."""
+
+
 class Sink(Protocol):
     """Takes the pieces of an answer; never blocks."""
 
@@ -45,6 +57,10 @@ class Sink(Protocol):
 
 class Provider(Protocol):
     """Serves the models that are registered with it."""
+
+    @property
+    def work(self) -> Work:
+        """How busy it is now."""
 
     async def __aenter__(self) -> Self:
         """Start what the models need, for example an engine process."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from services.runtime.reader import ConfigError, load_yaml, read_config, suggestion
-from stack_client.addresses import DEFAULT_PORTS
+from stack_client.addresses import DEFAULT_PORTS, OPTIONAL_PORTS
 
 __all__ = [
     "DEFAULT_PORTS",
+    "OPTIONAL_PORTS",
     "ConfigError",
     "RuntimeConfig",
     "StackConfig",
@@ -134,7 +135,7 @@ def read_stack(
     file: Path | str = path or "defaults"
     loaded = load_yaml(path) if path else {}
     fixed = {item.name for item in dataclasses.fields(_Fixed)}
-    services = {*DEFAULT_PORTS, "gateway", *names}
+    services = {*DEFAULT_PORTS, *OPTIONAL_PORTS, "gateway", *names}
     for key, value in loaded.items():
         if key in fixed:
             continue

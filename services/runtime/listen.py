@@ -3,14 +3,14 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 
-from services.runtime.config import DEFAULT_PORTS, ConfigError, RuntimeConfig, TlsConfig
+from services.runtime.config import DEFAULT_PORTS, OPTIONAL_PORTS, ConfigError, RuntimeConfig, TlsConfig
 
 MAX_SOCKET_PATH = 107
 """Bytes that Linux allows for the path of a unix socket."""
@@ -62,10 +62,14 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
 
 
 def open_channel(
-    address: str, *, config: RuntimeConfig, interceptors: list[grpc.aio.ClientInterceptor] | None = None
+    address: str,
+    *,
+    config: RuntimeConfig,
+    interceptors: list[grpc.aio.ClientInterceptor] | None = None,
+    extra: Sequence[Option] = (),
 ) -> grpc.aio.Channel:
-    """A channel to `unix:/path` or `host:port` with the mesh's settings and, over TCP, its certificates."""
-    options = channel_options(config)
+    """A channel to `unix:/path` or `host:port` with the mesh's settings and `extra`, over TCP with certificates."""
+    options = [*channel_options(config), *extra]
     if address.startswith("unix:"):
         local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
         return grpc.aio.secure_channel(address, local, options=options, interceptors=interceptors)
@@ -120,7 +124,7 @@ def port_of(name: str, *, config: RuntimeConfig, address: str | None) -> int:
             if port:
                 return port
         raise ConfigError(f'addresses.{name}: "{address}" has no port; write host:port or unix:/path')
-    return DEFAULT_PORTS.get(name, 0)
+    return {**DEFAULT_PORTS, **OPTIONAL_PORTS}.get(name, 0)
 
 
 def _bind_tcp(server: grpc.aio.Server, *, name: str, config: RuntimeConfig, address: str | None) -> str:

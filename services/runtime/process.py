@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from services.runtime.config import DEFAULT_PORTS, ConfigError, StackConfig, read_stack
+from services.runtime.config import DEFAULT_PORTS, OPTIONAL_PORTS, ConfigError, StackConfig, read_stack
 from services.runtime.logs import configure_logging
 from services.runtime.monitoring import Monitoring
 from services.runtime.parents import die_with_parent
@@ -98,8 +98,9 @@ def find_build(name: str) -> Build:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the service exists, something that it imports does not
+        known = ", ".join([*DEFAULT_PORTS, *OPTIONAL_PORTS])
         raise ConfigError(
-            f'no service "{service}"; the mesh has: {", ".join(DEFAULT_PORTS)} (not all may be part of this version)'
+            f'no service "{service}"; the mesh has: {known} (not all may be part of this version)'
         ) from error
 
 

@@ -60,9 +60,9 @@ class EventWriter(Generic[EventT]):
             self._last_write = time.monotonic()
 
     async def forward(self, event: EventT) -> None:
-        """Send an event that carries its sequence already."""
+        """Send an event that carries its sequence already, or 0 where it counts for none."""
         async with self._lock:
-            self.last_sequence = event.sequence
+            self.last_sequence = event.sequence or self.last_sequence
             await self._context.write(event)
             self._last_write = time.monotonic()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llamastack import v1
+from services.inference.provider import Work
 from stack_client.content import content, text_of
 from stack_client.errors import DeadlineExceededError, StackError
 from tests.inference.conftest import Node
@@ -173,12 +174,15 @@ async def test_a_cancelled_stream_frees_its_place_in_the_engine(real: Node) -> N
         if event.WhichOneof("event") == "progress":
             break
     assert real.torch.engine.in_flight == 1
+    assert real.torch.work.running == 1
+    assert real.torch.work.held_tokens > 0
     await stream.aclose()
     async with asyncio.timeout(10):
         while real.torch.engine.in_flight:
             await asyncio.sleep(0)
     answer = await real.client.inference.chat(MODEL, QUESTION, max_tokens=2)
     assert real.torch.engine.load_figures[1] == 0
+    assert real.torch.work == Work(running=0)
     assert answer.usage.completion_tokens == 2
 
 

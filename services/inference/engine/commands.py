@@ -122,6 +122,8 @@ class Stepped:
     emissions: list[Emission]
     waiting: int
     running: int
+    held_tokens: int
+    """Tokens' worth of cache blocks that requests of all models hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,8 @@ class Worker:
                     emissions = engine.step()
                     self._report_failures(engine)
                     waiting, running, _ = engine.counts
-                    self._send(Stepped(emissions=emissions, waiting=waiting, running=running))
+                    held = sum(any_engine.counts[2] for any_engine in self._engines.values())
+                    self._send(Stepped(emissions=emissions, waiting=waiting, running=running, held_tokens=held))
             if self._embeds:
                 self._embed_some()
 

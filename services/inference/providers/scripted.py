@@ -29,7 +29,7 @@ from llamastack import v1
 from services.inference import dialog
 from services.inference.adapter_names import split_adapter
 from services.inference.config import ScriptedConfig
-from services.inference.provider import Answer, Facts, Report, Sink
+from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.validate import sampling_of
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
@@ -67,6 +67,12 @@ class ScriptedProvider:
     def __init__(self, config: ScriptedConfig) -> None:
         self._config = config
         self._scripts: dict[str, list[Rule]] = {}
+        self._speaking = 0
+
+    @property
+    def work(self) -> Work:
+        """Answers being spoken."""
+        return Work(running=self._speaking)
 
     async def __aenter__(self) -> Self:
         """Nothing to start."""
@@ -165,6 +171,15 @@ class ScriptedProvider:
         self, reply: Reply, params: v1.SamplingParams, sink: Sink
     ) -> tuple[int, "v1.FinishReason.ValueType"]:
         """Push the reply token by token; returns the number of tokens and why it ended."""
+        self._speaking += 1
+        try:
+            return await self._recite(reply, params, sink)
+        finally:
+            self._speaking -= 1
+
+    async def _recite(
+        self, reply: Reply, params: v1.SamplingParams, sink: Sink
+    ) -> tuple[int, "v1.FinishReason.ValueType"]:
         stops = [(at + len(stop), at) for stop in params.stop if (at := reply.text.find(stop)) >= 0]
         tokens = TOKEN.findall(reply.text[: min(stops)[1]] if stops else reply.text)
         limit = params.max_tokens or len(tokens)

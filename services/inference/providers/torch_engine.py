@@ -24,7 +24,7 @@ from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
 from services.inference.packaged import find_packaged
-from services.inference.provider import Answer, Facts, Report, Sink
+from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
@@ -74,6 +74,14 @@ class TorchProvider:
     def engine(self) -> EngineClient:
         """The engine process, for metrics and tests."""
         return self._engine
+
+    @property
+    def work(self) -> Work:
+        """Generations in the engine; what exceeds its batch waits there."""
+        running = min(self._engine.in_flight, self._config.running_requests)
+        waiting = self._engine.in_flight - running
+        held = self._engine.held_tokens if self._engine.in_flight else 0  # an abort is followed by no step
+        return Work(running=running, waiting=waiting, held_tokens=held)
 
     async def __aenter__(self) -> Self:
         """Nothing yet: the engine process starts with the first model, so a node without one does without torch."""

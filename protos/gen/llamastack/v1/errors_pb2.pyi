@@ -83,6 +83,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL, 500. A bug in the mesh."""
     ERROR_REASON_DATA_LOSS: _ErrorReason.ValueType  # 28
     """DATA_LOSS, 500. Stored data is damaged."""
+    ERROR_REASON_NODE_LOST: _ErrorReason.ValueType  # 29
+    """UNAVAILABLE, 503. The inference node that answered is gone; metadata `node` names it. What arrived is incomplete."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error carries exactly one `google.rpc.ErrorInfo` with domain `llamastack.mesh` and one of
@@ -148,6 +150,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 27
 """INTERNAL, 500. A bug in the mesh."""
 ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 28
 """DATA_LOSS, 500. Stored data is damaged."""
+ERROR_REASON_NODE_LOST: ErrorReason.ValueType  # 29
+"""UNAVAILABLE, 503. The inference node that answered is gone; metadata `node` names it. What arrived is incomplete."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

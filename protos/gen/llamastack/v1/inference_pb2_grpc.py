@@ -35,8 +35,11 @@ class InferenceServiceStub(object):
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
-    RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED);
-    DEADLINE_EXCEEDED. Below these are called the common errors.
+    RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED,
+    or NODE_LOST from a router); DEADLINE_EXCEEDED. Below these are called the common errors.
+
+    A router answers the same calls over several nodes. It keeps a session on one node where load allows when calls carry
+    the metadata `x-session-id`.
     """
 
     def __init__(self, channel):
@@ -112,8 +115,11 @@ class InferenceServiceServicer(object):
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
-    RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED);
-    DEADLINE_EXCEEDED. Below these are called the common errors.
+    RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED,
+    or NODE_LOST from a router); DEADLINE_EXCEEDED. Below these are called the common errors.
+
+    A router answers the same calls over several nodes. It keeps a session on one node where load allows when calls carry
+    the metadata `x-session-id`.
     """
 
     def ChatCompletion(self, request, context):
@@ -280,8 +286,11 @@ class InferenceService(object):
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
-    RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED);
-    DEADLINE_EXCEEDED. Below these are called the common errors.
+    RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED,
+    or NODE_LOST from a router); DEADLINE_EXCEEDED. Below these are called the common errors.
+
+    A router answers the same calls over several nodes. It keeps a session on one node where load allows when calls carry
+    the metadata `x-session-id`.
     """
 
     @staticmethod

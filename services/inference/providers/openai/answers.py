@@ -1,0 +1,142 @@
+"""From the chunks of a streamed OpenAI answer to the sink: text, whole tool calls, log probabilities, the end."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamastack import v1
+from services.inference import dialog
+from services.inference.provider import Answer, Sink
+from services.inference.providers.openai.endpoint import Json
+from services.llama.messages import ToolCall
+from stack_client.errors import UnavailableError
+
+UNKNOWN_ID = -1
+"""Token id where the endpoint gives only the token's text."""
+_FINISH = {
+    "stop": v1.FINISH_REASON_STOP,
+    "length": v1.FINISH_REASON_LENGTH,
+    "tool_calls": v1.FINISH_REASON_TOOL_CALLS,
+    "function_call": v1.FINISH_REASON_TOOL_CALLS,
+    "content_filter": v1.FINISH_REASON_CONTENT_FILTER,
+}
+
+
+@dataclass
+class _Call:
+    """A tool call as it arrives."""
+
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class StreamReader:
+    """Reads one streamed answer, of chat or of a completion.
+
+    Args:
+        sink: Takes the pieces.
+        top_logprobs: Alternatives that the caller asked for; None without log probabilities.
+    """
+
+    def __init__(self, sink: Sink, *, top_logprobs: int | None) -> None:
+        self._sink = sink
+        self._top = top_logprobs
+        self._calls: dict[int, _Call] = {}
+        self._finish = ""
+        self._usage: Json = {}
+
+    def read(self, chunk: Json) -> None:
+        """Take one chunk."""
+        self._usage = chunk.get("usage") or self._usage
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            text = delta.get("content") or choice.get("text") or delta.get("refusal") or ""
+            logprobs = list(_logprobs(choice.get("logprobs"), top=self._top)) if self._top is not None else []
+            if text or logprobs:
+                self._sink.text(text, tokens=max(1, len(logprobs)), logprobs=logprobs)
+            for place, piece in enumerate(delta.get("tool_calls") or ()):
+                self._add(piece, place)
+            self._finish = choice.get("finish_reason") or self._finish
+
+    def end(self) -> Answer:
+        """Push the tool calls and say how the answer ended; a call that was cut or is no JSON object is text.
+
+        Raises:
+            UnavailableError: If the endpoint gave it up.
+        """
+        if self._finish not in _FINISH:
+            raise UnavailableError(f"the endpoint gave the answer up ({self._finish or 'no reason given'}); ask again")
+        calls = [self._calls[index] for index in sorted(self._calls)]
+        whole = bool(calls) and all(_is_object(call.arguments) for call in calls)
+        for place, call in enumerate(calls):
+            if whole:
+                call_id = call.call_id or f"call_{place}"
+                read = ToolCall(call_id=call_id, tool_name=call.name, arguments_json=call.arguments or "{}")
+                self._sink.tool_call(dialog.tool_call(read))
+            else:
+                self._sink.text(f"{call.name}({call.arguments})", tokens=1)
+        finish = _FINISH[self._finish]
+        if whole and finish != v1.FINISH_REASON_LENGTH:
+            finish = v1.FINISH_REASON_TOOL_CALLS
+        elif finish == v1.FINISH_REASON_TOOL_CALLS:
+            finish = v1.FINISH_REASON_STOP
+        details = self._usage.get("prompt_tokens_details") or {}
+        return Answer(
+            stop_reason=_STOP.get(finish, v1.STOP_REASON_END_OF_TURN),
+            finish_reason=finish,
+            prompt_tokens=self._usage.get("prompt_tokens") or 0,
+            completion_tokens=self._usage.get("completion_tokens") or 0,
+            cached_tokens=details.get("cached_tokens") or 0,
+        )
+
+    def _add(self, piece: Json, place: int) -> None:
+        """Add a piece of a call; servers that send whole calls may leave out their index."""
+        index = piece.get("index")
+        call = self._calls.setdefault(place if index is None else index, _Call())
+        function = piece.get("function") or {}
+        call.call_id = piece.get("id") or call.call_id
+        call.name += function.get("name") or ""
+        arguments = function.get("arguments") or ""
+        call.arguments += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+_STOP = {
+    v1.FINISH_REASON_LENGTH: v1.STOP_REASON_OUT_OF_TOKENS,
+    v1.FINISH_REASON_TOOL_CALLS: v1.STOP_REASON_END_OF_MESSAGE,
+}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text or "{}"), dict)
+    except ValueError:
+        return False
+
+
+def _logprobs(given: Json | None, *, top: int) -> Iterator[v1.TokenLogProbs]:
+    """Log probabilities of a chunk, in the form of chat or in the older one of completions."""
+    if not given:
+        return
+    for entry in given.get("content") or ():
+        yield _position(_token(entry), [_token(other) for other in (entry.get("top_logprobs") or ())[:top]])
+    tokens: Sequence[str] = given.get("tokens") or ()
+    tops: Sequence[Any] = given.get("top_logprobs") or [None] * len(tokens)
+    for token, logprob, others in zip(tokens, given.get("token_logprobs") or (), tops, strict=False):
+        ranked = sorted((others or {}).items(), key=lambda item: -item[1])[:top]
+        yield _position(
+            _token({"token": token, "logprob": logprob or 0.0}),
+            [_token({"token": text, "logprob": value}) for text, value in ranked],
+        )
+
+
+def _position(chosen: v1.TokenLogProb, top: list[v1.TokenLogProb]) -> v1.TokenLogProbs:
+    by_token = {entry.token: entry.logprob for entry in reversed([chosen, *top])}
+    return v1.TokenLogProbs(logprobs_by_token=by_token, chosen=chosen, top=top)
+
+
+def _token(entry: Json) -> v1.TokenLogProb:
+    text = entry["token"]
+    raw = bytes(entry["bytes"]) if entry.get("bytes") is not None else text.encode()
+    return v1.TokenLogProb(token=text, token_id=entry.get("id", UNKNOWN_ID), bytes=raw, logprob=entry["logprob"])

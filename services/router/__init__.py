@@ -1,0 +1,1 @@
+"""The router: several inference nodes behind one address, with the services of a node."""
