@@ -2,9 +2,15 @@
 
 import sys
 
-from benchmarks import inference, inference_overhead, sdk, start
+from benchmarks import gpu, inference, inference_overhead, sdk, start
 
-ALL = {"sdk": sdk.main, "start": start.main, "inference_overhead": inference_overhead.main, "inference": inference.main}
+ALL = {
+    "gpu": gpu.main,
+    "sdk": sdk.main,
+    "start": start.main,
+    "inference_overhead": inference_overhead.main,
+    "inference": inference.main,
+}
 
 
 def main() -> int:

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from services.inference.engine.cuda.attention import GatheredAttention, PagedAttention
+from services.inference.engine.cuda.engine import DeviceEngine
+from services.inference.engine.cuda.runner import CudaRunner
 from services.inference.engine.engine import Engine
 from services.inference.engine.native import library, pack
 from services.inference.engine.native.pack import Format
@@ -16,6 +19,24 @@ def torch_engine(model: Llama, *, limits: EngineLimits, tokenizer: Tokenizer | N
     """An engine on plain PyTorch."""
     runner = TorchRunner(model, blocks=limits.blocks, block_size=limits.block_size)
     return Engine(runner, limits=limits, tokenizer=tokenizer)
+
+
+def cuda_runner(model: Llama, *, limits: EngineLimits, attention: PagedAttention | None = None) -> CudaRunner:
+    """The GPU's runner on the model's device."""
+    return CudaRunner(
+        model,
+        blocks=limits.blocks,
+        block_size=limits.block_size,
+        requests=limits.running_requests,
+        attention=attention or GatheredAttention(),
+    )
+
+
+def device_engine(
+    model: Llama, *, limits: EngineLimits, tokenizer: Tokenizer | None = None, overlap: bool = True
+) -> Engine:
+    """An engine whose runner samples by itself."""
+    return DeviceEngine(cuda_runner(model, limits=limits), limits=limits, tokenizer=tokenizer, overlap=overlap)
 
 
 def native_runner(

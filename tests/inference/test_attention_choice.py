@@ -12,6 +12,7 @@ from services.inference.engine.cuda.probe import (
     capabilities,
     choose_attention,
 )
+from services.inference.engine.memory import gpu_tokens
 from services.llama.config import PRESETS
 
 HOPPER = Capabilities(gpu=True, compute=(9, 0), processors=132, modules=frozenset(MODULES))
@@ -70,3 +71,10 @@ def test_a_cpu_gathers_its_blocks() -> None:
     able = capabilities(torch.device("cpu"))
     assert not able.gpu
     assert choose(able) == Choice(kind="gathered", reason="no GPU")
+
+
+def test_the_cache_gets_what_is_left_of_nine_tenths_of_a_gpu() -> None:
+    giga = 2**30
+    # Of 100: 20 are taken, 2 stay for work and 10 are not touched.
+    assert gpu_tokens(80 * giga, 100 * giga, bytes_per_token=giga) == 68
+    assert gpu_tokens(1 * giga, 100 * giga, bytes_per_token=giga) == 1

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from services.inference.engine.cuda.attention import GatheredAttention, PagedAttention
 from services.inference.engine.cuda.drawing import UNREAD, Draw, DrawingRunner
 from services.inference.engine.cuda.runner import CudaRunner, padded_sizes
 from services.inference.engine.engine import Engine
@@ -15,7 +14,7 @@ from services.inference.engine.runner import Part, TorchRunner
 from services.llama.config import PRESETS
 from services.llama.model import Llama
 from tests.inference.adapters import random_adapter
-from tests.inference.engines import torch_engine
+from tests.inference.engines import cuda_runner, torch_engine
 
 CONFIG = PRESETS["tiny"]
 LIMITS = EngineLimits(cached_tokens=4096, running_requests=20)
@@ -24,16 +23,6 @@ LIMITS = EngineLimits(cached_tokens=4096, running_requests=20)
 @pytest.fixture(scope="module")
 def model() -> Llama:
     return Llama.seeded(CONFIG, seed=1)
-
-
-def cuda_runner(model: Llama, *, limits: EngineLimits = LIMITS, attention: PagedAttention | None = None) -> CudaRunner:
-    return CudaRunner(
-        model,
-        blocks=limits.blocks,
-        block_size=limits.block_size,
-        requests=limits.running_requests,
-        attention=attention or GatheredAttention(),
-    )
 
 
 class PlainLoop:
@@ -70,13 +59,13 @@ def test_sizes_are_dense_where_batches_are_small_and_end_at_the_limit() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 8, 9, 16, 17, 20])
 def test_batches_of_every_size_get_the_tokens_of_the_plain_runner(model: Llama, batch: int) -> None:
     requests = [request(index) for index in range(batch)]
-    engine = Engine(PlainLoop(cuda_runner(model)), limits=LIMITS)
+    engine = Engine(PlainLoop(cuda_runner(model, limits=LIMITS)), limits=LIMITS)
     assert drain(engine, *requests) == drain(torch_engine(model, limits=LIMITS), *requests)
 
 
 def test_requests_that_join_and_leave_change_nothing_for_the_others(model: Llama) -> None:
     alone = {f"r{n}": drain(torch_engine(model, limits=LIMITS), request(n))[f"r{n}"] for n in range(12)}
-    engine = Engine(PlainLoop(cuda_runner(model)), limits=LIMITS)
+    engine = Engine(PlainLoop(cuda_runner(model, limits=LIMITS)), limits=LIMITS)
     tokens: dict[str, list[int]] = {}
     for n in range(12):
         engine.add(request(n))
@@ -94,7 +83,7 @@ def test_logits_are_those_of_the_plain_runner_for_any_mix_of_rows(model: Llama) 
         [part(20, 21, 10, logits=False), part(2, 3, 5)],
         [part(31, 33, 0), part(21, 22, 10), part(3, 4, 5, logits=False)],
     ]
-    plain, runner = TorchRunner(model, blocks=256, block_size=16), cuda_runner(model)
+    plain, runner = TorchRunner(model, blocks=256, block_size=16), cuda_runner(model, limits=LIMITS)
     for parts in steps:
         torch.testing.assert_close(runner.forward(parts), plain.forward(parts), atol=2e-5, rtol=1e-4)
 
@@ -104,8 +93,16 @@ def part(start: int, end: int, first_block: int, *, logits: bool = True, adapter
     return Part(token_ids=ids, start=start, blocks=range(first_block, first_block + 4), logits=logits, adapter=adapter)
 
 
+def test_logits_of_a_step_outlast_the_next_one(model: Llama) -> None:
+    runner = cuda_runner(model, limits=LIMITS)
+    first = runner.forward([part(0, 1, 3)])
+    kept = first.clone()
+    runner.forward([part(0, 1, 5)])
+    assert torch.equal(first, kept)
+
+
 def test_padded_rows_write_to_no_block_that_requests_are_given(model: Llama) -> None:
-    runner = cuda_runner(model)
+    runner = cuda_runner(model, limits=LIMITS)
     before = [cache.clone() for cache in runner._caches]
     runner.forward([part(0, 1, 3), part(0, 1, 7), part(0, 1, 9)])  # padded to four rows
     for cache, old in zip(runner._caches, before, strict=True):
@@ -115,7 +112,10 @@ def test_padded_rows_write_to_no_block_that_requests_are_given(model: Llama) -> 
 
 def test_steps_with_adapters_run_as_they_come(model: Llama) -> None:
     adapter = random_adapter(CONFIG, seed=1)
-    plain, runner = TorchRunner(model, blocks=256, block_size=16), cuda_runner(Llama.seeded(CONFIG, seed=1))
+    plain, runner = (
+        TorchRunner(model, blocks=256, block_size=16),
+        cuda_runner(Llama.seeded(CONFIG, seed=1), limits=LIMITS),
+    )
     expected = plain.forward([part(0, 9, 0), part(0, 1, 5)])
     for each in (plain, runner):
         each.load_adapter("a", adapter)
@@ -135,7 +135,7 @@ def test_tokens_that_the_host_has_not_read_are_fed_from_where_they_were_drawn(mo
         ]
 
     def answers(*, read: bool) -> list[list[int]]:
-        runner = cuda_runner(model)
+        runner = cuda_runner(model, limits=LIMITS)
         assert isinstance(runner, DrawingRunner)
         drawn = runner.launch([part(0, 9, 0), part(0, 5, 5), part(0, 1, 10)], draws(0))
         tokens = [[choice.token_id for choice in drawn.read()]]
@@ -157,8 +157,10 @@ def test_tokens_that_the_host_has_not_read_are_fed_from_where_they_were_drawn(mo
 
 def test_the_kernels_serve_whole_requests(model: Llama) -> None:
     pytest.importorskip("triton")
-    from services.inference.engine.cuda.triton_attention import TritonAttention
+    from services.inference.engine.cuda.triton_attention import TritonAttention  # noqa: PLC0415 - optional
 
     requests: Sequence[Request] = [request(index) for index in range(3)]
-    engine = Engine(PlainLoop(cuda_runner(model, attention=TritonAttention(processors=4))), limits=LIMITS)
+    engine = Engine(
+        PlainLoop(cuda_runner(model, limits=LIMITS, attention=TritonAttention(processors=4))), limits=LIMITS
+    )
     assert drain(engine, *requests) == drain(torch_engine(model, limits=LIMITS), *requests)

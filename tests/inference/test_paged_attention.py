@@ -17,7 +17,7 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 def triton_attention() -> PagedAttention:
     pytest.importorskip("triton")
-    from services.inference.engine.cuda.triton_attention import TritonAttention
+    from services.inference.engine.cuda.triton_attention import TritonAttention  # noqa: PLC0415 - optional
 
     return TritonAttention(processors=16)
 
@@ -65,10 +65,10 @@ def check(
     )
     step = step_of(counts, lengths, blocks=blocks)
     expected: list[Tensor] = []
-    for q_tNH, table, length in zip(q_TNH.split(list(counts)), step.tables, lengths, strict=True):
+    for q_tNH, table, length in zip(torch.split(q_TNH, list(counts)), step.tables, lengths, strict=True):
         k_SKH, v_SKH = (x_CPKH[table].flatten(0, 1)[:length].float() for x_CPKH in (k_CPKH, v_CPKH))
         expected.append(attend_prompt(q_tNH.float(), k_SKH, v_SKH))
-        unused = [slot for slot in range(table[-1] * BLOCK + (length - 1) % BLOCK + 1, (table[-1] + 1) * BLOCK)]
+        unused = list(range(table[-1] * BLOCK + (length - 1) % BLOCK + 1, (table[-1] + 1) * BLOCK))
         k_CPKH.flatten(0, 1)[unused] = 1e4  # what lies beyond a request's tokens must not matter
     attention.plan(step)
     answer_TNH = attention.attend(q_TNH, k_CPKH, v_CPKH, step)

@@ -177,10 +177,14 @@ class Soak(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = torch_engine(MODEL, limits=EngineLimits(cached_tokens=144, step_tokens=24, running_requests=4))
+        self.engine = self.engine_of(EngineLimits(cached_tokens=144, step_tokens=24, running_requests=4))
         self.numbers = itertools.count()
         self.requests: dict[str, Request] = {}
         self.answers: dict[str, list[int]] = {}
+
+    def engine_of(self, limits: EngineLimits) -> Engine:
+        """The engine under test."""
+        return torch_engine(MODEL, limits=limits)
 
     @rule(
         length=st.integers(1, 60),

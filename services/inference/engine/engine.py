@@ -104,18 +104,7 @@ class Engine:
         batch = self.scheduler.plan()
         if not batch:
             return []
-        parts = []
-        for sequence, count in batch:
-            end = sequence.computed + count
-            parts.append(
-                Part(
-                    token_ids=sequence.tokens[sequence.computed : end],
-                    start=sequence.computed,
-                    blocks=[block.index for block in sequence.blocks],
-                    adapter=sequence.request.adapter,
-                    logits=end == len(sequence.tokens),
-                )
-            )
+        parts = [self._part(sequence, count) for sequence, count in batch]
         logits_RV = self._runner.forward(parts)
         for sequence, count in batch:
             self.scheduler.computed(sequence, count)
@@ -125,9 +114,24 @@ class Engine:
             try:
                 emissions.append(self._advance(sequence, logits_V))
             except Exception as error:  # noqa: BLE001 (one request's fault must not end those beside it)
-                self.abort(sequence.request.request_id)
-                self.failures.append((sequence.request.request_id, error))
+                self._fail(sequence, error)
         return emissions
+
+    def _part(self, sequence: Sequence, count: int) -> Part:
+        """The next rows of a request."""
+        end = sequence.computed + count
+        return Part(
+            token_ids=sequence.tokens[sequence.computed : end],
+            start=sequence.computed,
+            blocks=[block.index for block in sequence.blocks],
+            adapter=sequence.request.adapter,
+            logits=end == len(sequence.tokens),
+        )
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """End a request by a fault of its own."""
+        self.abort(sequence.request.request_id)
+        self.failures.append((sequence.request.request_id, error))
 
     def _constraint(self, grammar: str) -> Constraint:
         """Compile a grammar; the vocabulary is prepared for it when the first one comes."""
@@ -140,16 +144,20 @@ class Engine:
     def _advance(self, sequence: Sequence, logits_V: torch.Tensor) -> Emission:
         """Choose the sequence's next token and end the request when it is the last."""
         request = sequence.request
-        sampler = self._samplers[request.request_id]
-        token = sampler.choose(logits_V)
+        token = self._samplers[request.request_id].choose(logits_V)
         logprobs: Logprobs | None = None
         if request.sampling.top_logprobs is not None:
             logprobs = logprobs_of(logits_V, chosen=token, top=request.sampling.top_logprobs)
         sequence.tokens.append(token)
+        return self._emit(sequence, token, logprobs)
+
+    def _emit(self, sequence: Sequence, token: int, logprobs: Logprobs | None) -> Emission:
+        """Report the last known token and end the request when nothing follows."""
+        request = sequence.request
         finish: FinishCause | None = None
-        if token in request.stop_ids or sampler.finished:
+        if token in request.stop_ids or self._samplers[request.request_id].finished:
             finish = "stop"
-        elif sequence.generated >= request.max_tokens:
+        elif sequence.generated - sequence.unread >= request.max_tokens:
             finish = "length"
         cached = sequence.cached_tokens
         if finish:

@@ -2,13 +2,14 @@
 
 A grammar is a text in llguidance's own form, made by the service; here it is compiled for the model's vocabulary.
 
-Shapes: V vocabulary.
+Shapes: V vocabulary, W words of 32 bits that cover it.
 """
 
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper  # the documented way to bring a tokenizer of one's own
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.llama.tokenizer import Tokenizer
@@ -60,12 +61,17 @@ class Constraint:
         """Whether the answer is whole and nothing may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
-    def apply(self, logits_V: Tensor) -> Tensor:
-        """The logits with everything that the grammar forbids at minus infinity."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed_V = torch.from_numpy(np.unpackbits(bits, count=self._vocab_size, bitorder="little"))
+    def mask(self) -> NDArray[np.int32]:
+        """One bit per token, 1 where it may come next, the lowest bit of a word first."""
+        words_W = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.int32)
         if self._matcher.is_error():
             raise ValueError(f"the grammar allows no further token: {self._matcher.get_error()}")
+        return words_W
+
+    def apply(self, logits_V: Tensor) -> Tensor:
+        """The logits with everything that the grammar forbids at minus infinity."""
+        bits = self.mask().view(np.uint8)
+        allowed_V = torch.from_numpy(np.unpackbits(bits, count=self._vocab_size, bitorder="little"))
         return logits_V.masked_fill(allowed_V == 0, float("-inf"))
 
     def accept(self, token_id: int) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 import torch
 
 from services.inference.engine.commands import Load
+from services.inference.engine.cuda.probe import open_attention
+from services.inference.engine.cuda.runner import CudaRunner
 from services.inference.engine.memory import fitting_tokens
 from services.inference.engine.native import loading as native
 from services.inference.engine.native.runner import NativeRunner
+from services.inference.engine.request import EngineLimits
 from services.inference.engine.runner import Runner, TorchRunner
 from services.llama.checkpoint import load_config, load_model
+from services.llama.model import Llama
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +49,16 @@ def load_runner(command: Load, folder: Path, *, report: Callable[[str], None]) -
         raise ValueError(f"quantisation {quantisation} needs the compiled kernels: {reason}")
     if quantisation == "none":
         dtype: torch.dtype = getattr(torch, command.dtype)
-        logger.info("model %s runner=torch dtype=%s (kernels: %s)", command.model, command.dtype, variant or reason)
+        kind = "cuda" if command.device.startswith("cuda") else "torch"
+        logger.info("model %s runner=%s dtype=%s (kernels: %s)", command.model, kind, command.dtype, variant or reason)
         model = load_model(folder, dtype=dtype, device=command.device)
         device = model.embed.weight.device
         tokens = limits.cached_tokens or fitting_tokens(config, item_size=dtype.itemsize, device=device)
         blocks = -(-tokens // limits.block_size)
+        if device.type == "cuda":
+            return _cuda_runner(model, limits, blocks=blocks, report=report), Facts(
+                arithmetic=command.dtype, cached_tokens=tokens
+            )
         runner = TorchRunner(model, blocks=blocks, block_size=limits.block_size)
         return runner, Facts(arithmetic=command.dtype, cached_tokens=tokens)
     logger.info("model %s runner=native kernels=%s (%s) weights=%s", command.model, variant, reason, quantisation)
@@ -66,3 +75,24 @@ def load_runner(command: Load, folder: Path, *, report: Callable[[str], None]) -
         block_size=limits.block_size,
     )
     return compiled, Facts(arithmetic=quantisation, cached_tokens=tokens)
+
+
+def _cuda_runner(model: Llama, limits: EngineLimits, *, blocks: int, report: Callable[[str], None]) -> CudaRunner:
+    """A model that is on a GPU, its decode steps captured."""
+    attention = open_attention(
+        model.config,
+        block_size=limits.block_size,
+        requests=limits.running_requests,
+        dtype=model.embed.weight.dtype,
+        device=model.embed.weight.device,
+    )
+    runner = CudaRunner(
+        model,
+        blocks=blocks,
+        block_size=limits.block_size,
+        requests=limits.running_requests,
+        attention=attention,
+    )
+    report("capturing decode steps")
+    runner.warm_up()
+    return runner

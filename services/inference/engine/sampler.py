@@ -27,7 +27,7 @@ class SequenceSampler:
         constraint: Constraint | None = None,
     ) -> None:
         self.sampling = sampling
-        self._constraint = constraint
+        self.constraint = constraint
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -44,20 +44,25 @@ class SequenceSampler:
         """The next token id from fp32 logits; remembers it for the penalties."""
         if self.sampling.changes_logits:
             logits_V = self._penalise(logits_V.clone())
-        if self._constraint is not None:
-            logits_V = self._constraint.apply(logits_V)
+        if self.constraint is not None:
+            logits_V = self.constraint.apply(logits_V)
         token = int(logits_V.argmax()) if self.sampling.temperature == 0 else self._draw(logits_V)
-        if self._constraint is not None:
-            self._constraint.accept(token)
+        if self.constraint is not None:
+            self.constraint.accept(token)
         if self._seen_V is not None and self._counts_V is not None:
             self._seen_V[token] = True
             self._counts_V[token] += 1
         return token
 
     @property
+    def seed(self) -> int:
+        """The request's own, or the fresh one; 64 bits."""
+        return self._generator.initial_seed()
+
+    @property
     def finished(self) -> bool:
         """Whether the answer's grammar is complete and nothing may follow."""
-        return self._constraint is not None and self._constraint.finished
+        return self.constraint is not None and self.constraint.finished
 
     def _penalise(self, logits_V: Tensor) -> Tensor:
         options = self.sampling

@@ -20,7 +20,11 @@ class Sequence:
         self.request = request
         self.arrival = arrival
         self.tokens = list(request.prompt_ids)
+        self.unread = 0
+        """Last ones of `tokens` that are chosen but not known here yet; their values mean nothing."""
         self.computed = 0
+        self.findable = 0
+        """Its first blocks that others can find."""
         self.cached_tokens = 0
         """Prompt tokens that came from other requests' blocks when it was first admitted."""
         self.admitted = False
@@ -133,7 +137,7 @@ class Scheduler:
             if sequence.request.request_id not in self._running:  # preempted for one before it
                 continue
             rows = min(sequence.pending, budget)
-            if rows == 0:
+            if rows == 0 or sequence.generated >= sequence.request.max_tokens:  # whole, but its end is not read yet
                 continue
             while not self._make_room(sequence, sequence.computed + rows):
                 victim = max(self._running.values(), key=lambda s: s.rank)
@@ -153,12 +157,15 @@ class Scheduler:
         return list(chosen.values())
 
     def computed(self, sequence: Sequence, rows: int) -> None:
-        """The rows of a plan are in the cache: make its full blocks findable."""
+        """The rows of a plan are in the cache: make its full blocks findable, as far as their tokens are known."""
         size = self.pool.block_size
-        before, sequence.computed = sequence.computed // size, sequence.computed + rows
-        after = sequence.computed // size
-        sequence.hash_blocks(after, block_size=size)
-        for place in range(before, after):
+        sequence.computed += rows
+        before, sequence.findable = (
+            sequence.findable,
+            min(sequence.computed // size, (len(sequence.tokens) - sequence.unread) // size),
+        )
+        sequence.hash_blocks(sequence.findable, block_size=size)
+        for place in range(before, sequence.findable):
             self.pool.remember(sequence.blocks[place], sequence.hashes[place])
             self._filling.pop(sequence.hashes[place], None)
 
@@ -187,7 +194,7 @@ class Scheduler:
             for block in found:
                 self.pool.hold(block)
             sequence.blocks = [*found, *self.pool.allocate(needed)]
-            sequence.computed = start
+            sequence.computed, sequence.findable = start, len(found)
             if not sequence.admitted:
                 sequence.admitted, sequence.cached_tokens = True, start
             self._dequeue(sequence)
@@ -242,7 +249,7 @@ class Scheduler:
     def _free(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = []
-        sequence.computed = 0
+        sequence.computed = sequence.findable = 0
         owner = sequence.request.request_id
         self._filling = {key: value for key, value in self._filling.items() if value != owner}
 

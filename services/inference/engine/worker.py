@@ -34,6 +34,8 @@ from services.inference.engine.commands import (
     Stop,
     Unload,
 )
+from services.inference.engine.cuda.drawing import DrawingRunner
+from services.inference.engine.cuda.engine import DeviceEngine
 from services.inference.engine.engine import Engine
 from services.inference.engine.loading import load_runner
 from services.llama.checkpoint import load_text, prepare, weights_hash
@@ -236,7 +238,10 @@ class Worker:
             cached_tokens=facts.cached_tokens,
             weights_hash=weights_hash(folder, cache_dir=command.cache_dir),
         )
-        return Engine(runner, limits=limits, tokenizer=load_text(folder).tokenizer), loaded
+        tokenizer = load_text(folder).tokenizer
+        if isinstance(runner, DrawingRunner):
+            return DeviceEngine(runner, limits=limits, tokenizer=tokenizer), loaded
+        return Engine(runner, limits=limits, tokenizer=tokenizer), loaded
 
     def _install(self) -> None:
         """Take over models and adapters that their threads have read."""

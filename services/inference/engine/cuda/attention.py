@@ -108,6 +108,6 @@ def _attend_decoding(q_DNH: Tensor, k_CPKH: Tensor, v_CPKH: Tensor, step: Step) 
     rows, longest = len(q_DNH), max(step.lengths[: len(q_DNH)])
     tables_DM = step.tables_BM[:rows, : -(-longest // k_CPKH.shape[1])].long()
     k_DKSH, v_DKSH = (x_CPKH[tables_DM].flatten(1, 2)[:, :longest].transpose(1, 2) for x_CPKH in (k_CPKH, v_CPKH))
-    q_DKGH = q_DNH.unflatten(1, (k_CPKH.shape[2], -1))
+    q_DKGH = q_DNH.view(rows, k_CPKH.shape[2], -1, q_DNH.shape[-1])
     mask_DS = torch.arange(longest, device=q_DNH.device) < step.lengths_B[:rows, None]
     return scaled_dot_product_attention(q_DKGH, k_DKSH, v_DKSH, attn_mask=mask_DS[:, None, None]).flatten(1, 2)

@@ -108,15 +108,14 @@ class FlashInferAttention:
     def _decoder(self, requests: int) -> Any:  # noqa: ANN401 - the library publishes no types
         """The wrapper for decode steps of this size."""
         if requests not in self._decode:
-            numbers = {"dtype": torch.int32, "device": self._device}
             self._decode[requests] = self._library.BatchDecodeWithPagedKVCacheWrapper(
                 self._workspace,
                 "NHD",
                 use_cuda_graph=True,
                 use_tensor_cores=True,  # any number of query heads per key head
-                paged_kv_indptr_buffer=torch.zeros(requests + 1, **numbers),
+                paged_kv_indptr_buffer=torch.zeros(requests + 1, dtype=torch.int32, device=self._device),
                 paged_kv_indices_buffer=self._pages,
-                paged_kv_last_page_len_buffer=torch.ones(requests, **numbers),
+                paged_kv_last_page_len_buffer=torch.ones(requests, dtype=torch.int32, device=self._device),
             )
         return self._decode[requests]
 
@@ -124,8 +123,11 @@ class FlashInferAttention:
 def csr(
     tables: Sequence[Sequence[int]], lengths: Sequence[int], *, block_size: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """Block tables one after the other: where each begins (and the last one ends), the blocks, and the tokens in each
-    request's last block, from 1."""
+    """Block tables one after the other.
+
+    Returns:
+        Where each begins, and where the last one ends; the blocks; the tokens in each request's last block, from 1.
+    """
     needed = [-(-length // block_size) for length in lengths]
     blocks = [block for table, count in zip(tables, needed, strict=True) for block in table[:count]]
     return [0, *accumulate(needed)], blocks, [(length - 1) % block_size + 1 for length in lengths]

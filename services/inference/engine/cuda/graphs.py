@@ -1,6 +1,7 @@
-"""Decode steps as CUDA graphs: launched as one, without the host's work per kernel. All of them share one memory pool."""
+"""Decode steps as CUDA graphs: launched as one, without the host's work per kernel, in one memory pool."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,26 +13,24 @@ Run = Callable[[], Tensor]
 
 
 class Graphs:
-    """Captures for one device; the largest step comes first, so that the others fit into its memory."""
+    """Captures on the current device; the largest step comes first, so that the others fit into its memory."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool: tuple[int, int] | None = None
+    def __init__(self) -> None:
+        self._pool: Any = None  # a handle
 
     def capture(self, run: Run) -> Run:
         """Record `run`, and return what runs the recording."""
-        with torch.cuda.device(self._device):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP_RUNS):  # compiles kernels and lets libraries allocate, which a capture may not
-                    run()
-            torch.cuda.current_stream().wait_stream(side)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            # Models load in a thread of their own while others serve: only this thread must keep to the rules.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                output = run()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):  # compiles kernels and lets libraries allocate, which a capture may not
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Models load in a thread of their own while others serve: only this thread must keep to the rules.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            output = run()
         self._pool = graph.pool()
 
         def replay() -> Tensor:

@@ -10,6 +10,7 @@ V vocabulary.
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 import torch
@@ -32,7 +33,7 @@ MOST_PADDED = 512
 
 
 def padded_sizes(requests: int) -> list[int]:
-    """Numbers of rows of the decode steps for up to `requests` requests: denser where a row more costs relatively more."""
+    """Rows of the decode steps for up to `requests` requests: denser where one more costs relatively more."""
     sizes = [1, 2, 4, *range(8, 257, 8), *range(272, MOST_PADDED + 1, 16)]
     most = min(requests, MOST_PADDED)
     return [*(size for size in sizes if size < most), most]
@@ -49,9 +50,7 @@ class CudaRunner:
         attention: For this model and device.
     """
 
-    def __init__(
-        self, model: Llama, *, blocks: int, block_size: int, requests: int, attention: PagedAttention
-    ) -> None:
+    def __init__(self, model: Llama, *, blocks: int, block_size: int, requests: int, attention: PagedAttention) -> None:
         self.config = config = model.config
         self._model = model
         self._device = model.embed.weight.device
@@ -70,10 +69,8 @@ class CudaRunner:
         )
         for whole in (cache.k_LCKH, cache.v_LCKH):
             whole.zero_()  # masked values are still multiplied, by 0: they must be numbers
-        self._caches = (
-            cache.k_LCKH.unflatten(1, (blocks + 1, block_size)),
-            cache.v_LCKH.unflatten(1, (blocks + 1, block_size)),
-        )
+        in_blocks = (config.n_layers, blocks + 1, block_size, config.n_kv_heads, config.head_dim)
+        self._caches = (cache.k_LCKH.view(in_blocks), cache.v_LCKH.view(in_blocks))
         self.sizes = padded_sizes(requests)
         self._runs: dict[int, Run] = {}
         self._step: Step | None = None
@@ -92,21 +89,24 @@ class CudaRunner:
         if self._device.type != "cuda" or not self._attention.captures:
             logger.info("decode steps are not captured (device=%s)", self._device)
             return
-        graphs = Graphs(self._device)
-        for size in reversed(self.sizes):
-            self._fill([], size=size)
-            self._runs[size] = graphs.capture(self._padded_run(size))
+        graphs = Graphs()
+        with self._here():
+            for size in reversed(self.sizes):
+                self._fill([], size=size)
+                self._runs[size] = graphs.capture(self._padded_run(size))
         logger.info("captured decode steps of %d sizes up to %d rows", len(self.sizes), self.sizes[-1])
 
     @torch.inference_mode()
     def forward(self, parts: Sequence[Part]) -> Tensor:
         """See `Runner`."""
-        return self._logits(parts, []).cpu()
+        with self._here():
+            return self._logits(parts, []).to("cpu", copy=True)
 
     @torch.inference_mode()
     def launch(self, parts: Sequence[Part], draws: Sequence[Draw]) -> Drawn:
         """See `DrawingRunner`."""
-        return self._sampler.draw(self._logits(parts, draws), draws)
+        with self._here():
+            return self._sampler.draw(self._logits(parts, draws), draws)
 
     def forget(self, request_id: str) -> None:
         """See `DrawingRunner`."""
@@ -119,6 +119,10 @@ class CudaRunner:
     def unload_adapter(self, name: str) -> None:
         """See `Runner`."""
         self._adapters.unload(name)
+
+    def _here(self) -> AbstractContextManager[object]:
+        """Streams, events and Triton's launches belong to the thread's current GPU, not to their tensors' one."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _logits(self, parts: Sequence[Part], draws: Sequence[Draw]) -> Tensor:
         """fp32, R x V, on the device; valid until the next step."""

@@ -1,6 +1,6 @@
 """Choosing the next tokens of all requests at once, where the logits are.
 
-A draw is the most likely token after noise: the largest of logit - log(e), e exponentially distributed, is distributed as
+A draw is the most likely token after noise: the largest of logit - log(e), with e exponentially distributed, follows
 the softmax (the "Gumbel-max trick", arXiv:1611.00712, section 2). The noise of a token is a hash of the request's seed,
 the number of the draw and the token id, so that a seeded draw does not depend on who shares the step.
 
@@ -113,13 +113,13 @@ class DeviceSampler:
 
     def _masked(self, logits_RV: Tensor, draws: Sequence[Draw]) -> Tensor:
         """What a grammar forbids at minus infinity; a copy if there is a grammar."""
-        rows = [row for row, draw in enumerate(draws) if draw.mask_W is not None]
-        if not rows:
+        masks = {row: draw.mask_W for row, draw in enumerate(draws) if draw.mask_W is not None}
+        if not masks:
             return logits_RV
-        words_RW = sent(torch.from_numpy(np.stack([draws[row].mask_W for row in rows])), self._device)
+        words_RW = sent(torch.from_numpy(np.stack(list(masks.values()))), self._device)
         bits_RW32 = (words_RW[:, :, None] >> torch.arange(WORD_BITS, dtype=torch.int32, device=self._device)) & 1
         allowed_RV = bits_RW32.flatten(1)[:, : logits_RV.shape[1]].bool()
-        rows_R = on_device(rows, self._device)
+        rows_R = on_device(list(masks), self._device)
         return logits_RV.index_copy(0, rows_R, logits_RV[rows_R].masked_fill(~allowed_RV, float("-inf")))
 
     def _drawn(self, logits_RV: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -204,7 +204,8 @@ def _mixed(values: Tensor) -> Tensor:
 
 def _shifted(values: Tensor, bits: int) -> Tensor:
     """Right shift that brings in zeros, not copies of the sign."""
-    return (values >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (values >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(value: int) -> int:
@@ -221,4 +222,5 @@ def _exponential(bits: Tensor) -> Tensor:
     """Exponentially distributed numbers above 0 from 64 random bits each."""
     # Small ones decide the draw, so precision is kept there: uniform numbers near 0 have all of theirs.
     uniform = (_shifted(bits, 11).float() + 0.5) * 2.0**-53
-    return -torch.log1p(-uniform)
+    waits: Tensor = -torch.log1p(-uniform)
+    return waits

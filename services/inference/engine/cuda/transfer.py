@@ -30,7 +30,7 @@ class Arriving:
         self._host = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
         for there, here in zip(self._host, tensors, strict=True):
             there.copy_(here, non_blocking=True)
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record()
 
     def wait(self) -> list[Tensor]:
