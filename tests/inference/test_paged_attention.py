@@ -1,6 +1,10 @@
 """Attention over block tables: every implementation that runs here answers as plain attention on the same tokens."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +107,23 @@ def test_one_decoding_request_with_many_tokens_is_split_over_programs(attention:
 
 def test_padded_rows_that_all_name_one_block_change_nothing(attention: PagedAttention) -> None:
     check(attention, [1] * 8, [33, 1, 1, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernels_compile_for_gpus_and_fit_into_their_shared_memory(capability: int, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.inference.compile_kernels", str(capability)],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    shared = dict(line.split() for line in result.stdout.splitlines())
+    assert set(shared) == {"decode_share", "join_shares", "prefill_tile"}
+    assert max(map(int, shared.values())) < 99 * 1024  # of one program, on the smallest of these GPUs
 
 
 def test_block_tables_are_flattened_with_the_tokens_of_each_last_block() -> None:
