@@ -1,4 +1,4 @@
-"""Compiles the GPU kernels for a compute capability, which needs no GPU: `python -m tests.inference.compile_kernels 90`.
+"""Compiles the GPU kernels for a compute capability, without a GPU: `python -m tests.inference.compile_kernels 90`.
 
 Prints one line per kernel: its name and the shared memory that a program of it takes, in bytes.
 """
@@ -30,7 +30,7 @@ def main() -> None:
         signature = {name: "constexpr" if name in SIZES else types.get(name, "i32") for name in kernel.arg_names}
         sizes = {name: value for name, value in SIZES.items() if name in kernel.arg_names}
         compiled = triton.compile(ASTSource(kernel, signature, sizes), target=target)
-        print(kernel.__name__, compiled.metadata.shared)  # noqa: T201 - its output
+        print(kernel.__name__, compiled.metadata.shared)
 
 
 if __name__ == "__main__":
