@@ -11,6 +11,7 @@ from services.inference.engine.commands import Load
 from services.inference.engine.memory import fitting_tokens
 from services.inference.engine.native import loading as native
 from services.inference.engine.native.runner import NativeRunner
+from services.inference.engine.prepacked import can_prepack, prepack
 from services.inference.engine.runner import Runner, TorchRunner
 from services.llama.checkpoint import load_config, load_model
 
@@ -45,9 +46,15 @@ def load_runner(command: Load, folder: Path, *, report: Callable[[str], None]) -
         raise ValueError(f"quantisation {quantisation} needs the compiled kernels: {reason}")
     if quantisation == "none":
         dtype: torch.dtype = getattr(torch, command.dtype)
-        logger.info("model %s runner=torch dtype=%s (kernels: %s)", command.model, command.dtype, variant or reason)
         model = load_model(folder, dtype=dtype, device=command.device)
+        prepacked = can_prepack(model)
+        logger.info(
+            "model %s runner=torch dtype=%s prepacked=%s (kernels: %s)",
+            command.model, command.dtype, prepacked, variant or reason,
+        )  # fmt: skip
         device = model.embed.weight.device
+        if prepacked:
+            prepack(model)
         tokens = limits.cached_tokens or fitting_tokens(config, item_size=dtype.itemsize, device=device)
         blocks = -(-tokens // limits.block_size)
         runner = TorchRunner(model, blocks=blocks, block_size=limits.block_size)
