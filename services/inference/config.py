@@ -28,6 +28,8 @@ class TorchConfig:
     """`cpu`, `cuda` or `auto`: the GPU when there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of text models; auto is bfloat16 on GPUs and on CPUs with bf16 instructions, else float32."""
+    tensor_parallel: int = 1
+    """Processes that compute each text model together, on a GPU each: every one loads only its share of the weights."""
     threads: int = 0
     """CPU threads of the engine; 0 means as many as the process may use."""
     step_tokens: int = 512
@@ -44,7 +46,7 @@ class TorchConfig:
 
     def __post_init__(self) -> None:
         """Refuse what the engine could not work with."""
-        for name in ("step_tokens", "running_requests", "waiting_requests", "block_size"):
+        for name in ("tensor_parallel", "step_tokens", "running_requests", "waiting_requests", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small; give at least 1")
         if self.threads < 0 or self.cached_tokens < 0:

@@ -22,6 +22,10 @@ class Load:
     dtype: str
     device: str
     limits: EngineLimits
+    tensor_parallel: int = 1
+    """Processes that compute a text model together; 1 is the engine's own alone."""
+    threads: int = 1
+    """CPU threads of the engine, which those processes divide among them."""
 
 
 @dataclass(frozen=True, kw_only=True)

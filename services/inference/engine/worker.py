@@ -10,7 +10,7 @@ import queue
 import signal
 import threading
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
@@ -34,9 +34,8 @@ from services.inference.engine.commands import (
     Unload,
 )
 from services.inference.engine.engine import Engine
-from services.inference.engine.memory import fitting_tokens
-from services.inference.engine.runner import TorchRunner
-from services.llama.checkpoint import load_model, load_text, prepare, weights_hash
+from services.inference.engine.loading import build_runner
+from services.llama.checkpoint import load_text, prepare, weights_hash
 from services.llama.config import LlamaConfig
 from services.llama.lora import LoraAdapter, read_adapter
 
@@ -162,7 +161,9 @@ class Worker:
             if command.base in self._engines:
                 self._engines[command.base].unload_adapter(model)
         else:
-            self._engines.pop(model, None)
+            engine = self._engines.pop(model, None)
+            if engine is not None:
+                engine.close()
             self._embedders.pop(model, None)
 
     def _start_adapter(self, command: LoadAdapter) -> None:
@@ -211,22 +212,18 @@ class Worker:
                     self._send(Progress(model=command.model, message="converting (once, then cached)"))
                 folder = prepare(command.path, cache_dir=command.cache_dir)
                 self._send(Progress(model=command.model, message="loading weights"))
-                dtype: torch.dtype = getattr(torch, command.dtype)
-                model = load_model(folder, dtype=dtype, device=command.device)
-                tokens = command.limits.cached_tokens or fitting_tokens(
-                    model.config, dtype=dtype, device=model.embed.weight.device
-                )
+                text = load_text(folder)
+                identity = weights_hash(folder, cache_dir=command.cache_dir)
+                runner, limits = build_runner(folder, command)
                 loaded = Loaded(
                     model=command.model,
                     folder=folder,
                     dtype=command.dtype,
-                    parameters=sum(parameter.numel() for parameter in model.parameters()),
-                    cached_tokens=tokens,
-                    weights_hash=weights_hash(folder, cache_dir=command.cache_dir),
+                    parameters=text.config.parameter_count,
+                    cached_tokens=limits.cached_tokens,
+                    weights_hash=identity,
                 )
-                limits = replace(command.limits, cached_tokens=tokens)
-                runner = TorchRunner(model, blocks=limits.blocks, block_size=limits.block_size)
-                engine = Engine(runner, limits=limits, tokenizer=load_text(folder).tokenizer)
+                engine = Engine(runner, limits=limits, tokenizer=text.tokenizer)
                 self._ready.put((command, engine, loaded))
             self._wake_write.send_bytes(b"loaded")
         except Exception as error:
@@ -240,8 +237,10 @@ class Worker:
         """Take over models and adapters that their threads have read."""
         while not self._ready.empty():
             command, served, loaded = self._ready.get()
-            if self._wanted.get(command.model) is not command:
-                continue  # unloaded, or loaded anew, in between
+            if self._wanted.get(command.model) is not command:  # unloaded, or loaded anew, in between
+                if isinstance(served, Engine):
+                    served.close()
+                continue
             match served:
                 case Engine():
                     self._engines[command.model] = served

@@ -59,12 +59,12 @@ class TorchProvider:
         self._cache_dir = cache_dir
         self._device, device_reason = choose_device(config.device)
         self._dtype, dtype_reason = choose_dtype(config.dtype, device=self._device)
-        threads = config.threads or usable_cpus()
+        self._threads = config.threads or usable_cpus()
         logger.info(
             "torch provider device=%s (%s) dtype=%s (%s) threads=%d",
-            self._device, device_reason, self._dtype, dtype_reason, threads,
+            self._device, device_reason, self._dtype, dtype_reason, self._threads,
         )  # fmt: skip
-        self._engine = EngineClient(threads=threads)
+        self._engine = EngineClient(threads=self._threads)
         self._models: dict[str, TextModel | EmbeddingModel] = {}
         self._ids = itertools.count(1)
 
@@ -103,6 +103,8 @@ class TorchProvider:
                 cached_tokens=self._config.cached_tokens,
                 block_size=self._config.block_size,
             ),
+            tensor_parallel=self._config.tensor_parallel,
+            threads=self._threads,
         )
         loaded = await self._engine.load(command, report)
         report("loading the tokenizer")
