@@ -33,6 +33,8 @@ class TorchConfig:
     """How text models' weights are kept; auto is int8 on CPUs that run the compiled kernels (KL to bfloat16 below 0.01
     on the default model), none elsewhere and wherever dtype is given. int4 loses little only on weights that were
     shipped in 4-bit blocks."""
+    tensor_parallel: int = 1
+    """Processes that compute each text model together, on a GPU each: every one loads only its share of the weights."""
     threads: int = 0
     """CPU threads of the engine; 0 means as many as the process may use."""
     step_tokens: int = 512
@@ -49,7 +51,7 @@ class TorchConfig:
 
     def __post_init__(self) -> None:
         """Refuse what the engine could not work with."""
-        for name in ("step_tokens", "running_requests", "waiting_requests", "block_size"):
+        for name in ("tensor_parallel", "step_tokens", "running_requests", "waiting_requests", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small; give at least 1")
         if self.threads < 0 or self.cached_tokens < 0:

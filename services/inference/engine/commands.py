@@ -24,9 +24,11 @@ class Load:
     quantisation: Literal["none", "auto", "int8", "int4"] = "none"
     """Of a text model's weights; auto is int8 where the compiled kernels run, else none."""
     device: str
-    threads: int
-    """Of the engine's process."""
     limits: EngineLimits
+    tensor_parallel: int = 1
+    """Processes that compute a text model together; 1 is the engine's own alone."""
+    threads: int = 1
+    """CPU threads of the engine, which those processes divide among them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,12 @@
-"""Which runner serves a text model: one probe of what the machine offers, logged with its reason."""
+"""From a prepared checkpoint to a runner that has its weights and its key/value blocks.
+
+Which runner serves a model is decided here, from what the command asks and what the machine offers, and logged with its
+reason.
+"""
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,66 +14,115 @@ import torch
 from services.inference.engine.commands import Load
 from services.inference.engine.memory import fitting_tokens
 from services.inference.engine.native import loading as native
+from services.inference.engine.native.pack import Format
 from services.inference.engine.native.runner import NativeRunner
+from services.inference.engine.parallel import TensorParallelRunner
 from services.inference.engine.prepacked import can_prepack, prepack
+from services.inference.engine.request import EngineLimits
 from services.inference.engine.runner import Runner, TorchRunner
 from services.llama.checkpoint import load_config, load_model
+from services.llama.checkpoint.shard import Shard
+from services.llama.config import LlamaConfig
 
 logger = logging.getLogger(__name__)
 
+Report = Callable[[str], None]
 NATIVE_ITEM_SIZE = 2  # the kernels keep keys and values in bf16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What became of a model."""
+class Built:
+    """A text model that is ready to step."""
 
+    runner: Runner
+    limits: EngineLimits
+    """With the size of the cache decided."""
     arithmetic: str
-    """How its weights are kept, for example `int8` or `bfloat16`."""
-    cached_tokens: int
-    """Tokens that the key/value cache holds."""
+    """How the weights are kept, for example `int8` or `bfloat16`."""
 
 
-def load_runner(command: Load, folder: Path, *, report: Callable[[str], None]) -> tuple[Runner, Facts]:
-    """Load the weights of a prepared checkpoint in the way that suits the machine and the command.
+def build_runner(folder: Path, command: Load, *, report: Report) -> Built:
+    """Load a text model as a command asks.
 
     Raises:
+        LlamaError: If the model cannot be read, or not be divided.
         ValueError: If the command asks for what this machine cannot do.
-        CheckpointError, ConfigError: If the checkpoint cannot be read.
+        RuntimeError: If another rank could not load its shard.
     """
-    config, limits = load_config(folder), command.limits
-    variant, reason = native.choose(config, device=command.device, block_size=limits.block_size)
+    config = load_config(folder)
+    variant, reason = _choose_kernels(config, command)
     quantisation = command.quantisation
     if quantisation == "auto":
         quantisation = "int8" if variant else "none"
-    elif quantisation != "none" and not variant:
-        raise ValueError(f"quantisation {quantisation} needs the compiled kernels: {reason}")
-    if quantisation == "none":
-        dtype: torch.dtype = getattr(torch, command.dtype)
-        model = load_model(folder, dtype=dtype, device=command.device)
-        prepacked = can_prepack(model)
-        logger.info(
-            "model %s runner=torch dtype=%s prepacked=%s (kernels: %s)",
-            command.model, command.dtype, prepacked, variant or reason,
-        )  # fmt: skip
-        device = model.embed.weight.device
-        if prepacked:
-            prepack(model)
-        tokens = limits.cached_tokens or fitting_tokens(config, item_size=dtype.itemsize, device=device)
-        blocks = -(-tokens // limits.block_size)
-        runner = TorchRunner(model, blocks=blocks, block_size=limits.block_size)
-        return runner, Facts(arithmetic=command.dtype, cached_tokens=tokens)
-    logger.info("model %s runner=native kernels=%s (%s) weights=%s", command.model, variant, reason, quantisation)
-    tokens = limits.cached_tokens or fitting_tokens(
-        config, item_size=NATIVE_ITEM_SIZE, device=torch.device(command.device)
-    )
-    arrays = native.open_packed(folder, form=quantisation, cache_dir=command.cache_dir, report=report)
-    compiled = NativeRunner(
+    if quantisation != "none":
+        if not variant:
+            raise ValueError(f"quantisation {quantisation} needs the compiled kernels: {reason}")
+        return _native(folder, command, config, variant=variant, form=quantisation, reason=reason, report=report)
+    if command.tensor_parallel > 1:
+        return _parallel(folder, command, config)
+    return _plain(folder, command, config, reason=reason)
+
+
+def _choose_kernels(config: LlamaConfig, command: Load) -> tuple[str, str]:
+    """The variant of the compiled kernels, or "", and the reason."""
+    if command.tensor_parallel > 1:
+        return "", "tensor_parallel runs on plain PyTorch"
+    return native.choose(config, device=command.device, block_size=command.limits.block_size)
+
+
+def _native(
+    folder: Path, command: Load, config: LlamaConfig, *, variant: str, form: Format, reason: str, report: Report
+) -> Built:
+    limits = _with_cache(command, config, item_size=NATIVE_ITEM_SIZE)
+    arrays = native.open_packed(folder, form=form, cache_dir=command.cache_dir, report=report)
+    runner = NativeRunner(
         config,
         arrays,
         variant=variant,
         threads=command.threads,
-        blocks=-(-tokens // limits.block_size),
+        blocks=limits.blocks,
         block_size=limits.block_size,
     )
-    return compiled, Facts(arithmetic=quantisation, cached_tokens=tokens)
+    logger.info("model %s loaded runner=native kernels=%s (%s) weights=%s", command.model, variant, reason, form)
+    return Built(runner=runner, limits=limits, arithmetic=form)
+
+
+def _plain(folder: Path, command: Load, config: LlamaConfig, *, reason: str) -> Built:
+    dtype: torch.dtype = getattr(torch, command.dtype)
+    model = load_model(folder, dtype=dtype, device=command.device)
+    weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    prepacked = can_prepack(model)
+    if prepacked:
+        prepack(model)
+    limits = _with_cache(command, config, item_size=dtype.itemsize)
+    logger.info(
+        "model %s loaded runner=torch dtype=%s prepacked=%s weight_bytes=%d (kernels: %s)",
+        command.model, command.dtype, prepacked, weight_bytes, reason,
+    )  # fmt: skip
+    runner = TorchRunner(model, blocks=limits.blocks, block_size=limits.block_size)
+    return Built(runner=runner, limits=limits, arithmetic=command.dtype)
+
+
+def _parallel(folder: Path, command: Load, config: LlamaConfig) -> Built:
+    count = command.tensor_parallel
+    runner = TensorParallelRunner(
+        folder, count=count, dtype=command.dtype, device=command.device, threads=command.threads
+    )
+    weight_bytes = runner.load()
+    if torch.device(command.device).type == "cuda":  # each rank has a GPU, and its part of the heads, for itself
+        config = Shard(count=count).config(config)
+    dtype: torch.dtype = getattr(torch, command.dtype)
+    limits = _with_cache(command, config, item_size=dtype.itemsize)
+    runner.allocate(blocks=limits.blocks, block_size=limits.block_size)
+    logger.info(
+        "model %s loaded runner=parallel dtype=%s ranks=%d weight_bytes_per_rank=%d",
+        command.model, command.dtype, count, weight_bytes,
+    )  # fmt: skip
+    return Built(runner=runner, limits=limits, arithmetic=command.dtype)
+
+
+def _with_cache(command: Load, config: LlamaConfig, *, item_size: int) -> EngineLimits:
+    """The limits with as many cached tokens as fit, where none are given."""
+    device = torch.device(command.device)
+    tokens = command.limits.cached_tokens or fitting_tokens(config, item_size=item_size, device=device)
+    return replace(command.limits, cached_tokens=tokens)

@@ -10,9 +10,8 @@ import queue
 import signal
 import threading
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 
 import torch
 
@@ -35,7 +34,7 @@ from services.inference.engine.commands import (
     Unload,
 )
 from services.inference.engine.engine import Engine
-from services.inference.engine.loading import load_runner
+from services.inference.engine.loading import build_runner
 from services.llama.checkpoint import load_text, prepare, weights_hash
 from services.llama.config import LlamaConfig
 from services.llama.lora import LoraAdapter, read_adapter
@@ -163,7 +162,9 @@ class Worker:
             if command.base in self._engines:
                 self._engines[command.base].unload_adapter(model)
         else:
-            self._engines.pop(model, None)
+            engine = self._engines.pop(model, None)
+            if engine is not None:
+                engine.close()
             self._embedders.pop(model, None)
 
     def _start_adapter(self, command: LoadAdapter) -> None:
@@ -195,8 +196,12 @@ class Worker:
 
     def _load(self, command: Load) -> None:
         """Read a model in a thread of its own, so that the others go on serving."""
+
+        def report(message: str) -> None:
+            self._send(Progress(model=command.model, message=message))
+
         try:
-            self._send(Progress(model=command.model, message="reading weights"))
+            report("reading weights")
             if command.kind == "embedding":
                 embedder = BertEmbedder.load(command.path, device=command.device)
                 loaded = Loaded(
@@ -209,11 +214,22 @@ class Worker:
                 self._ready.put((command, embedder, loaded))
             else:
                 if command.path.suffix == ".gguf":
-                    self._send(Progress(model=command.model, message="converting (once, then cached)"))
+                    report("converting (once, then cached)")
                 folder = prepare(command.path, cache_dir=command.cache_dir)
-                self._send(Progress(model=command.model, message="loading weights"))
-                served, loaded = self._load_text_model(command, folder)
-                self._ready.put((command, served, loaded))
+                report("loading weights")
+                text = load_text(folder)
+                identity = weights_hash(folder, cache_dir=command.cache_dir)
+                built = build_runner(folder, command, report=report)
+                loaded = Loaded(
+                    model=command.model,
+                    folder=folder,
+                    dtype=built.arithmetic,
+                    parameters=text.config.parameter_count,
+                    cached_tokens=built.limits.cached_tokens,
+                    weights_hash=identity,
+                )
+                engine = Engine(built.runner, limits=built.limits, tokenizer=text.tokenizer)
+                self._ready.put((command, engine, loaded))
             self._wake_write.send_bytes(b"loaded")
         except Exception as error:
             logger.exception("model %s failed to load", command.model)
@@ -222,28 +238,14 @@ class Worker:
                 if isinstance(other, LoadAdapter) and other.base == command.model:
                     self._send(LoadFailed(model=other.model, message=f"its base {command.model} failed to load"))
 
-    def _load_text_model(self, command: Load, folder: Path) -> tuple[Engine, Loaded]:
-        def report(message: str) -> None:
-            self._send(Progress(model=command.model, message=message))
-
-        runner, facts = load_runner(command, folder, report=report)
-        limits = replace(command.limits, cached_tokens=facts.cached_tokens)
-        loaded = Loaded(
-            model=command.model,
-            folder=folder,
-            dtype=facts.arithmetic,
-            parameters=runner.config.parameter_count,
-            cached_tokens=facts.cached_tokens,
-            weights_hash=weights_hash(folder, cache_dir=command.cache_dir),
-        )
-        return Engine(runner, limits=limits, tokenizer=load_text(folder).tokenizer), loaded
-
     def _install(self) -> None:
         """Take over models and adapters that their threads have read."""
         while not self._ready.empty():
             command, served, loaded = self._ready.get()
-            if self._wanted.get(command.model) is not command:
-                continue  # unloaded, or loaded anew, in between
+            if self._wanted.get(command.model) is not command:  # unloaded, or loaded anew, in between
+                if isinstance(served, Engine):
+                    served.close()
+                continue
             match served:
                 case Engine():
                     self._engines[command.model] = served

@@ -108,13 +108,14 @@ class TorchProvider:
             dtype=self._dtype,
             quantisation=self._quantisation,
             device=self._device,
-            threads=self._threads,
             limits=EngineLimits(
                 step_tokens=self._config.step_tokens,
                 running_requests=self._config.running_requests,
                 cached_tokens=self._config.cached_tokens,
                 block_size=self._config.block_size,
             ),
+            tensor_parallel=self._config.tensor_parallel,
+            threads=self._threads,
         )
         loaded = await self._engine.load(command, report)
         report("loading the tokenizer")
