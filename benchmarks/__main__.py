@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import inference_overhead, sdk, start
+from benchmarks import inference_overhead, quality, sdk, start
 
-ALL = {"sdk": sdk.main, "start": start.main, "inference_overhead": inference_overhead.main}
+ALL = {"sdk": sdk.main, "start": start.main, "inference_overhead": inference_overhead.main, "quality": quality.main}
 
 
 def main() -> int:

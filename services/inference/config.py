@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from services.llama.config import Quantisation
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -28,6 +30,9 @@ class TorchConfig:
     """`cpu`, `cuda` or `auto`: the GPU when there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of text models; auto is bfloat16 on GPUs and on CPUs with bf16 instructions, else float32."""
+    quantisation: Quantisation = "none"
+    """Format of the weights of text models, made while they are loaded; a model's metadata `quantisation` overrides it.
+    int8 and int4 take less memory and more time; fp8 is for GPUs."""
     tensor_parallel: int = 1
     """Processes that compute each text model together, on a GPU each: every one loads only its share of the weights."""
     threads: int = 0

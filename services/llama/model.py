@@ -149,6 +149,11 @@ class Llama(nn.Module):
         return F.linear(self.norm(x_RD), self.head_weight).float()
 
     @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights, packed or not."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
+
+    @property
     def head_weight(self) -> Tensor:
         """V x D output matrix; the embedding table itself where the head is tied."""
         return self.embed.weight if self.head is None else self.head.weight

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from services.inference.engine.request import Emission, EngineLimits, Request
+from services.llama.config import Quantisation
 
 SPIN_COUNT = "2000"
 
@@ -22,6 +23,8 @@ class Load:
     dtype: str
     device: str
     limits: EngineLimits
+    quantisation: Quantisation = "none"
+    """Format of a text model's weights."""
     tensor_parallel: int = 1
     """Processes that compute a text model together; 1 is the engine's own alone."""
     threads: int = 1

@@ -26,12 +26,17 @@ def build_runner(folder: Path, command: Load) -> tuple[Runner, EngineLimits]:
     """
     dtype: torch.dtype = getattr(torch, command.dtype)
     if command.tensor_parallel == 1:
-        model = load_model(folder, dtype=dtype, device=command.device)
+        model = load_model(folder, dtype=dtype, device=command.device, quantisation=command.quantisation)
         limits = _with_cache(command, folder, dtype=dtype)
-        _log(command, weight_bytes=sum(parameter.nbytes for parameter in model.parameters()))
+        _log(command, weight_bytes=model.weight_bytes)
         return TorchRunner(model, blocks=limits.blocks, block_size=limits.block_size), limits
     runner = TensorParallelRunner(
-        folder, count=command.tensor_parallel, dtype=command.dtype, device=command.device, threads=command.threads
+        folder,
+        count=command.tensor_parallel,
+        dtype=command.dtype,
+        quantisation=command.quantisation,
+        device=command.device,
+        threads=command.threads,
     )
     _log(command, weight_bytes=runner.load())
     limits = _with_cache(command, folder, dtype=dtype)
@@ -51,6 +56,6 @@ def _with_cache(command: Load, folder: Path, *, dtype: torch.dtype) -> EngineLim
 
 def _log(command: Load, *, weight_bytes: int) -> None:
     logger.info(
-        "model %s loaded dtype=%s ranks=%d weight_bytes_per_rank=%d",
-        command.model, command.dtype, command.tensor_parallel, weight_bytes,
+        "model %s loaded dtype=%s quantisation=%s ranks=%d weight_bytes_per_rank=%d",
+        command.model, command.dtype, command.quantisation, command.tensor_parallel, weight_bytes,
     )  # fmt: skip

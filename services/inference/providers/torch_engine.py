@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
+from services.llama.config import Quantisation
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
@@ -49,6 +50,7 @@ class TextModel:
     tokenizer: Tokenizer
     chat_format: ChatFormat
     context: int
+    quantisation: str
 
 
 class TorchProvider:
@@ -90,6 +92,7 @@ class TorchProvider:
         if adapter is not None:
             return await self._load_adapter(model, base=adapter[0], report=report)
         embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
+        quantisation = self._quantisation(model)
         command = commands.Load(
             model=model.identifier,
             kind="embedding" if embedding else "llm",
@@ -103,6 +106,7 @@ class TorchProvider:
                 cached_tokens=self._config.cached_tokens,
                 block_size=self._config.block_size,
             ),
+            quantisation=quantisation,
             tensor_parallel=self._config.tensor_parallel,
             threads=self._threads,
         )
@@ -114,7 +118,9 @@ class TorchProvider:
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
         side = await asyncio.to_thread(checkpoint.load_text, loaded.folder)
         context = min(side.config.max_context, loaded.cached_tokens)
-        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=context)
+        text = TextModel(
+            tokenizer=side.tokenizer, chat_format=side.chat_format, context=context, quantisation=quantisation
+        )
         self._models[model.identifier] = text
         return {
             "context_length": text.context,
@@ -123,7 +129,30 @@ class TorchProvider:
             "dtype": loaded.dtype,
             "device": self._device,
             "weights_hash": loaded.weights_hash,
+            "quantisation": text.quantisation,
         }
+
+    def _quantisation(self, model: v1.Model) -> Quantisation:
+        """The format of a model's weights: its own, or the provider's; sentence encoders keep theirs.
+
+        Raises:
+            InvalidArgumentError: If there is no such format.
+            UnsupportedError: If the device cannot compute with it.
+        """
+        field = "metadata.quantisation"
+        given = dict(model.metadata.items()).get("quantisation")
+        if model.model_type == v1.MODEL_TYPE_EMBEDDING:
+            if given is not None:
+                raise UnsupportedError(f"{field}: only text models are quantised", field=field)
+            return "none"
+        wanted = self._config.quantisation if given is None else given
+        if wanted not in get_args(Quantisation):
+            known = ", ".join(get_args(Quantisation))
+            raise InvalidArgumentError(f"{field}: {wanted!r} is none of {known}", field=field)
+        if wanted == "fp8" and self._device == "cpu":
+            message = "quantisation fp8 needs a GPU that multiplies it; on a CPU take int8 or int4"
+            raise UnsupportedError(message, field=field)
+        return cast("Quantisation", wanted)
 
     async def _load_adapter(self, model: v1.Model, *, base: str, report: Report) -> Facts:
         """Load a LoRA adapter in the engine; text side and context are its base's."""
@@ -136,6 +165,7 @@ class TorchProvider:
             "parameters": loaded.parameters,
             "dtype": loaded.dtype,
             "device": self._device,
+            "quantisation": text.quantisation,
             "base_model": base,
             "base_verified": bool(loaded.weights_hash),
             "adapter_rank": loaded.rank,
