@@ -2,9 +2,15 @@
 
 import sys
 
-from benchmarks import inference, inference_overhead, sdk, start
+from benchmarks import inference, inference_overhead, quality, sdk, start
 
-ALL = {"sdk": sdk.main, "start": start.main, "inference_overhead": inference_overhead.main, "inference": inference.main}
+ALL = {
+    "sdk": sdk.main,
+    "start": start.main,
+    "inference_overhead": inference_overhead.main,
+    "quality": quality.main,
+    "inference": inference.main,
+}
 
 
 def main() -> int:

@@ -153,6 +153,11 @@ class Llama(nn.Module):
         return logits_RV.float()
 
     @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights, packed or not."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
+
+    @property
     def head_weight(self) -> Tensor:
         """V x D output matrix; the embedding table itself where the head is tied."""
         weight = self.embed.weight if self.head is None else self.head.weight

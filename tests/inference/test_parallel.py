@@ -21,7 +21,7 @@ from services.inference.engine.request import EngineLimits, Request
 from services.llama.checkpoint import load_model
 from services.llama.checkpoint.layout import tensor_specs
 from services.llama.checkpoint.shard import Shard
-from services.llama.config import PRESETS, LlamaConfig
+from services.llama.config import PRESETS, LlamaConfig, Quantisation
 from services.llama.config_readers import hf_config
 from services.llama.errors import ConfigError
 from services.llama.model import Llama
@@ -45,8 +45,12 @@ def saved(folder: Path, config: LlamaConfig) -> Llama:
 
 
 @contextmanager
-def parallel_engine(folder: Path, *, count: int, limits: EngineLimits) -> Iterator[Engine]:
-    runner = TensorParallelRunner(folder, count=count, dtype="float32", device="cpu", threads=2)
+def parallel_engine(
+    folder: Path, *, count: int, limits: EngineLimits, quantisation: Quantisation = "none"
+) -> Iterator[Engine]:
+    runner = TensorParallelRunner(
+        folder, count=count, dtype="float32", device="cpu", threads=2, quantisation=quantisation
+    )
     runner.load()
     try:
         runner.allocate(blocks=limits.blocks, block_size=limits.block_size)

@@ -22,7 +22,7 @@ from services.inference.engine.request import EngineLimits
 from services.inference.engine.runner import Runner, TorchRunner
 from services.llama.checkpoint import load_config, load_model
 from services.llama.checkpoint.shard import Shard
-from services.llama.config import LlamaConfig
+from services.llama.config import LlamaConfig, Quantisation
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,10 @@ class Built:
     runner: Runner
     limits: EngineLimits
     """With the size of the cache decided."""
-    arithmetic: str
-    """How the weights are kept, for example `int8` or `bfloat16`."""
+    quantisation: Quantisation
+    """Format of the weights."""
+    kernels: str = ""
+    """Variant of the compiled kernels that runs it; empty for plain PyTorch."""
 
 
 def build_runner(folder: Path, command: Load, *, report: Report) -> Built:
@@ -49,30 +51,29 @@ def build_runner(folder: Path, command: Load, *, report: Report) -> Built:
         ValueError: If the command asks for what this machine cannot do.
         RuntimeError: If another rank could not load its shard.
     """
-    config = load_config(folder)
-    variant, reason = _choose_kernels(config, command)
+    variant, reason = _choose_kernels(load_config(folder), command)
     quantisation = command.quantisation
     if quantisation == "auto":
         quantisation = "int8" if variant else "none"
-    if quantisation != "none":
-        if not variant:
-            raise ValueError(f"quantisation {quantisation} needs the compiled kernels: {reason}")
-        return _native(folder, command, config, variant=variant, form=quantisation, reason=reason, report=report)
+    if variant and (quantisation in {"int8", "int4"}):
+        form: Format = "int4" if quantisation == "int4" else "int8"
+        return _native(folder, command, variant=variant, form=form, reason=reason, report=report)
     if command.tensor_parallel > 1:
-        return _parallel(folder, command, config)
-    return _plain(folder, command, config, reason=reason)
+        return _parallel(folder, command, quantisation)
+    return _plain(folder, command, quantisation, reason=reason)
 
 
 def _choose_kernels(config: LlamaConfig, command: Load) -> tuple[str, str]:
     """The variant of the compiled kernels, or "", and the reason."""
+    if not command.kernels:
+        return "", "dtype is given"
     if command.tensor_parallel > 1:
         return "", "tensor_parallel runs on plain PyTorch"
     return native.choose(config, device=command.device, block_size=command.limits.block_size)
 
 
-def _native(
-    folder: Path, command: Load, config: LlamaConfig, *, variant: str, form: Format, reason: str, report: Report
-) -> Built:
+def _native(folder: Path, command: Load, *, variant: str, form: Format, reason: str, report: Report) -> Built:
+    config = load_config(folder)
     limits = _with_cache(command, config, item_size=NATIVE_ITEM_SIZE)
     arrays = native.open_packed(folder, form=form, cache_dir=command.cache_dir, report=report)
     runner = NativeRunner(
@@ -83,30 +84,38 @@ def _native(
         blocks=limits.blocks,
         block_size=limits.block_size,
     )
-    logger.info("model %s loaded runner=native kernels=%s (%s) weights=%s", command.model, variant, reason, form)
-    return Built(runner=runner, limits=limits, arithmetic=form)
+    logger.info(
+        "model %s loaded runner=native kernels=%s (%s) quantisation=%s weight_bytes=%d",
+        command.model, variant, reason, form, sum(array.nbytes for array in arrays.values()),
+    )  # fmt: skip
+    return Built(runner=runner, limits=limits, quantisation=form, kernels=variant)
 
 
-def _plain(folder: Path, command: Load, config: LlamaConfig, *, reason: str) -> Built:
+def _plain(folder: Path, command: Load, quantisation: Quantisation, *, reason: str) -> Built:
     dtype: torch.dtype = getattr(torch, command.dtype)
-    model = load_model(folder, dtype=dtype, device=command.device)
-    weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    model = load_model(folder, dtype=dtype, device=command.device, quantisation=quantisation)
+    weight_bytes = model.weight_bytes
     prepacked = can_prepack(model)
     if prepacked:
         prepack(model)
-    limits = _with_cache(command, config, item_size=dtype.itemsize)
+    limits = _with_cache(command, model.config, item_size=dtype.itemsize)
     logger.info(
-        "model %s loaded runner=torch dtype=%s prepacked=%s weight_bytes=%d (kernels: %s)",
-        command.model, command.dtype, prepacked, weight_bytes, reason,
+        "model %s loaded runner=torch dtype=%s quantisation=%s prepacked=%s weight_bytes=%d (kernels: %s)",
+        command.model, command.dtype, quantisation, prepacked, weight_bytes, reason,
     )  # fmt: skip
     runner = TorchRunner(model, blocks=limits.blocks, block_size=limits.block_size)
-    return Built(runner=runner, limits=limits, arithmetic=command.dtype)
+    return Built(runner=runner, limits=limits, quantisation=quantisation)
 
 
-def _parallel(folder: Path, command: Load, config: LlamaConfig) -> Built:
-    count = command.tensor_parallel
+def _parallel(folder: Path, command: Load, quantisation: Quantisation) -> Built:
+    config, count = load_config(folder), command.tensor_parallel
     runner = TensorParallelRunner(
-        folder, count=count, dtype=command.dtype, device=command.device, threads=command.threads
+        folder,
+        count=count,
+        dtype=command.dtype,
+        quantisation=quantisation,
+        device=command.device,
+        threads=command.threads,
     )
     weight_bytes = runner.load()
     if torch.device(command.device).type == "cuda":  # each rank has a GPU, and its part of the heads, for itself
@@ -115,10 +124,10 @@ def _parallel(folder: Path, command: Load, config: LlamaConfig) -> Built:
     limits = _with_cache(command, config, item_size=dtype.itemsize)
     runner.allocate(blocks=limits.blocks, block_size=limits.block_size)
     logger.info(
-        "model %s loaded runner=parallel dtype=%s ranks=%d weight_bytes_per_rank=%d",
-        command.model, command.dtype, count, weight_bytes,
+        "model %s loaded runner=parallel dtype=%s quantisation=%s ranks=%d weight_bytes_per_rank=%d",
+        command.model, command.dtype, quantisation, count, weight_bytes,
     )  # fmt: skip
-    return Built(runner=runner, limits=limits, arithmetic=command.dtype)
+    return Built(runner=runner, limits=limits, quantisation=quantisation)
 
 
 def _with_cache(command: Load, config: LlamaConfig, *, item_size: int) -> EngineLimits:

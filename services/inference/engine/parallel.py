@@ -19,9 +19,9 @@ from services.inference.engine.group import Group, join, open_store
 from services.inference.engine.ranks import Allocate, DropAdapter, Message, Start, Started, Step, TakeAdapter, send
 from services.inference.engine.runner import Part, TorchRunner
 from services.llama.checkpoint import load_config, load_model
-from services.llama.checkpoint.layout import tensor_specs
+from services.llama.checkpoint.layout import linear_specs
 from services.llama.checkpoint.shard import Shard
-from services.llama.config import LlamaConfig
+from services.llama.config import LlamaConfig, Quantisation
 from services.llama.lora import LoraAdapter, LoraPair
 from services.llama.model import Llama
 
@@ -39,13 +39,17 @@ class TensorParallelRunner:
         dtype: Of weights and arithmetic.
         device: `cpu`, or `cuda`: then rank r computes on the r-th GPU.
         threads: CPU threads of all ranks together.
+        quantisation: Format of the weights; each rank quantises its own shard.
     """
 
-    def __init__(self, folder: Path, *, count: int, dtype: str, device: str, threads: int) -> None:
+    def __init__(
+        self, folder: Path, *, count: int, dtype: str, device: str, threads: int, quantisation: Quantisation = "none"
+    ) -> None:
         self.config = load_config(folder)
         self._folder = folder
         self._count = count
         self._dtype = dtype
+        self._quantisation = quantisation
         self._device = device
         self._threads = max(threads // count, 1)
         self._ranks: list[_Rank] = []
@@ -73,6 +77,7 @@ class TensorParallelRunner:
                 folder=self._folder,
                 shard=shard,
                 dtype=self._dtype,
+                quantisation=self._quantisation,
                 device=_device_of(self._device, rank),
                 threads=self._threads,
                 port=self._store.port,
@@ -81,11 +86,17 @@ class TensorParallelRunner:
             self._ranks.append(_Rank(start))
         dtype: torch.dtype = getattr(torch, self._dtype)
         shard = Shard(count=self._count)
-        model = load_model(self._folder, dtype=dtype, device=_device_of(self._device, 0), shard=shard)
+        model = load_model(
+            self._folder,
+            dtype=dtype,
+            device=_device_of(self._device, 0),
+            shard=shard,
+            quantisation=self._quantisation,
+        )
         for rank_ in self._ranks:
             rank_.wait_loaded()
         self._model = model
-        return sum(parameter.nbytes for parameter in model.parameters())
+        return model.weight_bytes
 
     def allocate(self, *, blocks: int, block_size: int) -> None:
         """Make room for keys and values on every rank; from then on it computes steps."""
@@ -182,7 +193,7 @@ class _Rank:
 def shard_adapter(adapter: LoraAdapter, shard: Shard, *, config: LlamaConfig) -> LoraAdapter:
     """What one rank adds: the part of B that gives its outputs, or the part of A that takes its inputs."""
     pairs = {}
-    for spec in tensor_specs(config):
+    for spec in linear_specs(config):
         name = spec.ours.removesuffix(".weight")
         if name in adapter.pairs:
             pair, span = adapter.pairs[name], shard.span(spec)

@@ -21,6 +21,7 @@ from services.inference.engine.group import Group, join, open_store
 from services.inference.engine.runner import Part, TorchRunner
 from services.llama.checkpoint import load_config, load_model
 from services.llama.checkpoint.shard import Shard
+from services.llama.config import Quantisation
 from services.llama.lora import LoraAdapter
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Start:
     folder: Path
     shard: Shard
     dtype: str
+    quantisation: Quantisation
     device: str
     threads: int
     port: int
@@ -97,7 +99,9 @@ def main(descriptor: int) -> None:
     try:
         config = load_config(start.folder)
         dtype: torch.dtype = getattr(torch, start.dtype)
-        model = load_model(start.folder, dtype=dtype, device=start.device, shard=start.shard)
+        model = load_model(
+            start.folder, dtype=dtype, device=start.device, shard=start.shard, quantisation=start.quantisation
+        )
     except Exception as error:
         logger.exception("shard failed to load")
         send(connection, Started(error=f"{type(error).__name__}: {error}"))

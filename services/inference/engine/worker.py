@@ -223,7 +223,9 @@ class Worker:
                 loaded = Loaded(
                     model=command.model,
                     folder=folder,
-                    dtype=built.arithmetic,
+                    dtype=command.dtype,
+                    quantisation=built.quantisation,
+                    kernels=built.kernels,
                     parameters=text.config.parameter_count,
                     cached_tokens=built.limits.cached_tokens,
                     weights_hash=identity,

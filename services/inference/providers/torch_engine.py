@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import Literal, ParamSpec, Self, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
+from services.llama.config import Quantisation
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
@@ -49,6 +50,7 @@ class TextModel:
     tokenizer: Tokenizer
     chat_format: ChatFormat
     context: int
+    loaded: commands.Loaded
 
 
 class TorchProvider:
@@ -59,8 +61,6 @@ class TorchProvider:
         self._cache_dir = cache_dir
         self._device, device_reason = choose_device(config.device)
         self._dtype, dtype_reason = choose_dtype(config.dtype, device=self._device)
-        # Whoever names a dtype wants just that.
-        self._quantisation = config.quantisation if config.dtype == "auto" else "none"
         self._threads = config.threads or usable_cpus()
         logger.info(
             "torch provider device=%s (%s) dtype=%s (%s) threads=%d",
@@ -100,13 +100,13 @@ class TorchProvider:
         if adapter is not None:
             return await self._load_adapter(model, base=adapter[0], report=report)
         embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
+        quantisation = self._quantisation(model)
         command = commands.Load(
             model=model.identifier,
             kind="embedding" if embedding else "llm",
             path=_locate(model.provider_resource_id),
             cache_dir=self._cache_dir / "models",
             dtype=self._dtype,
-            quantisation=self._quantisation,
             device=self._device,
             limits=EngineLimits(
                 step_tokens=self._config.step_tokens,
@@ -114,6 +114,8 @@ class TorchProvider:
                 cached_tokens=self._config.cached_tokens,
                 block_size=self._config.block_size,
             ),
+            quantisation=quantisation,
+            kernels=self._config.dtype == "auto",
             tensor_parallel=self._config.tensor_parallel,
             threads=self._threads,
         )
@@ -125,7 +127,7 @@ class TorchProvider:
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
         side = await asyncio.to_thread(checkpoint.load_text, loaded.folder)
         context = min(side.config.max_context, loaded.cached_tokens)
-        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=context)
+        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=context, loaded=loaded)
         self._models[model.identifier] = text
         return {
             "context_length": text.context,
@@ -134,7 +136,34 @@ class TorchProvider:
             "dtype": loaded.dtype,
             "device": self._device,
             "weights_hash": loaded.weights_hash,
+            "quantisation": loaded.quantisation,
+            "kernels": loaded.kernels or "torch",
         }
+
+    def _quantisation(self, model: v1.Model) -> 'Literal["auto"] | Quantisation':
+        """The format of a model's weights: its own, or the provider's; sentence encoders keep theirs.
+
+        Raises:
+            InvalidArgumentError: If there is no such format.
+            UnsupportedError: If the device cannot compute with it.
+        """
+        field = "metadata.quantisation"
+        given = dict(model.metadata.items()).get("quantisation")
+        if model.model_type == v1.MODEL_TYPE_EMBEDDING:
+            if given is not None:
+                raise UnsupportedError(f"{field}: only text models are quantised", field=field)
+            return "none"
+        if given is None:
+            wanted: object = self._config.quantisation
+        else:
+            wanted = given
+        if given is not None and wanted not in get_args(Quantisation):
+            known = ", ".join(get_args(Quantisation))
+            raise InvalidArgumentError(f"{field}: {wanted!r} is none of {known}", field=field)
+        if wanted == "fp8" and self._device == "cpu":
+            message = "quantisation fp8 needs a GPU that multiplies it; on a CPU take int8 or int4"
+            raise UnsupportedError(message, field=field)
+        return cast('Literal["auto"] | Quantisation', wanted)
 
     async def _load_adapter(self, model: v1.Model, *, base: str, report: Report) -> Facts:
         """Load a LoRA adapter in the engine; text side and context are its base's."""
@@ -147,6 +176,7 @@ class TorchProvider:
             "parameters": loaded.parameters,
             "dtype": loaded.dtype,
             "device": self._device,
+            "quantisation": text.loaded.quantisation,
             "base_model": base,
             "base_verified": bool(loaded.weights_hash),
             "adapter_rank": loaded.rank,

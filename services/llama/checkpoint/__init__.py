@@ -14,7 +14,7 @@ from services.llama.chat_format import ChatFormat, JinjaChatFormat, Llama3ChatFo
 from services.llama.checkpoint.convert import convert_gguf
 from services.llama.checkpoint.identity import weights_hash
 from services.llama.checkpoint.shard import WHOLE, Shard
-from services.llama.config import LlamaConfig
+from services.llama.config import LlamaConfig, Quantisation
 from services.llama.config_readers import config_from_hf, config_from_meta
 from services.llama.errors import CheckpointError
 from services.llama.tokenizer import JsonTokenizer, TiktokenTokenizer, Tokenizer
@@ -125,7 +125,12 @@ def load_text(prepared: Path, *, family: Llama3Family | None = None) -> TextSide
 
 
 def load_model(
-    prepared: Path, *, dtype: "torch.dtype | None", device: "str | torch.device" = "cpu", shard: Shard = WHOLE
+    prepared: Path,
+    *,
+    dtype: "torch.dtype | None",
+    device: "str | torch.device" = "cpu",
+    shard: Shard = WHOLE,
+    quantisation: Quantisation = "none",
 ) -> "Llama":
     """The model with its weights, or one process's shard of it, in `dtype` (None: as stored). Imports torch.
 
@@ -136,7 +141,8 @@ def load_model(
     """
     from services.llama.checkpoint.weights import fill_model  # noqa: PLC0415 - keeps torch out of text processes
 
-    return fill_model(prepared, config=load_config(prepared), dtype=dtype, device=device, shard=shard)
+    config = load_config(prepared)
+    return fill_model(prepared, config=config, dtype=dtype, device=device, shard=shard, quantisation=quantisation)
 
 
 def _load_tokenizer(prepared: Path) -> Tokenizer:

@@ -15,9 +15,10 @@ from torch import Tensor
 from services.llama.checkpoint.layout import TensorSpec, check_tensors, half_split, head_spec, tensor_specs
 from services.llama.checkpoint.safetensors_file import stored_tensors
 from services.llama.checkpoint.shard import WHOLE, Shard, Span
-from services.llama.config import LlamaConfig
+from services.llama.config import LlamaConfig, Quantisation
 from services.llama.errors import CheckpointError
 from services.llama.model import Llama
+from services.llama.quant import packed_linears
 
 # Tables that some writers store though the configuration implies them; ours are computed in fp32.
 _DERIVED = re.compile(r"rope\.freqs|(model\.layers\.\d+\.self_attn\.)?(model\.)?rotary_emb\.inv_freq")
@@ -25,21 +26,29 @@ _LOADABLE = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def fill_model(
-    folder: Path, *, config: LlamaConfig, dtype: torch.dtype | None, device: str | torch.device, shard: Shard = WHOLE
+    folder: Path,
+    *,
+    config: LlamaConfig,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    shard: Shard = WHOLE,
+    quantisation: Quantisation = "none",
 ) -> Llama:
     """A model of shape `config` with the weights in `folder`, in `dtype` on `device`, ready to run.
 
     Tensors already in `dtype` are used as they are mapped from the file, so that the same pages serve every process. Of
-    a shard, no more than its own part of any tensor is ever copied into memory.
+    a shard, no more than its own part of any tensor is ever copied into memory. Weights are quantised one by one, from
+    the numbers in the file.
 
     Without `dtype` every tensor stays as it is stored.
 
     Raises:
         CheckpointError: names the tensor and the file at fault.
-        ConfigError: the model cannot be divided among so many processes.
+        ConfigError: the model cannot be divided among so many processes, or not be quantised like this.
     """
     with torch.device("meta"):
         model = Llama(shard.config(config))
+        packed = packed_linears(model, quantisation)
     consolidated = sorted(folder.glob("consolidated.*.pth"))
     is_safetensors = any((folder / f"model.safetensors{end}").exists() for end in ("", ".index.json"))
     if not consolidated and not is_safetensors:
@@ -51,7 +60,15 @@ def fill_model(
         read = _read_safetensors(folder, config, shard)
     else:
         read = _read_consolidated(consolidated, config, shard)
-    state = {name: tensor.to(device=device, dtype=dtype).contiguous() for name, tensor in read}
+    state: dict[str, Tensor] = {}
+    for name, tensor in read:
+        module = name.removesuffix(".weight")
+        if module in packed:
+            assert dtype is not None, "scales need a dtype"
+            buffers = packed[module].pack(tensor.to(device), dtype=dtype)
+            state.update({f"{module}.{buffer}": value for buffer, value in buffers.items()})
+        else:
+            state[name] = tensor.to(device=device, dtype=dtype).contiguous()
     model.load_state_dict(state, assign=True)
     model.reset_rope(device=device)
     return model.eval().requires_grad_(requires_grad=False)
