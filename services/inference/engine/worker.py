@@ -211,9 +211,10 @@ class Worker:
                 if command.path.suffix == ".gguf":
                     self._send(Progress(model=command.model, message="converting (once, then cached)"))
                 folder = prepare(command.path, cache_dir=command.cache_dir)
-                self._send(Progress(model=command.model, message="loading weights"))
                 text = load_text(folder)
+                self._send(Progress(model=command.model, message="identifying weights (read once, then remembered)"))
                 identity = weights_hash(folder, cache_dir=command.cache_dir)
+                self._send(Progress(model=command.model, message="loading weights"))
                 runner, limits = build_runner(folder, command)
                 loaded = Loaded(
                     model=command.model,
@@ -253,8 +254,19 @@ class Worker:
                     assert isinstance(command, LoadAdapter)
                     if command.base not in self._engines:
                         continue  # unloaded, or starts this one again when it is loaded anew
-                    self._engines[command.base].load_adapter(command.model, served)
+                    if not self._take_adapter(command, served):
+                        continue
             self._send(loaded)
+
+    def _take_adapter(self, command: LoadAdapter, adapter: LoraAdapter) -> bool:
+        """Hand an adapter to its base's engine; False when it has no room for it, for example on its GPU."""
+        try:
+            self._engines[command.base].load_adapter(command.model, adapter)
+        except Exception as error:
+            logger.exception("adapter %s failed to load", command.model)
+            self._send(LoadFailed(model=command.model, message=f"{type(error).__name__}: {error}"))
+            return False
+        return True
 
     def _embed_some(self) -> None:
         """Embed a few texts of the first job; the rest waits for its next turn."""
