@@ -62,6 +62,8 @@ class TorchConfig:
             raise ValueError("threads, cached_tokens: give 0 (automatic) or more")
         if self.device.partition(":")[0] not in {"auto", "cpu", "cuda"}:
             raise ValueError(f"device: {self.device!r} is none of auto, cpu, cuda")
+        if self.tensor_parallel > 1 and ":" in self.device:
+            raise ValueError(f"tensor_parallel: {self.tensor_parallel} processes take a GPU each; set device to cuda")
 
 
 @dataclass(frozen=True, kw_only=True)

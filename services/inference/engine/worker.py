@@ -216,9 +216,10 @@ class Worker:
                 if command.path.suffix == ".gguf":
                     report("converting (once, then cached)")
                 folder = prepare(command.path, cache_dir=command.cache_dir)
-                report("loading weights")
                 text = load_text(folder)
+                report("identifying weights (read once, then remembered)")
                 identity = weights_hash(folder, cache_dir=command.cache_dir)
+                report("loading weights")
                 built = build_runner(folder, command, report=report)
                 loaded = Loaded(
                     model=command.model,
@@ -260,8 +261,19 @@ class Worker:
                     assert isinstance(command, LoadAdapter)
                     if command.base not in self._engines:
                         continue  # unloaded, or starts this one again when it is loaded anew
-                    self._engines[command.base].load_adapter(command.model, served)
+                    if not self._take_adapter(command, served):
+                        continue
             self._send(loaded)
+
+    def _take_adapter(self, command: LoadAdapter, adapter: LoraAdapter) -> bool:
+        """Hand an adapter to its base's engine; False when it has no room for it, for example on its GPU."""
+        try:
+            self._engines[command.base].load_adapter(command.model, adapter)
+        except Exception as error:
+            logger.exception("adapter %s failed to load", command.model)
+            self._send(LoadFailed(model=command.model, message=f"{type(error).__name__}: {error}"))
+            return False
+        return True
 
     def _embed_some(self) -> None:
         """Embed a few texts of the first job; the rest waits for its next turn."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, ParamSpec, Self, TypeVar, cast, get_args
+from typing import ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from services.inference.embedding_text import EmbeddingEncoder, EmbeddingModel, 
 from services.inference.engine import commands
 from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
+from services.inference.formats import choose_quantisation
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
 from services.inference.packaged import find_packaged
 from services.inference.provider import Answer, Facts, Report, Sink, Work
@@ -29,7 +30,6 @@ from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
-from services.llama.config import Quantisation
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
@@ -100,7 +100,7 @@ class TorchProvider:
         if adapter is not None:
             return await self._load_adapter(model, base=adapter[0], report=report)
         embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
-        quantisation = self._quantisation(model)
+        quantisation = choose_quantisation(model, default=self._config.quantisation, device=self._device)
         command = commands.Load(
             model=model.identifier,
             kind="embedding" if embedding else "llm",
@@ -139,31 +139,6 @@ class TorchProvider:
             "quantisation": loaded.quantisation,
             "kernels": loaded.kernels or "torch",
         }
-
-    def _quantisation(self, model: v1.Model) -> 'Literal["auto"] | Quantisation':
-        """The format of a model's weights: its own, or the provider's; sentence encoders keep theirs.
-
-        Raises:
-            InvalidArgumentError: If there is no such format.
-            UnsupportedError: If the device cannot compute with it.
-        """
-        field = "metadata.quantisation"
-        given = dict(model.metadata.items()).get("quantisation")
-        if model.model_type == v1.MODEL_TYPE_EMBEDDING:
-            if given is not None:
-                raise UnsupportedError(f"{field}: only text models are quantised", field=field)
-            return "none"
-        if given is None:
-            wanted: object = self._config.quantisation
-        else:
-            wanted = given
-        if given is not None and wanted not in get_args(Quantisation):
-            known = ", ".join(get_args(Quantisation))
-            raise InvalidArgumentError(f"{field}: {wanted!r} is none of {known}", field=field)
-        if wanted == "fp8" and self._device == "cpu":
-            message = "quantisation fp8 needs a GPU that multiplies it; on a CPU take int8 or int4"
-            raise UnsupportedError(message, field=field)
-        return cast('Literal["auto"] | Quantisation', wanted)
 
     async def _load_adapter(self, model: v1.Model, *, base: str, report: Report) -> Facts:
         """Load a LoRA adapter in the engine; text side and context are its base's."""
