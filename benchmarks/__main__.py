@@ -2,13 +2,14 @@
 
 import sys
 
-from benchmarks import gpu, inference, inference_overhead, sdk, start
+from benchmarks import gpu, inference, inference_overhead, quality, sdk, start
 
 ALL = {
     "gpu": gpu.main,
     "sdk": sdk.main,
     "start": start.main,
     "inference_overhead": inference_overhead.main,
+    "quality": quality.main,
     "inference": inference.main,
 }
 

@@ -51,8 +51,7 @@ class Models:
     ) -> v1.Model:
         """Register a model; it loads in the background, see `wait_ready`.
 
-        `base@name` is a LoRA adapter of the registered model `base`; `provider_model_id` is its folder in PEFT's
-        format.
+        `base@name` is a LoRA adapter of the model `base`; `provider_model_id` is its folder (PEFT's format).
 
         Raises:
             NotFoundError: If an adapter's base is not registered.

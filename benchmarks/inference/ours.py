@@ -35,7 +35,7 @@ class Bench:
 
     def __init__(self, form: Literal["int8", "int4", "bfloat16"], cache: Path) -> None:
         from services.inference.engine.engine import Engine  # noqa: PLC0415 (imports torch, which is timed)
-        from services.inference.engine.loading import load_runner  # noqa: PLC0415
+        from services.inference.engine.loading import build_runner  # noqa: PLC0415
 
         folder = prepare(find_packaged("smollm2-135m"), cache_dir=cache)
         command = commands.Load(
@@ -49,8 +49,8 @@ class Bench:
             threads=workloads.THREADS,
             limits=EngineLimits(cached_tokens=65_536),
         )
-        runner, _ = load_runner(command, folder, report=logging.debug)
-        self._engine = Engine(runner, limits=command.limits, tokenizer=load_text(folder).tokenizer)
+        built = build_runner(folder, command, report=logging.debug)
+        self._engine = Engine(built.runner, limits=built.limits, tokenizer=load_text(folder).tokenizer)
         self._names = 0
 
     def measure(self, seed: str) -> dict[str, float]:

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+from services.llama.config import Quantisation
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -28,11 +30,15 @@ class TorchConfig:
     device: str = "auto"
     """`cpu`, `cuda` or `auto`: the GPU when there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of text models; auto is bfloat16 on GPUs and on CPUs with bf16 instructions, else float32."""
-    quantisation: Literal["auto", "none", "int8", "int4"] = "auto"
-    """How text models' weights are kept; auto is int8 on CPUs that run the compiled kernels (KL to bfloat16 below 0.01
-    on the default model), none elsewhere and wherever dtype is given. int4 loses little only on weights that were
-    shipped in 4-bit blocks."""
+    """Arithmetic of text models; auto is bfloat16 on GPUs and on CPUs with bf16 instructions, else float32.
+    Whoever names one gets plain PyTorch in it."""
+    quantisation: Literal["auto"] | Quantisation = "auto"
+    """Format of the weights of text models, made while they are loaded; a model's metadata `quantisation` overrides it.
+    auto is int8 on CPUs that run the compiled kernels (KL to bfloat16 below 0.01 on the default model), none elsewhere
+    and wherever `dtype` is given. int4 loses little only on weights that were shipped in 4-bit blocks. Without the
+    kernels int8 and int4 take less memory and more time. fp8 is for GPUs."""
+    tensor_parallel: int = 1
+    """Processes that compute each text model together, on a GPU each: every one loads only its share of the weights."""
     threads: int = 0
     """CPU threads of the engine; 0 means as many as the process may use."""
     step_tokens: int = 512
@@ -49,15 +55,15 @@ class TorchConfig:
 
     def __post_init__(self) -> None:
         """Refuse what the engine could not work with."""
-        for name in ("step_tokens", "running_requests", "waiting_requests", "block_size"):
+        for name in ("tensor_parallel", "step_tokens", "running_requests", "waiting_requests", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small; give at least 1")
         if self.threads < 0 or self.cached_tokens < 0:
             raise ValueError("threads, cached_tokens: give 0 (automatic) or more")
-        if self.dtype != "auto" and self.quantisation not in {"auto", "none"}:
-            raise ValueError(f"dtype {self.dtype} and quantisation {self.quantisation} exclude each other")
         if self.device.partition(":")[0] not in {"auto", "cpu", "cuda"}:
             raise ValueError(f"device: {self.device!r} is none of auto, cpu, cuda")
+        if self.tensor_parallel > 1 and ":" in self.device:
+            raise ValueError(f"tensor_parallel: {self.tensor_parallel} processes take a GPU each; set device to cuda")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,7 +117,7 @@ class ModelRegistry:
             FailedPreconditionError: If adapters of it are registered.
         """
         model = self.get(model_id)
-        adapters = [other for other in sorted(self._models) if other.rpartition(SEPARATOR)[0] == model_id]
+        adapters = [other for other in sorted(self._models) if other.startswith(model_id + SEPARATOR)]
         if adapters:
             message = f"model {model_id!r} has adapters; unregister them first: {', '.join(adapters)}"
             raise FailedPreconditionError(message, metadata={"adapters": ", ".join(adapters)}, field="model_id")

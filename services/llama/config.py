@@ -4,9 +4,12 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from services.llama.errors import ConfigError
+
+Quantisation = Literal["none", "int8", "int4", "fp8"]
+"""Format of the linears' weights; `quant.py` says what each one is."""
 
 
 @dataclass(frozen=True, kw_only=True)

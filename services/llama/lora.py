@@ -17,14 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from services.llama.checkpoint.layout import TensorSpec
+from services.llama.checkpoint.layout import TensorSpec, linear_specs
 from services.llama.config import LlamaConfig
 from services.llama.errors import AdapterError
 from services.llama.lora_config import (
     BASE_HASH_KEY,
     CONFIG_FILE,
     LoraSettings,
-    linear_specs,
     module_of,
     read_settings,
 )

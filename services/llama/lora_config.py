@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.llama.checkpoint.layout import TensorSpec, tensor_specs
+from services.llama.checkpoint.layout import TensorSpec, linear_specs
 from services.llama.config import LlamaConfig
 from services.llama.errors import AdapterError
 
@@ -84,11 +84,6 @@ class LoraSettings:
                 f"{', '.join(known)}"
             )
         return chosen
-
-
-def linear_specs(config: LlamaConfig) -> list[TensorSpec]:
-    """The weights that LoRA may change: the linears of every layer, not the embedding and not the head."""
-    return [spec for spec in tensor_specs(config) if spec.ours.startswith("layers.") and len(spec.shape) == 2]
 
 
 def module_of(spec: TensorSpec) -> str:

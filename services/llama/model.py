@@ -124,7 +124,9 @@ class Llama(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.dim, _weight=torch.empty(config.vocab_size, config.dim))
         self.layers = nn.ModuleList(Block(config, layer=layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
-        self.head = None if config.tied_head else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.head: nn.Module | None = None
+        if not config.tied_head:
+            self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.reset_rope()
 
     def reset_rope(self, *, device: str | torch.device = "cpu") -> None:
@@ -146,12 +148,21 @@ class Llama(nn.Module):
         for block in self.layers:
             x_TD = block(x_TD, cos_TF=cos_TF, sin_TF=sin_TF, attend=attend)
         x_RD = x_TD if rows_R is None else x_TD[rows_R]
-        return F.linear(self.norm(x_RD), self.head_weight).float()
+        x_RD = self.norm(x_RD)
+        logits_RV: Tensor = F.linear(x_RD, self.embed.weight) if self.head is None else self.head(x_RD)
+        return logits_RV.float()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights, packed or not."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
 
     @property
     def head_weight(self) -> Tensor:
         """V x D output matrix; the embedding table itself where the head is tied."""
-        return self.embed.weight if self.head is None else self.head.weight
+        weight = self.embed.weight if self.head is None else self.head.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Llama":  # noqa: FBT001, FBT002 - torch's own
         """Follow the parameters to another device, but keep the frequencies in fp32 whatever their dtype becomes."""

@@ -168,7 +168,7 @@ class Forwarder:
         error = from_rpc_error(failure)
         if _has_details(failure):
             if error.reason == "DRAINING":
-                node.announce_draining()
+                self._table.draining(node)
             return error
         if isinstance(error, (UnavailableError, CancelledError)):  # a server that stops hard cancels its calls
             self._table.suspect(node)

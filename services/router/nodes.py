@@ -40,22 +40,19 @@ class RoutedNode:
         """The lease ran out, or it left."""
         self.last_chosen = 0
         self.models: dict[str, v1.Model] = {}
-        self._draining = False
+        self.draining = False
+        """It shuts down."""
         self._load = v1.NodeLoad()
         self._calls: set[Any] = set()
         self._calls_at_report = 0
 
     def report(self, report: v1.NodeReport) -> None:
         """Take what the node tells about itself."""
-        self._draining = report.draining
+        self.draining = report.draining
         self._load = report.load
         self._calls_at_report = len(self._calls)
         self.models = {model.identifier: model for model in report.models}
         self.suspect = False
-
-    def announce_draining(self) -> None:
-        """It refused a call because it shuts down, before it said so itself."""
-        self._draining = True
 
     @contextmanager
     def calling(self, call: Any) -> Iterator[None]:  # noqa: ANN401 - calls of any shape
@@ -89,7 +86,7 @@ class RoutedNode:
         """Whether it gets work."""
         if self.lost:
             return v1.NODE_STATE_LOST
-        if self._draining or self.drained:
+        if self.draining or self.drained:
             return v1.NODE_STATE_DRAINING
         return v1.NODE_STATE_SUSPECT if self.suspect else v1.NODE_STATE_READY
 
@@ -215,6 +212,11 @@ class NodeTable:
     def suspect(self, node: RoutedNode) -> None:
         """A call could not reach a node: it gets no work before its next renewal if others can do it."""
         node.suspect = True
+        self._on_change()
+
+    def draining(self, node: RoutedNode) -> None:
+        """A node refused a call because it shuts down, before it said so itself."""
+        node.draining = True
         self._on_change()
 
     def message(self, node: RoutedNode) -> v1.Node:

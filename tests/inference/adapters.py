@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
+from services.llama.checkpoint.layout import linear_specs
 from services.llama.config import LlamaConfig
 from services.llama.lora import LoraAdapter, LoraPair
-from services.llama.lora_config import linear_specs
 from services.llama.model import Llama
 
 ALL = ("attention.q", "attention.k", "attention.v", "attention.o", "ffn.gate", "ffn.up", "ffn.down")

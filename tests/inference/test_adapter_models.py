@@ -170,6 +170,7 @@ async def test_an_adapter_that_does_not_fit_its_base_does_not_serve(adapted: Nod
         ("nobody@x", {}, NotFoundError),
         ("@x", {}, InvalidArgumentError),
         (f"{BASE}@", {}, InvalidArgumentError),
+        (f"{BASE}@one@two", {}, InvalidArgumentError),
         (f"{BASE}@x", {"provider_id": "scripted"}, InvalidArgumentError),
         (f"{BASE}@x", {"model_type": v1.MODEL_TYPE_EMBEDDING}, InvalidArgumentError),
         ("all-minilm-l6-v2@x", {}, InvalidArgumentError),

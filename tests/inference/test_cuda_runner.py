@@ -30,6 +30,7 @@ class PlainLoop:
 
     def __init__(self, runner: CudaRunner) -> None:
         self.config, self.forward = runner.config, runner.forward
+        self.close = runner.close
         self.load_adapter, self.unload_adapter = runner.load_adapter, runner.unload_adapter
 
 

@@ -110,6 +110,26 @@ def test_a_row_gets_the_same_bits_however_its_request_is_cut_and_whoever_is_besi
 
 
 @pytest.mark.parametrize("variant", ABLE)
+def test_a_long_context_shared_out_to_threads_gives_the_bits_of_one_read_as_a_prompt(
+    model: Llama, folder: Path, variant: str
+) -> None:
+    ids = [(11 * j + j * j // 7) % CONFIG.vocab_size for j in range(2100)]
+    reference = TorchRunner(model, blocks=140, block_size=16)
+
+    def run(runner: Runner, cut: int) -> Tensor:
+        blocks = range(135)
+        steps = [(0, cut), *((at, at + 1) for at in range(cut, len(ids)))]
+        parts = [Part(token_ids=ids[a:b], start=a, blocks=blocks, logits=True) for a, b in steps]
+        return torch.cat([runner.forward([item]) for item in parts])[-1:]
+
+    whole = run(native_runner(model, folder=folder, variant=variant, blocks=140), len(ids))
+    for threads in (1, 2, 3):  # few rows: the segments of each are shared out
+        runner = native_runner(model, folder=folder, variant=variant, blocks=140, threads=threads)
+        assert torch.equal(run(runner, 2040), whole)
+    assert divergence(run(reference, len(ids)), whole) < 0.002
+
+
+@pytest.mark.parametrize("variant", ABLE)
 def test_adapters_of_several_requests_and_the_base_share_a_step(model: Llama, folder: Path, variant: str) -> None:
     one = random_adapter(CONFIG, seed=1)
     two = random_adapter(CONFIG, seed=2, rank=7, targets=("attention.q", "ffn.up"))

@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from llamastack import v1
+from stack_client.content import content
 from stack_client.errors import (
     DeadlineExceededError,
     NotFoundError,
@@ -156,6 +157,28 @@ async def test_leaving_and_deadlines_end_the_work_at_the_node(cluster: Cluster) 
     stream.cancel()
     assert isinstance(await failure_of(waiting), DeadlineExceededError)
     await cluster.until(lambda nodes: not any(node.load.running + node.calls_in_flight for node in nodes.values()))
+
+
+async def test_every_call_of_inference_goes_through(cluster: Cluster) -> None:
+    text, dialog = content("one two"), v1.Dialog(messages=chat("one two").messages)
+    words = v1.CompletionRequest(model_id="scripted", content=text)
+    assert (await cluster.inference.Completion(words)).content == "one two"
+    events = [event async for event in cluster.inference.StreamCompletion(v1.StreamCompletionRequest(request=words))]
+    assert "".join(event.progress.delta for event in events) == events[-1].complete.content == "one two"
+    dialogs = v1.BatchChatCompletionRequest(model_id="scripted", messages_batch=[dialog] * 3)
+    assert len((await cluster.inference.BatchChatCompletion(dialogs)).batch) == 3
+    texts = v1.BatchCompletionRequest(model_id="scripted", content_batch=[text] * 3)
+    assert len((await cluster.inference.BatchCompletion(texts)).batch) == 3
+    vectors = await cluster.inference.Embed(v1.EmbedRequest(model_id="words", contents=[text]))
+    assert len(vectors.embeddings[0].values) == 16
+    refused = [
+        cluster.inference.Tokenize(v1.TokenizeRequest(model_id="scripted", text="one")),
+        cluster.inference.Detokenize(v1.DetokenizeRequest(model_id="scripted", token_ids=[1])),
+        cluster.inference.Rerank(v1.RerankRequest(model="words", items=[text])),
+        cluster.inference.Classify(v1.ClassifyRequest(model_id="words", texts=["one"])),
+    ]
+    reasons = [(await failure_of(call)).reason for call in refused]
+    assert reasons == ["UNSUPPORTED", "UNSUPPORTED", "WRONG_MODEL_TYPE", "WRONG_MODEL_TYPE"]
 
 
 async def test_models_of_all_nodes_are_one_list_and_registering_reaches_all(cluster: Cluster) -> None:

@@ -246,6 +246,17 @@ async def test_the_router_is_ready_while_a_node_serves_a_model(mesh: Mesh) -> No
     assert "inference node" in mesh.router.readiness.reason
 
 
+async def test_calls_about_nodes_that_are_not_there_are_refused(mesh: Mesh) -> None:
+    unknown = await failure_of(mesh.nodes.RenewLease(v1.RenewLeaseRequest(lease_id="none")))
+    assert (type(unknown), unknown.field) == (NotFoundError, "lease_id")
+    unknown = await failure_of(mesh.nodes.DrainNode(v1.DrainNodeRequest(node_id="c")))
+    assert (type(unknown), unknown.message) == (NotFoundError, "no node 'c'; this router has: a, b")
+    empty = await failure_of(mesh.nodes.UnregisterNode(v1.UnregisterNodeRequest()))
+    assert (empty.reason, empty.field) == ("MISSING_FIELD", "lease_id")
+    empty = await failure_of(mesh.inference.ChatCompletion(v1.ChatCompletionRequest()))
+    assert (empty.reason, empty.field) == ("MISSING_FIELD", "model_id")
+
+
 async def test_an_unknown_model_and_a_model_that_loads_are_told_apart(mesh: Mesh) -> None:
     request = chat("hi")
     request.model_id = "gpt-9"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
+from services.llama.checkpoint.layout import linear_specs
 from services.llama.lora import LoraAdapter, LoraPair
-from services.llama.lora_config import linear_specs
 from services.llama.model import Llama
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from services.inference.engine.request import Emission, EngineLimits, Request
+from services.llama.config import Quantisation
 
 SPIN_COUNT = "2000"
 
@@ -20,13 +21,17 @@ class Load:
     path: Path
     cache_dir: Path
     dtype: str
-    """Of weights that are not quantised."""
-    quantisation: Literal["none", "auto", "int8", "int4"] = "none"
-    """Of a text model's weights; auto is int8 where the compiled kernels run, else none."""
+    """Of a text model's weights that are not quantised, and of its keys and values."""
     device: str
-    threads: int
-    """Of the engine's process."""
     limits: EngineLimits
+    quantisation: Literal["auto"] | Quantisation = "none"
+    """Format of a text model's weights; auto is int8 where the compiled kernels run, else none."""
+    kernels: bool = True
+    """Whether the compiled kernels may run it, in their own arithmetic."""
+    tensor_parallel: int = 1
+    """Processes that compute a text model together; 1 is the engine's own alone."""
+    threads: int = 1
+    """CPU threads of the engine, which those processes divide among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +90,15 @@ class Loaded:
     model: str
     folder: Path
     dtype: str
-    """Of the weights."""
     parameters: int
     dimension: int = 0
     """Length of an embedding model's vectors; 0 for text models."""
     cached_tokens: int = 0
     """Tokens that the key/value cache holds; 0 for embedding models."""
+    quantisation: Quantisation = "none"
+    """Format of a text model's weights."""
+    kernels: str = ""
+    """Variant of the compiled kernels that runs it; empty for plain PyTorch."""
     weights_hash: str = ""
     """Identity of a text model's weights, or of those that an adapter says it was trained on; "" when it does not."""
     rank: int = 0

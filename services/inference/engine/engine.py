@@ -81,6 +81,10 @@ class Engine:
         self._samplers.pop(request_id, None)
         return self.scheduler.remove(request_id)
 
+    def close(self) -> None:
+        """Forget the model."""
+        self._runner.close()
+
     def load_adapter(self, name: str, adapter: LoraAdapter) -> None:
         """Serve requests that name this adapter, in place of an earlier one of the name."""
         self.unload_adapter(name)

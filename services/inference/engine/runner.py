@@ -57,6 +57,10 @@ class Runner(Protocol):
         """Free an adapter; no later part names it."""
         ...
 
+    def close(self) -> None:
+        """End what does not end when the runner is forgotten, for example processes."""
+        ...
+
 
 class TorchRunner:
     """Plain PyTorch, on a CPU or a GPU: always there, and what every other runner is tested against."""
@@ -113,3 +117,6 @@ class TorchRunner:
     def unload_adapter(self, name: str) -> None:
         """See `Runner`."""
         self._adapters.unload(name)
+
+    def close(self) -> None:
+        """See `Runner`; there is nothing."""

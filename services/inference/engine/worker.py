@@ -10,9 +10,8 @@ import queue
 import signal
 import threading
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 
 import torch
 
@@ -37,7 +36,7 @@ from services.inference.engine.commands import (
 from services.inference.engine.cuda.drawing import DrawingRunner
 from services.inference.engine.cuda.engine import DeviceEngine
 from services.inference.engine.engine import Engine
-from services.inference.engine.loading import load_runner
+from services.inference.engine.loading import build_runner
 from services.llama.checkpoint import load_text, prepare, weights_hash
 from services.llama.config import LlamaConfig
 from services.llama.lora import LoraAdapter, read_adapter
@@ -165,7 +164,9 @@ class Worker:
             if command.base in self._engines:
                 self._engines[command.base].unload_adapter(model)
         else:
-            self._engines.pop(model, None)
+            engine = self._engines.pop(model, None)
+            if engine is not None:
+                engine.close()
             self._embedders.pop(model, None)
 
     def _start_adapter(self, command: LoadAdapter) -> None:
@@ -197,8 +198,12 @@ class Worker:
 
     def _load(self, command: Load) -> None:
         """Read a model in a thread of its own, so that the others go on serving."""
+
+        def report(message: str) -> None:
+            self._send(Progress(model=command.model, message=message))
+
         try:
-            self._send(Progress(model=command.model, message="reading weights"))
+            report("reading weights")
             if command.kind == "embedding":
                 embedder = BertEmbedder.load(command.path, device=command.device)
                 loaded = Loaded(
@@ -211,11 +216,28 @@ class Worker:
                 self._ready.put((command, embedder, loaded))
             else:
                 if command.path.suffix == ".gguf":
-                    self._send(Progress(model=command.model, message="converting (once, then cached)"))
+                    report("converting (once, then cached)")
                 folder = prepare(command.path, cache_dir=command.cache_dir)
-                self._send(Progress(model=command.model, message="loading weights"))
-                served, loaded = self._load_text_model(command, folder)
-                self._ready.put((command, served, loaded))
+                text = load_text(folder)
+                report("identifying weights (read once, then remembered)")
+                identity = weights_hash(folder, cache_dir=command.cache_dir)
+                report("loading weights")
+                built = build_runner(folder, command, report=report)
+                loaded = Loaded(
+                    model=command.model,
+                    folder=folder,
+                    dtype=command.dtype,
+                    quantisation=built.quantisation,
+                    kernels=built.kernels,
+                    parameters=text.config.parameter_count,
+                    cached_tokens=built.limits.cached_tokens,
+                    weights_hash=identity,
+                )
+                if isinstance(built.runner, DrawingRunner):
+                    engine: Engine = DeviceEngine(built.runner, limits=built.limits, tokenizer=text.tokenizer)
+                else:
+                    engine = Engine(built.runner, limits=built.limits, tokenizer=text.tokenizer)
+                self._ready.put((command, engine, loaded))
             self._wake_write.send_bytes(b"loaded")
         except Exception as error:
             logger.exception("model %s failed to load", command.model)
@@ -224,31 +246,14 @@ class Worker:
                 if isinstance(other, LoadAdapter) and other.base == command.model:
                     self._send(LoadFailed(model=other.model, message=f"its base {command.model} failed to load"))
 
-    def _load_text_model(self, command: Load, folder: Path) -> tuple[Engine, Loaded]:
-        def report(message: str) -> None:
-            self._send(Progress(model=command.model, message=message))
-
-        runner, facts = load_runner(command, folder, report=report)
-        limits = replace(command.limits, cached_tokens=facts.cached_tokens)
-        loaded = Loaded(
-            model=command.model,
-            folder=folder,
-            dtype=facts.arithmetic,
-            parameters=runner.config.parameter_count,
-            cached_tokens=facts.cached_tokens,
-            weights_hash=weights_hash(folder, cache_dir=command.cache_dir),
-        )
-        tokenizer = load_text(folder).tokenizer
-        if isinstance(runner, DrawingRunner):
-            return DeviceEngine(runner, limits=limits, tokenizer=tokenizer), loaded
-        return Engine(runner, limits=limits, tokenizer=tokenizer), loaded
-
     def _install(self) -> None:
         """Take over models and adapters that their threads have read."""
         while not self._ready.empty():
             command, served, loaded = self._ready.get()
-            if self._wanted.get(command.model) is not command:
-                continue  # unloaded, or loaded anew, in between
+            if self._wanted.get(command.model) is not command:  # unloaded, or loaded anew, in between
+                if isinstance(served, Engine):
+                    served.close()
+                continue
             match served:
                 case Engine():
                     self._engines[command.model] = served
@@ -261,8 +266,19 @@ class Worker:
                     assert isinstance(command, LoadAdapter)
                     if command.base not in self._engines:
                         continue  # unloaded, or starts this one again when it is loaded anew
-                    self._engines[command.base].load_adapter(command.model, served)
+                    if not self._take_adapter(command, served):
+                        continue
             self._send(loaded)
+
+    def _take_adapter(self, command: LoadAdapter, adapter: LoraAdapter) -> bool:
+        """Hand an adapter to its base's engine; False when it has no room for it, for example on its GPU."""
+        try:
+            self._engines[command.base].load_adapter(command.model, adapter)
+        except Exception as error:
+            logger.exception("adapter %s failed to load", command.model)
+            self._send(LoadFailed(model=command.model, message=f"{type(error).__name__}: {error}"))
+            return False
+        return True
 
     def _embed_some(self) -> None:
         """Embed a few texts of the first job; the rest waits for its next turn."""

@@ -22,6 +22,7 @@ from services.inference.embedding_text import EmbeddingEncoder, EmbeddingModel, 
 from services.inference.engine import commands
 from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
+from services.inference.formats import choose_quantisation
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
 from services.inference.packaged import find_packaged
 from services.inference.provider import Answer, Facts, Report, Sink, Work
@@ -49,6 +50,7 @@ class TextModel:
     tokenizer: Tokenizer
     chat_format: ChatFormat
     context: int
+    loaded: commands.Loaded
 
 
 class TorchProvider:
@@ -59,8 +61,6 @@ class TorchProvider:
         self._cache_dir = cache_dir
         self._device, device_reason = choose_device(config.device)
         self._dtype, dtype_reason = choose_dtype(config.dtype, device=self._device)
-        # Whoever names a dtype wants just that.
-        self._quantisation = config.quantisation if config.dtype == "auto" else "none"
         self._threads = config.threads or usable_cpus()
         logger.info(
             "torch provider device=%s (%s) dtype=%s (%s) threads=%d",
@@ -100,21 +100,24 @@ class TorchProvider:
         if adapter is not None:
             return await self._load_adapter(model, base=adapter[0], report=report)
         embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
+        quantisation = choose_quantisation(model, default=self._config.quantisation, device=self._device)
         command = commands.Load(
             model=model.identifier,
             kind="embedding" if embedding else "llm",
             path=_locate(model.provider_resource_id),
             cache_dir=self._cache_dir / "models",
             dtype=self._dtype,
-            quantisation=self._quantisation,
             device=self._device,
-            threads=self._threads,
             limits=EngineLimits(
                 step_tokens=self._config.step_tokens,
                 running_requests=self._config.running_requests,
                 cached_tokens=self._config.cached_tokens,
                 block_size=self._config.block_size,
             ),
+            quantisation=quantisation,
+            kernels=self._config.dtype == "auto",
+            tensor_parallel=self._config.tensor_parallel,
+            threads=self._threads,
         )
         loaded = await self._engine.load(command, report)
         report("loading the tokenizer")
@@ -124,7 +127,7 @@ class TorchProvider:
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
         side = await asyncio.to_thread(checkpoint.load_text, loaded.folder)
         context = min(side.config.max_context, loaded.cached_tokens)
-        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=context)
+        text = TextModel(tokenizer=side.tokenizer, chat_format=side.chat_format, context=context, loaded=loaded)
         self._models[model.identifier] = text
         return {
             "context_length": text.context,
@@ -133,6 +136,8 @@ class TorchProvider:
             "dtype": loaded.dtype,
             "device": self._device,
             "weights_hash": loaded.weights_hash,
+            "quantisation": loaded.quantisation,
+            "kernels": loaded.kernels or "torch",
         }
 
     async def _load_adapter(self, model: v1.Model, *, base: str, report: Report) -> Facts:
@@ -146,6 +151,7 @@ class TorchProvider:
             "parameters": loaded.parameters,
             "dtype": loaded.dtype,
             "device": self._device,
+            "quantisation": text.loaded.quantisation,
             "base_model": base,
             "base_verified": bool(loaded.weights_hash),
             "adapter_rank": loaded.rank,

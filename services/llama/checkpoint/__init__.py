@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from services.llama.chat_format import ChatFormat, JinjaChatFormat, Llama3ChatFormat, Llama3Family
 from services.llama.checkpoint.convert import convert_gguf
 from services.llama.checkpoint.identity import weights_hash
-from services.llama.config import LlamaConfig
+from services.llama.checkpoint.shard import WHOLE, Shard
+from services.llama.config import LlamaConfig, Quantisation
 from services.llama.config_readers import config_from_hf, config_from_meta
 from services.llama.errors import CheckpointError
 from services.llama.tokenizer import JsonTokenizer, TiktokenTokenizer, Tokenizer
@@ -123,15 +124,25 @@ def load_text(prepared: Path, *, family: Llama3Family | None = None) -> TextSide
     return TextSide(config=config, tokenizer=tokenizer, chat_format=chat_format)
 
 
-def load_model(prepared: Path, *, dtype: "torch.dtype | None", device: "str | torch.device" = "cpu") -> "Llama":
-    """The model with its weights, in `dtype` (None: as stored) on `device`; see `weights.fill_model`. Imports torch.
+def load_model(
+    prepared: Path,
+    *,
+    dtype: "torch.dtype | None",
+    device: "str | torch.device" = "cpu",
+    shard: Shard = WHOLE,
+    quantisation: Quantisation = "none",
+) -> "Llama":
+    """The model with its weights, or one process's shard of it, in `dtype` (None: as stored). Imports torch.
+
+    See `weights.fill_model`.
 
     Raises:
         CheckpointError, ConfigError: names the tensor and the file at fault.
     """
     from services.llama.checkpoint.weights import fill_model  # noqa: PLC0415 - keeps torch out of text processes
 
-    return fill_model(prepared, config=load_config(prepared), dtype=dtype, device=device)
+    config = load_config(prepared)
+    return fill_model(prepared, config=config, dtype=dtype, device=device, shard=shard, quantisation=quantisation)
 
 
 def _load_tokenizer(prepared: Path) -> Tokenizer:

@@ -55,6 +55,11 @@ def tensor_specs(config: LlamaConfig) -> list[TensorSpec]:
     return specs if config.tied_head else [*specs, head_spec(config)]
 
 
+def linear_specs(config: LlamaConfig) -> list[TensorSpec]:
+    """The linears of every layer, which LoRA and quantisation change; not the embedding and not the head."""
+    return [spec for spec in tensor_specs(config) if spec.ours.startswith("layers.") and len(spec.shape) == 2]
+
+
 def head_spec(config: LlamaConfig) -> TensorSpec:
     """The output matrix, which some checkpoints with a tied head store all the same."""
     return TensorSpec(

@@ -14,27 +14,41 @@ from torch import Tensor
 
 from services.llama.checkpoint.layout import TensorSpec, check_tensors, half_split, head_spec, tensor_specs
 from services.llama.checkpoint.safetensors_file import stored_tensors
-from services.llama.config import LlamaConfig
+from services.llama.checkpoint.shard import WHOLE, Shard, Span
+from services.llama.config import LlamaConfig, Quantisation
 from services.llama.errors import CheckpointError
 from services.llama.model import Llama
+from services.llama.quant import packed_linears
 
 # Tables that some writers store though the configuration implies them; ours are computed in fp32.
 _DERIVED = re.compile(r"rope\.freqs|(model\.layers\.\d+\.self_attn\.)?(model\.)?rotary_emb\.inv_freq")
 _LOADABLE = {torch.float32, torch.float16, torch.bfloat16}
 
 
-def fill_model(folder: Path, *, config: LlamaConfig, dtype: torch.dtype | None, device: str | torch.device) -> Llama:
+def fill_model(
+    folder: Path,
+    *,
+    config: LlamaConfig,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    shard: Shard = WHOLE,
+    quantisation: Quantisation = "none",
+) -> Llama:
     """A model of shape `config` with the weights in `folder`, in `dtype` on `device`, ready to run.
+
+    Tensors already in `dtype` are used as they are mapped from the file, so that the same pages serve every process. Of
+    a shard, no more than its own part of any tensor is ever copied into memory. Weights are quantised one by one, from
+    the numbers in the file.
 
     Without `dtype` every tensor stays as it is stored.
 
-    Tensors already in `dtype` are used as they are mapped from the file, so that the same pages serve every process.
-
     Raises:
         CheckpointError: names the tensor and the file at fault.
+        ConfigError: the model cannot be divided among so many processes, or not be quantised like this.
     """
     with torch.device("meta"):
-        model = Llama(config)
+        model = Llama(shard.config(config))
+        packed = packed_linears(model, quantisation)
     consolidated = sorted(folder.glob("consolidated.*.pth"))
     is_safetensors = any((folder / f"model.safetensors{end}").exists() for end in ("", ".index.json"))
     if not consolidated and not is_safetensors:
@@ -42,14 +56,25 @@ def fill_model(folder: Path, *, config: LlamaConfig, dtype: torch.dtype | None, 
             f"{folder}: no weights found; expected model.safetensors, model.safetensors.index.json with its shards, "
             "or consolidated.00.pth"
         )
-    read = _read_safetensors(folder, config) if is_safetensors else _read_consolidated(consolidated, config)
-    state = {name: tensor.to(device=device, dtype=dtype) for name, tensor in read}
+    if is_safetensors:
+        read = _read_safetensors(folder, config, shard)
+    else:
+        read = _read_consolidated(consolidated, config, shard)
+    state: dict[str, Tensor] = {}
+    for name, tensor in read:
+        module = name.removesuffix(".weight")
+        if module in packed:
+            assert dtype is not None, "scales need a dtype"
+            buffers = packed[module].pack(tensor.to(device), dtype=dtype)
+            state.update({f"{module}.{buffer}": value for buffer, value in buffers.items()})
+        else:
+            state[name] = tensor.to(device=device, dtype=dtype).contiguous()
     model.load_state_dict(state, assign=True)
     model.reset_rope(device=device)
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _read_safetensors(folder: Path, config: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
+def _read_safetensors(folder: Path, config: LlamaConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
     stored, specs = stored_tensors(folder), tensor_specs(config)
     shapes = {name: shape for name, shape in stored.shapes.items() if not _DERIVED.fullmatch(name)}
     expected = {spec.hf: spec.shape for spec in specs}
@@ -60,14 +85,19 @@ def _read_safetensors(folder: Path, config: LlamaConfig) -> Iterator[tuple[str, 
     check_tensors(shapes, expected=expected, files=stored.files, at=folder)
     opened = {path: safe_open(path, framework="pt") for path in set(stored.files.values())}
 
-    def read(name: str) -> Tensor:
-        tensor: Tensor = opened[stored.files[name]].get_tensor(name)  # type: ignore[no-untyped-call]
-        return tensor
+    def read(spec: TensorSpec) -> Tensor:
+        # Slices of a mapped tensor are mapped too: nothing is read until it is used.
+        tensor: Tensor = opened[stored.files[spec.hf]].get_tensor(spec.hf)  # type: ignore[no-untyped-call]
+        return _part(tensor, shard.span(spec))
 
     if twin:
-        _check_twin(head.hf, stored.files[head.hf], same=torch.equal(read(head.hf), read(table.hf)))
+        _check_twin(head.hf, stored.files[head.hf], same=torch.equal(read(head), read(table)))
     for spec in specs:
-        yield spec.ours, read(spec.hf)
+        yield spec.ours, read(spec)
+
+
+def _part(tensor: Tensor, span: Span) -> Tensor:
+    return tensor.narrow(span.axis, span.start, span.stop - span.start)
 
 
 def _check_twin(name: str, path: Path, *, same: bool) -> None:
@@ -78,25 +108,26 @@ def _check_twin(name: str, path: Path, *, same: bool) -> None:
         )
 
 
-def _read_consolidated(paths: list[Path], config: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
-    """Merge Meta's model-parallel files, one tensor at a time."""
+def _read_consolidated(paths: list[Path], config: LlamaConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
+    """Merge Meta's model-parallel files, one tensor at a time, as far as they belong to the shard."""
     for number, path in enumerate(paths):
         if path.name != f"consolidated.{number:02d}.pth":
             raise CheckpointError(
                 f"{path.with_name(f'consolidated.{number:02d}.pth')} is missing; {path.name} is there"
             )
-    shards = [_open_consolidated(path) for path in paths]
+    files = [_open_consolidated(path) for path in paths]
     specs = tensor_specs(config)
     head = head_spec(config)
-    twin = config.tied_head and head.meta in shards[0]
+    twin = config.tied_head and head.meta in files[0]
     wanted = [*specs, head] if twin else specs
-    _check_shards(shards, paths, wanted)
+    _check_files(files, paths, wanted)
     if twin:
-        same = torch.equal(*(_join([shard[spec.meta] for shard in shards], spec) for spec in (head, specs[0])))
+        same = torch.equal(*(_join([file[spec.meta] for file in files], spec, shard) for spec in (head, specs[0])))
         _check_twin(head.meta, paths[0], same=same)
     for spec in specs:
-        whole = _join([shard[spec.meta] for shard in shards], spec)
-        yield spec.ours, half_split(whole, heads=spec.rotary_heads) if spec.rotary_heads else whole
+        part = _join([file[spec.meta] for file in files], spec, shard)
+        heads = spec.rotary_heads // shard.count
+        yield spec.ours, half_split(part, heads=heads) if heads else part
 
 
 def _open_consolidated(path: Path) -> dict[str, Tensor]:
@@ -115,25 +146,36 @@ def _open_consolidated(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not _DERIVED.fullmatch(name)}
 
 
-def _check_shards(shards: list[dict[str, Tensor]], paths: list[Path], specs: list[TensorSpec]) -> None:
-    for shard, path in zip(shards, paths, strict=True):
-        shapes = {name: tuple(tensor.shape) for name, tensor in shard.items()}
-        expected = {spec.meta: _shard_shape(spec, shapes.get(spec.meta), n_shards=len(paths)) for spec in specs}
+def _check_files(files: list[dict[str, Tensor]], paths: list[Path], specs: list[TensorSpec]) -> None:
+    for file, path in zip(files, paths, strict=True):
+        shapes = {name: tuple(tensor.shape) for name, tensor in file.items()}
+        expected = {spec.meta: _file_shape(spec, shapes.get(spec.meta), n_files=len(paths)) for spec in specs}
         check_tensors(shapes, expected=expected, files=dict.fromkeys(shapes, path), at=path)
 
 
-def _shard_shape(spec: TensorSpec, found: tuple[int, ...] | None, *, n_shards: int) -> tuple[int, ...]:
-    """What one of `n_shards` files should hold of a tensor."""
+def _file_shape(spec: TensorSpec, found: tuple[int, ...] | None, *, n_files: int) -> tuple[int, ...]:
+    """What one of `n_files` files should hold of a tensor."""
     if spec.split == "copied":
         return spec.shape
-    by_rows = (spec.shape[0] // n_shards, spec.shape[1])
-    by_columns = (spec.shape[0], spec.shape[1] // n_shards)
+    by_rows = (spec.shape[0] // n_files, spec.shape[1])
+    by_columns = (spec.shape[0], spec.shape[1] // n_files)
     # Llama 3 divides the embedding by vocabulary, its predecessors by width: the shape tells which.
     columns = found == by_columns if spec.split == "either" else spec.split == "columns"
     return by_columns if columns else by_rows
 
 
-def _join(parts: list[Tensor], spec: TensorSpec) -> Tensor:
+def _join(parts: list[Tensor], spec: TensorSpec, shard: Shard) -> Tensor:
+    """The shard's part of a tensor that Meta's files divide, along the same axis or the other one."""
+    span = shard.span(spec)
     if len(parts) == 1 or spec.split == "copied":
-        return parts[0]
-    return torch.cat(parts, dim=0 if parts[0].shape[1] == spec.shape[1] else 1)
+        return _part(parts[0], span)
+    axis = 0 if parts[0].shape[1] == spec.shape[1] else 1
+    if axis != span.axis:
+        return torch.cat([_part(part, span) for part in parts], dim=axis)
+    size = parts[0].shape[axis]
+    pieces = []
+    for number, part in enumerate(parts):
+        start, stop = (min(max(edge - number * size, 0), size) for edge in (span.start, span.stop))
+        if start < stop:
+            pieces.append(part.narrow(axis, start, stop - start))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=axis)

@@ -114,7 +114,8 @@ class Model(_message.Message):
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Facts about the model: `embedding_dimension`, `context_length` and whatever the registering caller gave. Text models
-        of the torch provider have `weights_hash`, the identity of their weights; adapters have `base_model`, `base_verified`
+        of the torch provider have `weights_hash`, the identity of their weights, and `quantisation`, the format they are held
+        in, which the registering caller may choose: none, int8, int4, fp8; adapters have `base_model`, `base_verified`
         (whether the adapter named its base's weights), `adapter_rank` and `adapter_targets`.
         """
 

@@ -120,6 +120,9 @@ class CudaRunner:
         """See `Runner`."""
         self._adapters.unload(name)
 
+    def close(self) -> None:
+        """See `Runner`."""
+
     def _here(self) -> AbstractContextManager[object]:
         """Streams, events and Triton's launches belong to the thread's current GPU, not to their tensors' one."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()

@@ -1,8 +1,9 @@
 // Attention over key/value tiles of 16 tokens, in bf16 with fp32 sums.
 //
 // A tile holds, for one key/value head, keys as pairs of dimensions x 16 tokens and values as pairs of tokens x
-// dimensions, so that scores and weighted sums come out in vector lanes. Keys are taken in spans of 128 at fixed
-// positions: a row's result does not depend on the rows beside it, nor on how its prompt was cut.
+// dimensions, so that scores and weighted sums come out in vector lanes. Keys are taken in spans of 128 and segments of
+// 1,024 at fixed positions, and segments are merged in order, whether one thread computes them or several: a row's result
+// does not depend on the rows beside it, nor on how its prompt was cut.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -16,6 +17,7 @@ namespace simd {
 constexpr int kTile = 16;
 constexpr int kSpan = 128;
 constexpr int kSpanTiles = kSpan / kTile;
+constexpr int kSegment = 1024;
 constexpr int kQueries = 16;  // query vectors (rows x query heads of one key head) that share each load
 
 struct Cache {
@@ -50,10 +52,16 @@ inline void write_token(const Cache& cache, int layer, int tile, int head, int p
   std::memset(pair + width * 2, 0, sizeof(uint16_t) * (kTile / 2 - 1 - place / 2) * width * 2);
 }
 
+// What some keys came to, for up to kQueries query vectors: the largest score, the sum of weights, the weighted values.
+struct Partial {
+  alignas(64) float sums[kQueries][256];
+  float most[kQueries], total[kQueries];
+};
+
 struct AttentionScratch {
   alignas(64) float scores[kQueries][kSpan];
   alignas(64) uint16_t weights[kQueries][kSpan];
-  alignas(64) float sums[kQueries][256];
+  Partial segment, whole;
 };
 
 inline uint32_t pair_at(const uint16_t* p) {
@@ -147,26 +155,40 @@ inline float soften(float* scores, uint16_t* weights, int valid, int keys, float
   return shrink;
 }
 
-// Attention of `rows` rows of one request, from position `start` on, for the query heads of one key head.
-//
-// queries: bf16, scaled, rows x heads x width (stride between rows: query_width). out: fp32, the same layout.
-inline void attend(const Cache& cache, int layer, int head, const int32_t* table, int start, int rows, int group,
-                   const uint16_t* queries, int query_width, float* out, AttentionScratch& scratch) {
-  const int width = cache.head_dim, count = rows * group, end = start + rows;
-  const uint16_t* query[kQueries];
-  float most[kQueries], total[kQueries];
-  for (int q = 0; q < count; ++q) {
-    query[q] = queries + static_cast<int64_t>(q / group) * query_width + (head * group + q % group) * width;
-    most[q] = -std::numeric_limits<float>::infinity();
-    total[q] = 0;
-    std::memset(scratch.sums[q], 0, sizeof(float) * width);
+// Rows of one request that attend together, for one key head.
+struct Attention {
+  const Cache& cache;
+  int layer, head;
+  const int32_t* table;
+  int start, rows;  // position of the first row, and how many there are
+  int group;        // query heads per key head
+  const uint16_t* queries;  // bf16, scaled; rows x heads x width
+  int query_width;          // from one row to the next
+
+  int count() const { return rows * group; }
+  int segments() const { return (start + rows + kSegment - 1) / kSegment; }
+  int64_t offset(int q) const {
+    return static_cast<int64_t>(q / group) * query_width + (head * group + q % group) * cache.head_dim;
   }
-  for (int first = 0; first < end; first += kSpan) {
+};
+
+// The keys of one segment.
+inline void attend_segment(const Attention& work, int segment, AttentionScratch& scratch, Partial& to) {
+  const int width = work.cache.head_dim, count = work.count();
+  const int end = std::min((segment + 1) * kSegment, work.start + work.rows);
+  const uint16_t* query[kQueries];
+  for (int q = 0; q < count; ++q) {
+    query[q] = work.queries + work.offset(q);
+    to.most[q] = -std::numeric_limits<float>::infinity();
+    to.total[q] = 0;
+    std::memset(to.sums[q], 0, sizeof(float) * width);
+  }
+  for (int first = segment * kSegment; first < end; first += kSpan) {
     const int keys = std::min(kSpan, end - first), tiles = (keys + kTile - 1) / kTile;
     const uint16_t *key_tiles[kSpanTiles], *value_tiles[kSpanTiles];
     for (int t = 0; t < tiles; ++t) {
-      key_tiles[t] = cache.keys(layer, table[first / kTile + t], head);
-      value_tiles[t] = cache.values(layer, table[first / kTile + t], head);
+      key_tiles[t] = work.cache.keys(work.layer, work.table[first / kTile + t], work.head);
+      value_tiles[t] = work.cache.values(work.layer, work.table[first / kTile + t], work.head);
     }
     const bool few = count <= kMaxQueries;  // then the work per key is small, and memory is what takes time
     if (few) {
@@ -181,25 +203,53 @@ inline void attend(const Cache& cache, int layer, int head, const int32_t* table
       for (int t = 0; t < tiles; ++t) prefetch_tile(value_tiles[t], width);
     }
     for (int q = 0; q < count; ++q) {
-      const int valid = std::min(std::max(start + q / group + 1 - first, 0), keys);
-      const float shrink = soften(scratch.scores[q], scratch.weights[q], valid, keys, most[q], total[q]);
+      const int valid = std::min(std::max(work.start + q / work.group + 1 - first, 0), keys);
+      const float shrink = soften(scratch.scores[q], scratch.weights[q], valid, keys, to.most[q], to.total[q]);
       if (shrink != 1.0f) {
-        for (int d = 0; d < width; d += 16) {
-          store(scratch.sums[q] + d, mul(load(scratch.sums[q] + d), broadcast(shrink)));
-        }
+        for (int d = 0; d < width; d += 16) store(to.sums[q] + d, mul(load(to.sums[q] + d), broadcast(shrink)));
       }
     }
     for (int q = 0; q < count; q += kMaxQueries) {
       with_count(std::min(kMaxQueries, count - q), [&]<int N>() {
-        weigh_all<N>(value_tiles, keys, scratch.weights[q], width, scratch.sums[q]);
+        weigh_all<N>(value_tiles, keys, scratch.weights[q], width, to.sums[q]);
       });
     }
   }
-  for (int q = 0; q < count; ++q) {
-    float* to = out + static_cast<int64_t>(q / group) * query_width + (head * group + q % group) * width;
-    const F16 inverse = broadcast(1.0f / total[q]);
-    for (int d = 0; d < width; d += 16) store(to + d, mul(load(scratch.sums[q] + d), inverse));
+}
+
+// Adds a later segment; the first one is copied. A segment that lies behind a row changes nothing of it.
+inline void merge(const Attention& work, int segment, const Partial& from, Partial& whole) {
+  for (int q = 0; q < work.count(); ++q) {
+    const bool seen = segment * kSegment <= work.start + q / work.group;
+    if (segment > 0 && !seen) continue;
+    const float most = segment == 0 ? from.most[q] : std::max(whole.most[q], from.most[q]);
+    const float keep_share = segment == 0 ? 0.0f : std::exp(whole.most[q] - most);
+    const float add_share = segment == 0 ? 1.0f : std::exp(from.most[q] - most);
+    whole.total[q] = segment == 0 ? from.total[q] : whole.total[q] * keep_share + from.total[q] * add_share;
+    whole.most[q] = most;
+    for (int d = 0; d < work.cache.head_dim; d += 16) {
+      const F16 added = mul(load(from.sums[q] + d), broadcast(add_share));
+      store(whole.sums[q] + d, segment == 0 ? added : fma(load(whole.sums[q] + d), broadcast(keep_share), added));
+    }
   }
+}
+
+// Writes the results, fp32, laid out as the queries are.
+inline void finish(const Attention& work, const Partial& whole, float* out) {
+  for (int q = 0; q < work.count(); ++q) {
+    const F16 inverse = broadcast(1.0f / whole.total[q]);
+    for (int d = 0; d < work.cache.head_dim; d += 16) {
+      store(out + work.offset(q) + d, mul(load(whole.sums[q] + d), inverse));
+    }
+  }
+}
+
+inline void attend(const Attention& work, AttentionScratch& scratch, float* out) {
+  for (int segment = 0; segment < work.segments(); ++segment) {
+    attend_segment(work, segment, scratch, scratch.segment);
+    merge(work, segment, scratch.segment, scratch.whole);
+  }
+  finish(work, scratch.whole, out);
 }
 
 }  // namespace simd

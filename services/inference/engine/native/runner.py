@@ -71,10 +71,16 @@ class NativeRunner:
         if not self._model:
             raise MemoryError("the key/value cache cannot be reserved; lower inference.providers.torch.cached_tokens")
 
-    def __del__(self) -> None:
-        """Free the cache and end the threads."""
-        if getattr(self, "_model", None):
+    def close(self) -> None:
+        """See `Runner`: free the cache and end the threads."""
+        if self._model:
             self._library.model_destroy(self._model)
+            self._model = None
+
+    def __del__(self) -> None:
+        """Nobody can close it any more."""
+        if hasattr(self, "_model"):
+            self.close()
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
         """See `Runner`."""

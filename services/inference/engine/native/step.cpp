@@ -105,13 +105,13 @@ class Model {
 
   void prepare(const Step& step) {
     rows_.clear(), units_.clear(), wanted_.clear();
-    adapted_ = false, decoding_ = true;
+    adapted_ = false, fused_ = true;
     const int rows_per_unit = std::max(1, simd::kQueries / group_);
     for (int part = 0; part < step.parts; ++part) {
       const int count = step.counts[part], start = step.starts[part], first = static_cast<int>(rows_.size());
       const int32_t* table = step.tables + step.table_starts[part];
       adapted_ = adapted_ || step.adapters[part] != nullptr;
-      decoding_ = decoding_ && count == 1;
+      fused_ = fused_ && count == 1;
       for (int i = 0; i < count; i += rows_per_unit) {
         units_.push_back({first + i, std::min(rows_per_unit, count - i), start + i, table});
       }
@@ -120,6 +120,7 @@ class Model {
       rows_.back().clears = start <= last / simd::kTile * simd::kTile;
       if (step.wanted[part]) wanted_.push_back(first + count - 1);
     }
+    plan_attention();
     // Long rows first: whoever is done early takes the short ones.
     std::stable_sort(units_.begin(), units_.end(), [](const Unit& a, const Unit& b) { return a.start > b.start; });
     const size_t rows = rows_.size();
@@ -138,7 +139,20 @@ class Model {
       memory->scratch.resize(most_inputs_);
       memory->normed.resize(shape_.dim);
     }
-    tickets_ = std::vector<std::atomic<int>>(5 * shape_.layers + 2);
+    tickets_ = std::vector<std::atomic<int>>(6 * shape_.layers + 2);
+  }
+
+  // With fewer rows than threads can use, segments of their contexts are shared out instead.
+  void plan_attention() {
+    const int shares = static_cast<int>(units_.size()) * shape_.kv_heads;
+    int longest = 0;
+    for (const Unit& unit : units_) longest = std::max(longest, unit.start + unit.count);
+    const int segments = (longest + simd::kSegment - 1) / simd::kSegment;
+    split_segments_ = segments > 1 && shares < 4 * pool_.threads() ? segments : 0;
+    if (split_segments_ == 0) return;
+    fused_ = false;
+    const size_t parts = static_cast<size_t>(shares) * segments;
+    if (partials_.size() < parts) partials_.resize(parts);
   }
 
   // Hands out shares [first, last) of `total`, `share` at a time, until there are none.
@@ -226,7 +240,7 @@ class Model {
     const Layer& layer = weights_.layers[index];
     const int width = q_width() + 2 * kv_width(), total = static_cast<int>(rows_.size());
     const Quantised x = quantise_normed(thread, layer.qkv, layer.attention_norm);
-    multiply(5 * index, layer.qkv, x, total, {Epilogue::kStore, qkv_.data(), width});
+    multiply(6 * index, layer.qkv, x, total, {Epilogue::kStore, qkv_.data(), width});
     pool_.barrier();
     if (adapted_) {
       adapt(thread, index, [&](int row, const AdapterLayer& adapter) {
@@ -238,26 +252,19 @@ class Model {
       });
       pool_.barrier();
     }
-    if (!decoding_) {
-      // Rows of one request read each other's keys: all are written before any is read.
+    if (!fused_) {
+      // Rows read what others write: all keys are there before any is read.
       const auto [first, last] = rows_of(thread);
       for (int row = first; row < last; ++row) {
         for (int head = 0; head < shape_.kv_heads; ++head) write_row(index, row, head);
       }
       pool_.barrier();
     }
-    each(5 * index + 1, static_cast<int>(units_.size()) * shape_.kv_heads, 1, [&](int share, int) {
-      const Unit& unit = units_[share / shape_.kv_heads];
-      const int head = share % shape_.kv_heads;
-      if (decoding_) write_row(index, unit.row, head);
-      const size_t offset = static_cast<size_t>(unit.row) * q_width();
-      simd::attend(cache_, index, head, unit.table, unit.start, unit.count, group_, query_.data() + offset, q_width(),
-                   attended_.data() + offset, memory_[thread]->attention);
-    });
+    attend(thread, index);
     pool_.barrier();
     const auto row_of = [&](int row) { return attended_.data() + static_cast<size_t>(row) * q_width(); };
     const Quantised y = quantise(thread, layer.out, row_of);
-    multiply(5 * index + 2, layer.out, y, total, {Epilogue::kAdd, residual_.data(), shape_.dim});
+    multiply(6 * index + 2, layer.out, y, total, {Epilogue::kAdd, residual_.data(), shape_.dim});
     pool_.barrier();
     if (adapted_) {
       adapt(thread, index, [&](int row, const AdapterLayer& adapter) {
@@ -266,6 +273,41 @@ class Model {
       });
       pool_.barrier();
     }
+  }
+
+  simd::Attention attention_of(int layer, const Unit& unit, int head) const {
+    const uint16_t* queries = query_.data() + static_cast<size_t>(unit.row) * q_width();
+    return {cache_, layer, head, unit.table, unit.start, unit.count, group_, queries, q_width()};
+  }
+
+  void attend(int thread, int index) {
+    simd::AttentionScratch& scratch = memory_[thread]->attention;
+    const int shares = static_cast<int>(units_.size()) * shape_.kv_heads;
+    const auto out = [&](const Unit& unit) { return attended_.data() + static_cast<size_t>(unit.row) * q_width(); };
+    if (split_segments_ == 0) {
+      each(6 * index + 1, shares, 1, [&](int share, int) {
+        const Unit& unit = units_[share / shape_.kv_heads];
+        const int head = share % shape_.kv_heads;
+        if (fused_) write_row(index, unit.row, head);
+        simd::attend(attention_of(index, unit, head), scratch, out(unit));
+      });
+      return;
+    }
+    // Few rows with long contexts: threads share out the segments of each.
+    each(6 * index + 1, shares * split_segments_, 1, [&](int part, int) {
+      const int share = part / split_segments_, segment = part % split_segments_;
+      const simd::Attention work = attention_of(index, units_[share / shape_.kv_heads], share % shape_.kv_heads);
+      if (segment < work.segments()) simd::attend_segment(work, segment, scratch, partials_[part]);
+    });
+    pool_.barrier();
+    each(6 * index + 5, shares, 1, [&](int share, int) {
+      const Unit& unit = units_[share / shape_.kv_heads];
+      const simd::Attention work = attention_of(index, unit, share % shape_.kv_heads);
+      for (int segment = 0; segment < work.segments(); ++segment) {
+        simd::merge(work, segment, partials_[share * split_segments_ + segment], scratch.whole);
+      }
+      simd::finish(work, scratch.whole, out(unit));
+    });
   }
 
   // Turns a row's queries and keys of one key head, rounds them, and writes keys and values into the cache.
@@ -292,16 +334,16 @@ class Model {
     const int total = static_cast<int>(rows_.size());
     const Quantised x = quantise_normed(thread, layer.gate_up, layer.ffn_norm);
     if (adapted_) {
-      multiply(5 * index + 3, layer.gate_up, x, total, {Epilogue::kGateUp, gate_up_.data(), 2 * shape_.ffn});
+      multiply(6 * index + 3, layer.gate_up, x, total, {Epilogue::kGateUp, gate_up_.data(), 2 * shape_.ffn});
       pool_.barrier();
       finish_gate_up(thread, index);
     } else {
-      multiply(5 * index + 3, layer.gate_up, x, total, {Epilogue::kSilu, inner_.data(), shape_.ffn});
+      multiply(6 * index + 3, layer.gate_up, x, total, {Epilogue::kSilu, inner_.data(), shape_.ffn});
     }
     pool_.barrier();
     const auto row_of = [&](int row) { return inner_.data() + static_cast<size_t>(row) * shape_.ffn; };
     const Quantised y = quantise(thread, layer.down, row_of);
-    multiply(5 * index + 4, layer.down, y, total, {Epilogue::kAdd, residual_.data(), shape_.dim});
+    multiply(6 * index + 4, layer.down, y, total, {Epilogue::kAdd, residual_.data(), shape_.dim});
     pool_.barrier();
     if (adapted_) {
       adapt(thread, index, [&](int row, const AdapterLayer& adapter) {
@@ -343,7 +385,7 @@ class Model {
       simd::quantise(memory.normed.data(), weights_.head, x, i);
     }
     pool_.barrier();
-    multiply(5 * shape_.layers, weights_.head, x, wanted, {Epilogue::kStore, step.logits, weights_.head.columns});
+    multiply(6 * shape_.layers, weights_.head, x, wanted, {Epilogue::kStore, step.logits, weights_.head.columns});
   }
 
   const Shape shape_;
@@ -360,7 +402,10 @@ class Model {
   std::vector<Row> rows_;
   std::vector<Unit> units_;
   std::vector<int> wanted_;
-  bool adapted_ = false, decoding_ = false, own_rows_ = false;
+  bool adapted_ = false, own_rows_ = false;
+  bool fused_ = false;  // whether keys are written where they are read: every request has one row
+  int split_segments_ = 0;  // how many segments threads share out per row and head; 0 when whole rows are shared out
+  std::vector<simd::Partial> partials_;
   std::vector<float> residual_, qkv_, attended_, inner_, cosine_, sine_, normed_, gate_up_;
   std::vector<uint16_t> query_;
 };
