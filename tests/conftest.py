@@ -1,11 +1,16 @@
 """The stack that the tests of the SDK, the command line and the examples share."""
 
+import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.stacks import SERVICES, StackProcess, stack_process
+
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run interpreted; Triton reads it when it is first imported
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 """Real inference nodes behind unix sockets: scripted models per test, the real small models once per run."""
 
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,9 +15,6 @@ from services.runtime.process import hosting
 from services.runtime.server import Hosted
 from services.runtime.service import ServiceContext
 from stack_client import StackClient
-
-if not Path("/dev/nvidiactl").exists():
-    os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run interpreted; Triton reads it when it is first imported
 
 SCRIPT = [
     {"match": "^weather", "tools": True, "reply": "Looking.", "tool_calls": [

@@ -1,20 +1,26 @@
 """The GPU's runner, on whatever device there is: steps of fixed sizes answer as plain PyTorch does."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from services.inference.engine.commands import Load
 from services.inference.engine.cuda.drawing import UNREAD, Draw, DrawingRunner
+from services.inference.engine.cuda.engine import DeviceEngine
 from services.inference.engine.cuda.runner import CudaRunner, padded_sizes
 from services.inference.engine.engine import Engine
+from services.inference.engine.loading import _cuda
 from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.engine.runner import Part, TorchRunner
-from services.llama.config import PRESETS
+from services.llama.checkpoint import load_model
+from services.llama.config import PRESETS, Quantisation
 from services.llama.model import Llama
 from tests.inference.adapters import random_adapter
 from tests.inference.engines import cuda_runner, torch_engine
+from tests.inference.test_parallel import saved
 
 CONFIG = PRESETS["tiny"]
 LIMITS = EngineLimits(cached_tokens=4096, running_requests=20)
@@ -109,6 +115,29 @@ def test_padded_rows_write_to_no_block_that_requests_are_given(model: Llama) -> 
     for cache, old in zip(runner._caches, before, strict=True):
         changed = (cache != old).flatten(2).any(-1).any(0).nonzero().flatten().tolist()
         assert changed == [3, 7, 9, LIMITS.blocks]
+
+
+@pytest.mark.parametrize("quantisation", ["none", "int8", "fp8"])
+def test_a_model_that_is_loaded_for_a_gpu_steps_by_itself(tmp_path: Path, quantisation: Quantisation) -> None:
+    saved(tmp_path / "m", CONFIG)
+    command = Load(
+        model="m",
+        kind="llm",
+        path=tmp_path / "m",
+        cache_dir=tmp_path,
+        dtype="float32",
+        quantisation=quantisation,
+        device="cpu",
+        threads=1,
+        limits=EngineLimits(cached_tokens=512, running_requests=4),
+    )
+    built = _cuda(tmp_path / "m", command, quantisation, report=lambda _: None)
+    assert isinstance(built.runner, DrawingRunner)
+    engine = DeviceEngine(built.runner, limits=built.limits)
+    plain = load_model(tmp_path / "m", dtype=torch.float32, quantisation=quantisation)
+    requests = [request(index) for index in range(5)]
+    assert drain(engine, *requests) == drain(torch_engine(plain, limits=built.limits), *requests)
+    assert not isinstance(TorchRunner(plain, blocks=1, block_size=16), DrawingRunner)
 
 
 def test_steps_with_adapters_run_as_they_come(model: Llama) -> None:

@@ -61,18 +61,12 @@ def choose_attention(able: Capabilities, config: LlamaConfig, *, block_size: int
     """The first implementation that fits, and why those before it do not."""
     if not able.gpu:
         return Choice(kind="gathered", reason="no GPU")
-    objections: list[str] = []
-    for kind, objection in (
-        ("flashinfer", _against_flashinfer(able, config, dtype=dtype)),
-        ("flash_attn", _against_flash_attn(able, config, block_size=block_size, dtype=dtype)),
-        ("triton", _against_triton(able, config, dtype=dtype)),
-    ):
-        if kind not in able.modules:
-            objection = "not installed"  # noqa: PLW2901 - the first thing to say
+    refused: list[str] = []
+    for kind, objection in _objections(able, config, block_size=block_size, dtype=dtype).items():
         if not objection:
-            return Choice(kind=kind, reason="; ".join(objections) or "first choice")  # type: ignore[arg-type]
-        objections.append(f"{kind}: {objection}")
-    return Choice(kind="gathered", reason="; ".join(objections))
+            return Choice(kind=kind, reason="; ".join(refused) or "first choice")
+        refused.append(f"{kind}: {objection}")
+    return Choice(kind="gathered", reason="; ".join(refused))
 
 
 def open_attention(
@@ -105,8 +99,17 @@ def open_attention(
             return GatheredAttention()
 
 
+def _objections(able: Capabilities, config: LlamaConfig, *, block_size: int, dtype: torch.dtype) -> dict[Kind, str]:
+    """What speaks against each implementation, the best first; empty when it fits."""
+    against: dict[Kind, str] = {
+        "flashinfer": _against_flashinfer(able, config, dtype=dtype),
+        "flash_attn": _against_flash_attn(able, config, block_size=block_size, dtype=dtype),
+        "triton": _against_triton(able, config, dtype=dtype),
+    }
+    return {kind: objection if kind in able.modules else "not installed" for kind, objection in against.items()}
+
+
 def _against_flashinfer(able: Capabilities, config: LlamaConfig, *, dtype: torch.dtype) -> str:
-    """Why not; empty when it fits. The same below."""
     if able.compute < AMPERE:
         return f"compute capability {_dotted(able.compute)} is below 8.0"
     if dtype not in HALF:
