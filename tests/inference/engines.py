@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from services.inference.engine.cuda.attention import GatheredAttention, PagedAttention
+from services.inference.engine.cuda.attention import PagedAttention
 from services.inference.engine.cuda.engine import DeviceEngine
+from services.inference.engine.cuda.probe import open_attention
 from services.inference.engine.cuda.runner import CudaRunner
 from services.inference.engine.engine import Engine
 from services.inference.engine.native import library, pack
@@ -22,14 +23,14 @@ def torch_engine(model: Llama, *, limits: EngineLimits, tokenizer: Tokenizer | N
 
 
 def cuda_runner(model: Llama, *, limits: EngineLimits, attention: PagedAttention | None = None) -> CudaRunner:
-    """The GPU's runner on the model's device."""
-    return CudaRunner(
-        model,
-        blocks=limits.blocks,
-        block_size=limits.block_size,
-        requests=limits.running_requests,
-        attention=attention or GatheredAttention(),
+    """The GPU's runner on the model's device, with the attention that is chosen there unless one is given."""
+    weights, requests = model.embed.weight, limits.running_requests
+    chosen = attention or open_attention(
+        model.config, block_size=limits.block_size, requests=requests, dtype=weights.dtype, device=weights.device
     )
+    runner = CudaRunner(model, blocks=limits.blocks, block_size=limits.block_size, requests=requests, attention=chosen)
+    runner.warm_up()
+    return runner
 
 
 def device_engine(

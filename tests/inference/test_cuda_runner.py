@@ -23,12 +23,13 @@ from tests.inference.engines import cuda_runner, torch_engine
 from tests.inference.test_parallel import saved
 
 CONFIG = PRESETS["tiny"]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LIMITS = EngineLimits(cached_tokens=4096, running_requests=20)
 
 
 @pytest.fixture(scope="module")
 def model() -> Llama:
-    return Llama.seeded(CONFIG, seed=1)
+    return Llama.seeded(CONFIG, seed=1).to(DEVICE)
 
 
 class PlainLoop:
@@ -144,7 +145,7 @@ def test_steps_with_adapters_run_as_they_come(model: Llama) -> None:
     adapter = random_adapter(CONFIG, seed=1)
     plain, runner = (
         TorchRunner(model, blocks=256, block_size=16),
-        cuda_runner(Llama.seeded(CONFIG, seed=1), limits=LIMITS),
+        cuda_runner(Llama.seeded(CONFIG, seed=1).to(DEVICE), limits=LIMITS),
     )
     expected = plain.forward([part(0, 9, 0), part(0, 1, 5)])
     for each in (plain, runner):

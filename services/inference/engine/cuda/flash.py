@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from services.inference.engine.cuda.attention import Step
+from services.inference.engine.cuda.transfer import on_device
 from services.llama.config import LlamaConfig
 
 WORKSPACE_BYTES = 128 * 2**20
@@ -88,7 +89,7 @@ class FlashInferAttention:
     def plan(self, step: Step) -> None:
         """Let the library cut the step into work for the multiprocessors."""
         ends, blocks, last = csr(step.tables, step.lengths, block_size=self._block_size)
-        pages = (_int32(ends), _int32(blocks).to(self._device, non_blocking=True), _int32(last))
+        pages = (_int32(ends), on_device(blocks, self._device, dtype=torch.int32), _int32(last))
         dtypes = {"q_data_type": self._dtype, "kv_data_type": self._dtype}
         if step.decoding == len(step.counts):
             self._decoder(len(step.counts)).plan(*pages, *self._heads, self._block_size, **dtypes)
