@@ -34,6 +34,7 @@ from services.inference.engine.commands import (
 )
 from services.inference.engine.engine import Engine
 from services.inference.engine.memory import fitting_tokens
+from services.inference.engine.request import Figures
 from services.inference.engine.runner import TorchRunner
 from services.llama.checkpoint import load_model, load_text, prepare
 
@@ -70,6 +71,7 @@ class Worker:
         self._engines: dict[str, Engine] = {}
         self._embedders: dict[str, BertEmbedder] = {}
         self._embeds: deque[EmbedWork] = deque()
+        self._told: dict[str, Figures] = {}
         self._ready: queue.SimpleQueue[tuple[Load, Engine | BertEmbedder, Loaded]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._send_lock = threading.Lock()
@@ -84,14 +86,20 @@ class Worker:
                 self._install()
             if self._connection in readable and not self._receive():
                 return
-            for engine in self._engines.values():
-                if not engine.idle:
-                    emissions = engine.step()
-                    self._report_failures(engine)
-                    waiting, running, _ = engine.counts
-                    self._send(Stepped(emissions=emissions, waiting=waiting, running=running))
-            if self._embeds:
-                self._embed_some()
+            self._turn()
+
+    def _turn(self) -> None:
+        """One step of every model that has work, then a few texts of the first embedding job."""
+        for model, engine in self._engines.items():
+            emissions = [] if engine.idle else engine.step()
+            self._report_failures(engine)
+            figures = engine.figures
+            if figures != self._told.get(model):  # a step changes them, and so does an abort without one
+                self._told[model] = figures
+                self._send(Stepped(model=model, emissions=emissions, figures=figures, queued=engine.queued))
+                engine.queued = []
+        if self._embeds:
+            self._embed_some()
 
     def _report_failures(self, engine: Engine) -> None:
         for request_id, error in engine.failures:
@@ -128,6 +136,7 @@ class Worker:
                 threading.Thread(target=self._load, args=(command,), daemon=True).start()
             case Unload():
                 self._engines.pop(command.model, None)
+                self._told.pop(command.model, None)
                 self._embedders.pop(command.model, None)
 
     def _add(self, command: Add) -> None:
