@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from services.inference.engine import commands
-from services.inference.engine.request import Emission, Request
+from services.inference.engine.request import Emission, Figures, Request
 from stack_client.errors import InternalError, InvalidArgumentError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,10 @@ class EngineClient:
         self._stopping = False
         self._deaths = 0
         self._restart: asyncio.TimerHandle | None = None
-        self.load_figures = (0, 0)
-        """Requests waiting and running in the engine after its last step."""
-        self.held_tokens = 0
-        """Tokens' worth of cache blocks that requests held after the engine's last step."""
+        self.figures: dict[str, Figures] = {}
+        """How each text model's engine is doing, as of its last step."""
+        self.on_queued: Callable[[str, float], object] = lambda model, seconds: None  # noqa: ARG005
+        """Called with the model and the seconds that a request waited for its first step."""
 
     @property
     def pid(self) -> int | None:
@@ -116,6 +116,7 @@ class EngineClient:
     def unload(self, model: str) -> None:
         """Free a model or an adapter; its requests in flight end with UNAVAILABLE."""
         self._models.pop(model, None)
+        self.figures.pop(model, None)
         self._serving.discard(model)
         self._outbox.put(commands.Unload(model=model))
         error = UnavailableError(f"model {model} was unregistered while it answered")
@@ -174,10 +175,7 @@ class EngineClient:
     def _handle(self, event: commands.Event) -> None:
         match event:
             case commands.Stepped():
-                self.load_figures = (event.waiting, event.running)
-                self.held_tokens = event.held_tokens
-                for emission in event.emissions:
-                    self._emit(emission)
+                self._stepped(event)
             case commands.RequestFailed():
                 error = InternalError(event.message) if event.internal else InvalidArgumentError(event.message)
                 _fail(self._generations.pop(event.request_id, None), error)
@@ -197,6 +195,14 @@ class EngineClient:
                     loading.report(f"it could not be loaded again: {event.message}")
                 elif loading:
                     loading.done.set_exception(InvalidArgumentError(event.message))
+
+    def _stepped(self, event: commands.Stepped) -> None:
+        if event.model in self._models:  # else unloaded while it ran
+            self.figures[event.model] = event.figures
+            for seconds in event.queued:
+                self.on_queued(event.model, seconds)
+        for emission in event.emissions:
+            self._emit(emission)
 
     def _loaded(self, event: commands.Loaded) -> None:
         self._deaths = 0
@@ -228,7 +234,6 @@ class EngineClient:
         """The pipe closed: end what was in flight and start anew, unless we are stopping."""
         if self._stopping:
             return
-        self.held_tokens = 0
         delay = RESTART_BACKOFF_SECONDS[min(self._deaths, len(RESTART_BACKOFF_SECONDS) - 1)]
         self._deaths += 1
         logger.error("engine process died pid=%s restart_in_seconds=%s", self.pid, delay)
@@ -237,6 +242,7 @@ class EngineClient:
         for model in self._serving:
             self._models[model].report("the engine process died and starts again")
         self._serving.clear()
+        self.figures.clear()
         self._outbox.put(commands.Stop())  # lets the old writer's thread end; what else is in there is void
         self._restart = asyncio.get_running_loop().call_later(delay, self._start_again)
 

@@ -10,7 +10,9 @@ import grpc
 
 from llamastack import v1
 from services.inference.config import InferenceConfig
+from services.inference.engine_metrics import EngineMetrics
 from services.inference.membership import Membership
+from services.inference.metrics import InferenceMetrics, MeasuredProvider
 from services.inference.models_service import ModelsService
 from services.inference.provider import Provider
 from services.inference.providers.openai import OpenAIProvider
@@ -35,14 +37,19 @@ class InferenceNode:
         self._runtime = context.runtime
         self._draining = context.draining
         self._grace = context.runtime.drain_grace_seconds
+        torch = TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir)
         self.providers: Mapping[str, Provider] = {
-            "torch": TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir),
+            "torch": torch,
             "scripted": ScriptedProvider(self._config.providers.scripted),
             "openai": OpenAIProvider(self._config.providers.openai),
         }
-        self.registry = ModelRegistry(
-            self.providers, file=context.data_dir / "models.json", on_change=self._show_readiness
-        )
+        metrics = InferenceMetrics(context.telemetry.registry)
+        measured = {
+            name: MeasuredProvider(provider, name=name, metrics=metrics) for name, provider in self.providers.items()
+        }
+        self.registry = ModelRegistry(measured, file=context.data_dir / "models.json", on_change=self._show_readiness)
+        context.telemetry.registry.register(EngineMetrics(lambda: torch.engine.figures))
+        torch.engine.on_queued = lambda model, seconds: metrics.queue.labels(model).observe(seconds)
         self._tasks = asyncio.TaskGroup()
         self._resources = AsyncExitStack()
 

@@ -49,7 +49,7 @@ class Sink(Protocol):
         """The request is valid and accepted; called once, before any piece. What fails earlier has no stream."""
 
     def text(self, text: str, *, tokens: int, logprobs: Sequence[v1.TokenLogProbs] = ()) -> None:
-        """More text: whole characters, made of `tokens` tokens."""
+        """More text: whole characters, made of `tokens` tokens; empty while the text of these is still held back."""
 
     def tool_call(self, call: v1.ToolCall) -> None:
         """A complete tool call."""

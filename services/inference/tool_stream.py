@@ -27,7 +27,6 @@ class ToolStream:
         self._holding = bool(tool_names)
         self._tagged = False
         self._held: list[str] = []
-        self._tokens = 0
         self._logprobs: list[v1.TokenLogProbs] = []
 
     def admitted(self) -> None:
@@ -44,7 +43,7 @@ class ToolStream:
             self._sink.text(text, tokens=tokens, logprobs=logprobs)
             return
         self._held.append(text)
-        self._tokens += tokens
+        self._sink.text("", tokens=tokens)  # the tokens are counted when they come, their text is not shown yet
         self._logprobs.extend(logprobs)
         if not self._tagged and not may_start_call("".join(self._held), tool_names=self._tool_names):
             self._release("".join(self._held))
@@ -71,7 +70,7 @@ class ToolStream:
 
     def _release(self, text: str) -> None:
         self._holding = False
-        self._sink.text(text, tokens=self._tokens, logprobs=self._logprobs)
+        self._sink.text(text, tokens=0, logprobs=self._logprobs)
 
 
 def may_start_call(text: str, *, tool_names: Collection[str]) -> bool:

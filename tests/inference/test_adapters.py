@@ -98,7 +98,8 @@ def test_unloading_an_adapter_drops_its_requests_and_leaves_the_others(model: Ll
     assert set(rest) == {"base"}
     expected = run(torch_engine(model, limits=EngineLimits()), ask("base"))["base"]
     assert [e.token_id for e in first if e.request_id == "base"] + tokens(rest["base"]) == tokens(expected)
-    assert engine.counts == (0, 0, 0)
+    figures = engine.figures
+    assert (figures.waiting, figures.running, figures.held) == (0, 0, 0)
     engine.scheduler.check_integrity()
 
 

@@ -181,7 +181,7 @@ async def test_a_cancelled_stream_frees_its_place_in_the_engine(real: Node) -> N
         while real.torch.engine.in_flight:
             await asyncio.sleep(0)
     answer = await real.client.inference.chat(MODEL, QUESTION, max_tokens=2)
-    assert real.torch.engine.load_figures[1] == 0
+    assert real.torch.engine.figures[MODEL].running == 0
     assert real.torch.work == Work(running=0)
     assert answer.usage.completion_tokens == 2
 

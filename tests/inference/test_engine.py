@@ -90,9 +90,9 @@ def test_requests_beyond_the_running_limit_wait_and_are_served_in_order(model: L
         engine.add(request(i, max_tokens=2))
     order = []
     while not engine.idle:
-        waiting, running, _ = engine.counts
-        assert running <= 1
-        assert waiting + running <= 3
+        figures = engine.figures
+        assert figures.running <= 1
+        assert figures.waiting + figures.running <= 3
         order += [emission.request_id for emission in engine.step()]
     assert order == ["r0", "r0", "r1", "r1", "r2", "r2"]
 
@@ -102,7 +102,7 @@ def test_a_request_that_does_not_fit_the_cache_budget_waits_for_room(model: Llam
     engine.add(request(3))
     engine.add(request(2))
     engine.step()
-    assert engine.counts[:2] == (1, 1)
+    assert (engine.figures.waiting, engine.figures.running) == (1, 1)
     assert set(drain(engine)) == {"r2", "r3"}
 
 
@@ -115,7 +115,7 @@ def test_an_aborted_request_emits_nothing_more_and_frees_its_cache(model: Llama)
     assert engine.abort("r1")
     assert not engine.abort("r1")
     assert engine.idle
-    assert engine.counts == (0, 0, 0)
+    assert (engine.figures.waiting, engine.figures.running, engine.figures.held) == (0, 0, 0)
 
 
 def test_a_stop_token_ends_the_request_and_is_the_last_one_emitted(model: Llama) -> None:

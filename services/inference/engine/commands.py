@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
-from services.inference.engine.request import Emission, EngineLimits, Request
+from services.inference.engine.request import Emission, EngineLimits, Figures, Request
 from services.llama.config import Quantisation
 
 SPIN_COUNT = "2000"
@@ -125,13 +125,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """The new tokens of one step, of all requests of one model."""
+    """The new tokens of one step, of all requests of one model; none when only the figures changed."""
 
+    model: str
     emissions: list[Emission]
-    waiting: int
-    running: int
-    held_tokens: int
-    """Tokens' worth of cache blocks that requests of all models hold."""
+    figures: Figures
+    queued: list[float]
+    """Seconds that requests waited which had their first step now."""
 
 
 @dataclass(frozen=True, kw_only=True)

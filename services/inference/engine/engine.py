@@ -6,12 +6,13 @@ layers see all rows at once, attention keeps the requests apart.
 Shapes: T rows of the step, R rows that need logits, V vocabulary.
 """
 
+import time
 from dataclasses import replace
 
 import torch
 
 from services.inference.engine.grammar import Constraint, Grammars
-from services.inference.engine.request import Emission, EngineLimits, FinishCause, Logprobs, Request
+from services.inference.engine.request import Emission, EngineLimits, Figures, FinishCause, Logprobs, Request
 from services.inference.engine.runner import Part, Runner
 from services.inference.engine.sampler import SequenceSampler, logprobs_of
 from services.inference.engine.scheduler import Scheduler, Sequence
@@ -29,6 +30,9 @@ class Engine:
         self._samplers: dict[str, SequenceSampler] = {}
         self.failures: list[tuple[str, Exception]] = []
         """Requests that ended by a fault of their own since this list was last emptied."""
+        self.queued: list[float] = []
+        """Seconds that requests waited which had their first step since this list was last emptied."""
+        self._arrived: dict[str, float] = {}
         self._tokenizer = tokenizer
         self._grammars: Grammars | None = None
         self._adapters: dict[str, str] = {}
@@ -45,10 +49,17 @@ class Engine:
         return self.scheduler.idle
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Requests waiting, requests running, tokens' worth of blocks that requests hold."""
-        pool = self.scheduler.pool
-        return self.scheduler.waiting, self.scheduler.running, (pool.size - pool.free) * pool.block_size
+    def figures(self) -> Figures:
+        """How it is doing; adapters by the names that requests use."""
+        figures = self.scheduler.figures
+        if not self._adapters:
+            return figures
+        names = {key: name for name, key in self._adapters.items()}
+        waiting, running = (
+            tuple((names.get(key, key), count) for key, count in counts)
+            for counts in (figures.waiting_adapters, figures.running_adapters)
+        )
+        return figures._replace(waiting_adapters=waiting, running_adapters=running)
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -75,10 +86,12 @@ class Engine:
         )
         self.scheduler.add(replace(request, adapter=self._adapters[request.adapter]) if request.adapter else request)
         self._samplers[request.request_id] = sampler
+        self._arrived[request.request_id] = time.perf_counter()
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks; False when it is not in flight (any more)."""
         self._samplers.pop(request_id, None)
+        self._arrived.pop(request_id, None)
         return self.scheduler.remove(request_id)
 
     def close(self) -> None:
@@ -108,6 +121,7 @@ class Engine:
         batch = self.scheduler.plan()
         if not batch:
             return []
+        self._note_first_steps(batch)
         parts = [self._part(sequence, count) for sequence, count in batch]
         logits_RV = self._runner.forward(parts)
         for sequence, count in batch:
@@ -136,6 +150,15 @@ class Engine:
         """End a request by a fault of its own."""
         self.abort(sequence.request.request_id)
         self.failures.append((sequence.request.request_id, error))
+
+    def _note_first_steps(self, batch: list[tuple[Sequence, int]]) -> None:
+        if not self._arrived:
+            return
+        now = time.perf_counter()
+        for sequence, _ in batch:
+            arrived = self._arrived.pop(sequence.request.request_id, None)
+            if arrived is not None:
+                self.queued.append(now - arrived)
 
     def _constraint(self, grammar: str) -> Constraint:
         """Compile a grammar; the vocabulary is prepared for it when the first one comes."""

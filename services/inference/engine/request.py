@@ -80,6 +80,35 @@ class Emission(NamedTuple):
     """Prompt tokens that came from the prefix cache."""
 
 
+class Figures(NamedTuple):
+    """How an engine is doing after a step. What counts up begins at 0 with the engine."""
+
+    waiting: int
+    """Requests that wait."""
+    running: int
+    """Requests in the batch."""
+    running_limit: int
+    """Requests that share the batch at most."""
+    held: int
+    """Blocks that requests hold."""
+    blocks: int
+    """Blocks in all."""
+    block_size: int
+    """Tokens per block."""
+    preemptions: int
+    """Times a request gave up its blocks, so far."""
+    prefix_queried: int
+    """Prompt tokens looked up in the prefix cache, so far; once per request."""
+    prefix_hit: int
+    """Of these, tokens that it served."""
+    rows: int
+    """Rows computed so far."""
+    waiting_adapters: tuple[tuple[str, int], ...] = ()
+    """Waiting requests by LoRA adapter, without those of the base model."""
+    running_adapters: tuple[tuple[str, int], ...] = ()
+    """Running requests by LoRA adapter, without those of the base model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """How much one engine takes on at a time."""

@@ -6,11 +6,11 @@ within one priority fairly between tenants, within one tenant in order of arriva
 request of the lowest priority that came last gives up its blocks and computes them again later.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 
 from services.inference.engine.block_pool import Block, BlockPool, chain_hash, root_hash
-from services.inference.engine.request import EngineLimits, Request
+from services.inference.engine.request import EngineLimits, Figures, Request
 
 
 class Sequence:
@@ -68,6 +68,9 @@ class Scheduler:
         self._filling: dict[bytes, str] = {}
         self._arrivals = 0
         self.preemptions = 0
+        self.rows = 0
+        self._prefix_queried = 0
+        self._prefix_hit = 0
 
     @property
     def idle(self) -> bool:
@@ -83,6 +86,24 @@ class Scheduler:
     def running(self) -> int:
         """Requests that run."""
         return len(self._running)
+
+    @property
+    def figures(self) -> Figures:
+        """How it is doing."""
+        return Figures(
+            waiting=self.waiting,
+            running=self.running,
+            running_limit=self._limits.running_requests,
+            held=self.pool.size - self.pool.free,
+            blocks=self.pool.size,
+            block_size=self.pool.block_size,
+            preemptions=self.preemptions,
+            prefix_queried=self._prefix_queried,
+            prefix_hit=self._prefix_hit,
+            rows=self.rows,
+            waiting_adapters=_by_adapter(self._queued()),
+            running_adapters=_by_adapter(self._running.values()),
+        )
 
     def __contains__(self, request_id: str) -> bool:
         """Whether a request waits or runs."""
@@ -154,6 +175,7 @@ class Scheduler:
             self._admit(chosen, budget)
         for sequence, rows in chosen.values():
             self._served[sequence.request.tenant] = self._served.get(sequence.request.tenant, 0) + rows
+            self.rows += rows
         return list(chosen.values())
 
     def computed(self, sequence: Sequence, rows: int) -> None:
@@ -197,6 +219,8 @@ class Scheduler:
             sequence.computed, sequence.findable = start, len(found)
             if not sequence.admitted:
                 sequence.admitted, sequence.cached_tokens = True, start
+                self._prefix_queried += len(sequence.tokens)
+                self._prefix_hit += start
             self._dequeue(sequence)
             self._running[sequence.request.request_id] = sequence
             for prefix_hash in sequence.hashes[len(found) :]:
@@ -262,3 +286,7 @@ class Scheduler:
         queue.remove(sequence)
         if not queue:
             del self._waiting[sequence.request.tenant]
+
+
+def _by_adapter(sequences: Iterable[Sequence]) -> tuple[tuple[str, int], ...]:
+    return tuple(Counter(s.request.adapter for s in sequences if s.request.adapter).items())

@@ -37,6 +37,7 @@ from services.inference.engine.cuda.drawing import DrawingRunner
 from services.inference.engine.cuda.engine import DeviceEngine
 from services.inference.engine.engine import Engine
 from services.inference.engine.loading import build_runner
+from services.inference.engine.request import Figures
 from services.llama.checkpoint import load_text, prepare, weights_hash
 from services.llama.config import LlamaConfig
 from services.llama.lora import LoraAdapter, read_adapter
@@ -80,6 +81,7 @@ class Worker:
         self._wanted: dict[str, Load | LoadAdapter] = {}
         """The last load of every model and adapter that was not unloaded: what another one brings is dropped."""
         self._ready: queue.SimpleQueue[Ready] = queue.SimpleQueue()
+        self._told: dict[str, Figures] = {}
         self._wake_read, self._wake_write = Pipe(duplex=False)
         self._send_lock = threading.Lock()
 
@@ -93,15 +95,21 @@ class Worker:
                 self._install()
             if self._connection in readable and not self._receive():
                 return
-            for engine in self._engines.values():
-                if not engine.idle:
-                    emissions = engine.step()
-                    self._report_failures(engine)
-                    waiting, running, _ = engine.counts
-                    held = sum(any_engine.counts[2] for any_engine in self._engines.values())
-                    self._send(Stepped(emissions=emissions, waiting=waiting, running=running, held_tokens=held))
-            if self._embeds:
-                self._embed_some()
+            self._turn()
+
+    def _turn(self) -> None:
+        """One step of every model that has work, then a few texts of the first embedding job."""
+        for model, engine in self._engines.items():
+            emissions = [] if engine.idle else engine.step()
+            self._report_failures(engine)
+            figures = engine.figures
+            # A step changes the figures, and so does an abort without one; reading an earlier step may not.
+            if emissions or figures != self._told.get(model):
+                self._told[model] = figures
+                self._send(Stepped(model=model, emissions=emissions, figures=figures, queued=engine.queued))
+                engine.queued = []
+        if self._embeds:
+            self._embed_some()
 
     def _report_failures(self, engine: Engine) -> None:
         for request_id, error in engine.failures:
@@ -164,6 +172,7 @@ class Worker:
             if command.base in self._engines:
                 self._engines[command.base].unload_adapter(model)
         else:
+            self._told.pop(model, None)
             engine = self._engines.pop(model, None)
             if engine is not None:
                 engine.close()

@@ -80,7 +80,7 @@ class TorchProvider:
         """Generations in the engine; what exceeds its batch waits there."""
         running = min(self._engine.in_flight, self._config.running_requests)
         waiting = self._engine.in_flight - running
-        held = self._engine.held_tokens if self._engine.in_flight else 0  # an abort is followed by no step
+        held = sum(figures.held * figures.block_size for figures in self._engine.figures.values())
         return Work(running=running, waiting=waiting, held_tokens=held)
 
     async def __aenter__(self) -> Self:

@@ -75,7 +75,9 @@ class DeviceEngine(Engine):
 
     def _launch(self) -> _Flight | None:
         parts, draws, drawing = [], [], []
-        for sequence, count in self.scheduler.plan():
+        batch = self.scheduler.plan()
+        self._note_first_steps(batch)
+        for sequence, count in batch:
             part = self._part(sequence, count)
             if part.logits:
                 sampler = self._samplers[sequence.request.request_id]
