@@ -2,9 +2,14 @@
 
 import sys
 
-from benchmarks import inference_overhead, sdk, start
+from benchmarks import constraints, inference_overhead, sdk, start
 
-ALL = {"sdk": sdk.main, "start": start.main, "inference_overhead": inference_overhead.main}
+ALL = {
+    "sdk": sdk.main,
+    "start": start.main,
+    "inference_overhead": inference_overhead.main,
+    "constraints": constraints.main,
+}
 
 
 def main() -> int:
