@@ -43,7 +43,7 @@ class Vocabulary:
         self.zeros_V = torch.zeros(tokenizer.vocab_size)
 
     def allowed(self, constraint: Constraint) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        return np.flatnonzero(torch.isfinite(constraint.apply(self.zeros_V)).numpy())
+        return np.flatnonzero(np.isfinite(constraint.apply(self.zeros_V).numpy()))
 
     def draw(self, constraint: Constraint, begun: Sequence[int], source: random.Random) -> tuple[list[int], bool]:
         """Token ids that begin as given and go on at random; and whether the answer ended by itself."""
