@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import gpu, inference, inference_overhead, quality, sdk, start
+from benchmarks import constraints, gpu, inference, inference_overhead, quality, sdk, start
 
 ALL = {
     "gpu": gpu.main,
@@ -11,6 +11,7 @@ ALL = {
     "inference_overhead": inference_overhead.main,
     "quality": quality.main,
     "inference": inference.main,
+    "constraints": constraints.main,
 }
 
 

@@ -1,4 +1,4 @@
-"""What an answer must look like, as a grammar: response formats, and tool calls that the caller demands.
+"""What an answer must look like, as a grammar. Tool calls have theirs in `call_grammar`.
 
 Everything is checked here, before the request reaches the engine, so that a fault is named where it is.
 """
@@ -6,18 +6,15 @@ Everything is checked here, before the request reaches the engine, so that a fau
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from llguidance import LLMatcher
 
 from llamastack import v1
 from services.inference import dialog
-from services.llama.messages import ToolDefinition, ToolPromptFormat
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 WHITE_SPACE = r"[ \t\n]{0,12}"
-ArgumentKey = Literal["arguments", "parameters"]
-"""The key under which a family's JSON calls carry the arguments: Llama 3 writes `parameters`, others `arguments`."""
 
 
 def format_grammar(request: v1.ResponseFormat) -> str:
@@ -29,16 +26,16 @@ def format_grammar(request: v1.ResponseFormat) -> str:
     """
     match request.WhichOneof("format"):
         case "json_schema":
-            return _schema_grammar(dialog.schema_of(request.json_schema), field="response_format.json_schema")
+            return check_schema(dialog.schema_of(request.json_schema), field="response_format.json_schema")
         case "json_object":
-            return _schema_grammar({"type": "object"}, field="response_format.json_object")
+            return check_schema({"type": "object"}, field="response_format.json_object")
         case "regex":
-            return _checked(LLMatcher.grammar_from_regex(request.regex), field="response_format.regex")
+            return check_grammar(LLMatcher.grammar_from_regex(request.regex), field="response_format.regex")
         case "choice":
             return _choice_grammar(request.choice.choices)
         case "grammar" if request.grammar.lark:
             grammar = LLMatcher.grammar_from_lark(request.grammar.lark)
-            return _checked(grammar, field="response_format.grammar.lark")
+            return check_grammar(grammar, field="response_format.grammar.lark")
         case "grammar":
             field = "response_format.grammar.bnf"
             raise UnsupportedError(f"{field}: this form was never specified; give the grammar as lark", field=field)
@@ -50,50 +47,6 @@ def format_grammar(request: v1.ResponseFormat) -> str:
             )
 
 
-def call_grammar(
-    tools: Sequence[ToolDefinition], *, choice: str, argument_key: ArgumentKey, tool_prompt_format: ToolPromptFormat
-) -> str:
-    """The grammar of one call of a tool: of any tool where `choice` is required, else of the one that it names.
-
-    Raises:
-        InvalidArgumentError: If a tool's schema cannot be compiled.
-        UnsupportedError: For Python lists, whose grammar is not built yet.
-    """
-    if tool_prompt_format == "python_list":
-        field = "tool_config.tool_prompt_format"
-        raise UnsupportedError(f"{field}: python_list calls cannot be forced yet; use json", field=field)
-    places = [place for place, tool in enumerate(tools) if choice in {"required", tool.name}]
-    for place in places:
-        _schema_grammar(_arguments(tools[place]), field=f"tools[{place}].input_schema")
-    wanted = [tools[place] for place in places]
-    if tool_prompt_format == "function_tag":
-        lines = [
-            f'call{n}: {json.dumps(f"<function={tool.name}>")} %json {json.dumps(_arguments(tool))} "</function>"'
-            for n, tool in enumerate(wanted)
-        ]
-        start = " | ".join(f"call{n}" for n in range(len(wanted)))
-        return LLMatcher.grammar_from_lark(f"start: {start}\n" + "\n".join(lines))
-    calls = [_json_call(tool, argument_key=argument_key) for tool in wanted]
-    return _compile({"anyOf": calls} if len(calls) > 1 else calls[0])
-
-
-def _json_call(tool: ToolDefinition, *, argument_key: ArgumentKey) -> dict[str, Any]:
-    properties = {"name": {"const": tool.name}, argument_key: _arguments(tool)}
-    if argument_key == "parameters":
-        properties = {"type": {"const": "function"}, **properties}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _arguments(tool: ToolDefinition) -> dict[str, Any]:
-    """The tool's schema; where it does not say otherwise, no arguments but the declared ones."""
-    return {"type": "object", "additionalProperties": False, **tool.parameters}
-
-
 def _choice_grammar(choices: Sequence[str]) -> str:
     if not choices or not all(choices):
         field = "response_format.choice.choices"
@@ -101,7 +54,12 @@ def _choice_grammar(choices: Sequence[str]) -> str:
     return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices))
 
 
-def _schema_grammar(schema: Mapping[str, Any], *, field: str) -> str:
+def check_schema(schema: Mapping[str, Any], *, field: str) -> str:
+    """The grammar of a JSON Schema.
+
+    Raises:
+        InvalidArgumentError: If it cannot be compiled; its `field` is `field` and the path of the fault in it.
+    """
     grammar = _compile(schema)
     fault = _fault(grammar)
     if fault:
@@ -117,7 +75,12 @@ def _compile(schema: Mapping[str, Any]) -> str:
     return grammar
 
 
-def _checked(grammar: str, *, field: str) -> str:
+def check_grammar(grammar: str, *, field: str) -> str:
+    """The grammar.
+
+    Raises:
+        InvalidArgumentError: If it cannot be compiled.
+    """
     fault = _fault(grammar)
     if fault:
         raise InvalidArgumentError(f"{field}: {fault}", field=field)

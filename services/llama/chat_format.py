@@ -39,6 +39,7 @@ class Llama3ChatFormat:
             raise ChatFormatError(f"no Llama 3 family {family!r}; there are {get_args(Llama3Family)}")
         self.tokenizer = tokenizer
         self.family: Llama3Family = family
+        self.tool_prompt_format: ToolPromptFormat = _OWN_TOOL_FORMAT[family]
         self._begin, self._python_tag, self._end_message, self._end_turn, self._open, self._close = (
             tokenizer.special_id(f"<|{name}|>")
             for name in ("begin_of_text", "python_tag", "eom_id", "eot_id", "start_header_id", "end_header_id")
@@ -54,7 +55,7 @@ class Llama3ChatFormat:
         today: date | None = None,
     ) -> list[int]:
         """See `ChatFormat.render`. Only the first message is merged with the tools' system text."""
-        form = tool_prompt_format or _OWN_TOOL_FORMAT[self.family]
+        form = tool_prompt_format or self.tool_prompt_format
         rest = list(messages)
         system = rest.pop(0).content if rest and rest[0].role == "system" else None
         ids = [self._begin]

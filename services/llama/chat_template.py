@@ -59,6 +59,7 @@ class JinjaChatFormat:
     """
 
     argument_key: Literal["arguments", "parameters"] = "arguments"
+    tool_prompt_format: ToolPromptFormat = "json"
 
     def __init__(self, tokenizer: Tokenizer, template: str | None, bos: str, eos: str) -> None:
         self.tokenizer = tokenizer

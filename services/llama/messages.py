@@ -78,6 +78,11 @@ class ChatFormat(Protocol):
         """Under which key the family's JSON calls carry their arguments; with `parameters` they have a `type` too."""
         ...
 
+    @property
+    def tool_prompt_format(self) -> ToolPromptFormat:
+        """The form of calls that the family was trained to write when it is told of tools its own way."""
+        ...
+
     def render(
         self,
         messages: Sequence[ChatMessage],

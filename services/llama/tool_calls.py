@@ -6,6 +6,7 @@ that the name must be a declared tool and the shape complete. Everything else is
 
 import ast
 import json
+import math
 import re
 import uuid
 import warnings
@@ -27,6 +28,7 @@ _BUILTIN = re.compile(
 )
 # What stands around and between calls without saying anything.
 _WRAPPING = re.compile(r"</?tool_call>|```(?:json|python|tool_code)?|[\s;,\[\]]+")
+_LEAD = re.compile(r"\s*(?:<tool_call>\s*|```(?:json)?\s*)?")
 _LONGEST = 100_000  # characters of a Python list that are given to the parser
 _WORDS = {"true": True, "false": False, "null": None}
 
@@ -43,7 +45,7 @@ def parse_tool_calls(
     Args:
         text: the whole answer, special tokens left out.
         tool_names: tools that were declared; with none, everything is text.
-        tool_prompt_format: the form asked for, looked for first.
+        tool_prompt_format: the form asked for, looked for first unless the answer begins in another one.
         python_tag: whether the answer began with Llama 3's python tag. What is then not a call of another form is
             Python for the code interpreter, if that is declared.
 
@@ -55,7 +57,8 @@ def parse_tool_calls(
     readers: dict[str, Callable[[str, Collection[str]], Iterator[Found]]] = {
         "function_tag": _function_tags, "python_list": _python_lists, "builtin": _builtins, "json": _json_objects,
     }  # fmt: skip
-    order = sorted(readers, key=lambda name: name != tool_prompt_format)
+    begun = _form_of(text)  # or calls of other forms inside its strings would be taken for calls
+    order = sorted(readers, key=lambda name: (name != begun, name != tool_prompt_format))
     for name in order:
         if found := list(readers[name](text, tool_names)):
             calls = [_call(tool, arguments) for _, _, group in found for tool, arguments in group]
@@ -63,6 +66,14 @@ def parse_tool_calls(
     if python_tag and CODE_INTERPRETER in tool_names and text.strip():
         return "", [_call(CODE_INTERPRETER, {"code": text})]
     return text, []
+
+
+def _form_of(text: str) -> str:
+    """The form that an answer begins in; "" for none."""
+    start = _LEAD.match(text)
+    rest = text[start.end() :] if start else text
+    forms = (("json", r"\[?\s*\{"), ("function_tag", "<function="), ("python_list", r"\["), ("builtin", r"\w+\.call\("))
+    return next((form for form, opening in forms if re.match(opening, rest)), "")
 
 
 def _call(name: str, arguments: dict[str, Any]) -> ToolCall:
@@ -84,7 +95,14 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is beyond the range of numbers")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _object_at(text: str, start: int) -> tuple[dict[str, Any], int] | None:
@@ -97,18 +115,29 @@ def _object_at(text: str, start: int) -> tuple[dict[str, Any], int] | None:
 
 
 def _function_tags(text: str, tool_names: Collection[str]) -> Iterator[Found]:
-    for tag in _FUNCTION_TAG.finditer(text):
+    at = 0
+    while tag := _FUNCTION_TAG.search(text, at):
+        at = tag.end()
         read = _object_at(text, tag.end())
         end = read and _FUNCTION_END.match(text, read[1])
         if read and end and tag[1] in tool_names:
             yield tag.start(), end.end(), [(tag[1], read[0])]
+            at = end.end()
 
 
 def _builtins(text: str, tool_names: Collection[str]) -> Iterator[Found]:
     for match in _BUILTIN.finditer(text):
         if match[1] in tool_names:
-            query = match[0][match[0].index('"') + 1 : match[0].rindex('"')]
-            yield match.start(), match.end(), [(match[1], {"query": re.sub(r'\\(["\\])', r"\1", query)})]
+            quoted = match[0][match[0].index('"') : match[0].rindex('"') + 1]
+            yield match.start(), match.end(), [(match[1], {"query": _unquoted(quoted)})]
+
+
+def _unquoted(quoted: str) -> str:
+    """The text of a JSON string; of one with other escapes or bare quotes inside, as far as it can be made out."""
+    try:
+        return str(json.loads(quoted))
+    except ValueError:
+        return re.sub(r'\\(["\\])', r"\1", quoted[1:-1])
 
 
 def _json_objects(text: str, tool_names: Collection[str]) -> Iterator[Found]:

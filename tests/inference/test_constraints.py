@@ -10,14 +10,15 @@ import pytest
 from google.protobuf import json_format
 
 from llamastack import v1
-from services.inference.constraints import call_grammar, format_grammar
+from services.inference.call_grammar import demanded_call
+from services.inference.constraints import format_grammar
 from services.inference.engine.engine import Engine
 from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.packaged import find_packaged
 from services.llama import checkpoint
 from services.llama.messages import ToolDefinition
 from services.llama.tool_calls import parse_tool_calls
-from stack_client.content import struct, text_of
+from stack_client.content import content, struct, text_of
 from stack_client.errors import InvalidArgumentError, StackError, UnsupportedError
 from tests.inference.conftest import Node
 
@@ -117,7 +118,7 @@ def test_two_hundred_random_schemas_give_only_valid_answers(engine: Engine) -> N
     assert finished >= 190  # the rest were cut by the token limit and say so
 
 
-@pytest.mark.parametrize("form", ["json", "function_tag"])
+@pytest.mark.parametrize("form", ["json", "function_tag", "python_list"])
 @pytest.mark.parametrize("key", ["arguments", "parameters"])
 def test_a_demanded_call_always_parses_and_obeys_its_schema(engine: Engine, form: Any, key: Any) -> None:
     source = random.Random(11)
@@ -125,14 +126,15 @@ def test_a_demanded_call_always_parses_and_obeys_its_schema(engine: Engine, form
         schema = {"type": "object", "properties": {"x": random_schema(source, 1)}, "required": ["x"]}
         tool = ToolDefinition(name="f", description="", parameters=schema)
         other = ToolDefinition(name="g", description="", parameters={"type": "object", "properties": {}})
-        grammar = call_grammar([tool, other], choice="required", argument_key=key, tool_prompt_format=form)
+        grammar = demanded_call([tool, other], choice="required", argument_key=key, tool_prompt_format=form)
         [(text, cause)] = generate(engine, [grammar])
         if cause != "stop":
             continue
         rest, calls = parse_tool_calls(text, tool_names=["f", "g"], tool_prompt_format=form)
         assert rest.strip() == ""
-        [call] = calls
-        jsonschema.validate(call.arguments(), (tool if call.tool_name == "f" else other).parameters)
+        assert len(calls) == 1 or (calls and form == "python_list")
+        for call in calls:
+            jsonschema.validate(call.arguments(), (tool if call.tool_name == "f" else other).parameters)
 
 
 def test_choice_regex_and_grammar_hold(engine: Engine) -> None:
@@ -187,6 +189,33 @@ async def test_a_constrained_answer_cut_by_the_token_limit_says_length(real: Nod
     assert answer.finish_reason == v1.FINISH_REASON_LENGTH
 
 
+@pytest.mark.parametrize("options", [{"max_tokens": 6}, {"max_tokens": 60, "stop": ["parameters", "arguments"]}])
+async def test_half_a_call_is_reported_as_text(real: Node, options: dict[str, Any]) -> None:
+    config = v1.ToolConfig(tool_choice="get_weather")
+    answer = await real.client.inference.chat(MODEL, "Weather in Oslo?", tools=TOOLS, tool_config=config, **options)
+    assert not answer.completion_message.tool_calls
+    assert text_of(answer.completion_message.content).startswith("{")
+    cut = "stop" not in options
+    assert answer.finish_reason == (v1.FINISH_REASON_LENGTH if cut else v1.FINISH_REASON_STOP)
+
+
+async def test_tools_that_are_offered_leave_a_text_answer_as_it_was_prompted_and_sampled(real: Node) -> None:
+    """The same prompt with and without the mask: by ids, so that the tools' declaration is in both."""
+    stub = v1.InferenceServiceStub(real.client.channel("inference"))
+    said = v1.Message(user=v1.UserMessage(content=content("Tell me about the sea.")))
+    dialog = v1.Dialog(messages=[said])
+    prompt = await stub.Tokenize(v1.TokenizeRequest(model_id=MODEL, dialog=dialog, tools=TOOLS))
+    strategy = v1.SamplingStrategy(top_p=v1.TopPSamplingStrategy(temperature=0.8, top_p=0.9))
+    params = v1.SamplingParams(strategy=strategy, seed=3, max_tokens=30)
+    plain = await stub.Completion(
+        v1.CompletionRequest(model_id=MODEL, token_ids=prompt.token_ids, sampling_params=params)
+    )
+    offered = await stub.ChatCompletion(
+        v1.ChatCompletionRequest(model_id=MODEL, messages=[said], tools=TOOLS, sampling_params=params)
+    )
+    assert text_of(offered.completion_message.content) == plain.content != ""
+
+
 @pytest.mark.parametrize(
     ("wanted", "kind", "field"),
     [
@@ -214,5 +243,5 @@ def test_a_tool_whose_schema_cannot_be_compiled_is_named() -> None:
     good = ToolDefinition(name="good", description="", parameters={"type": "object", "properties": {}})
     bad = ToolDefinition(name="bad", description="", parameters={"properties": {"x": {"type": "foo"}}})
     with pytest.raises(InvalidArgumentError) as failure:
-        call_grammar([good, bad], choice="required", argument_key="arguments", tool_prompt_format="json")
+        demanded_call([good, bad], choice="required", argument_key="arguments", tool_prompt_format="json")
     assert failure.value.field == "tools[1].input_schema.properties.x"

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -14,7 +16,8 @@ from llamastack import v1
 from services.inference.coalesce import WINDOW_TOKENS, Collector, DeltaBuffer
 from services.inference.dialog import schema_of
 from services.inference.text_stream import TextStream
-from services.inference.tool_stream import ToolStream, may_start_call
+from services.inference.tool_stream import ToolStream
+from services.llama.tool_openings import decide, openings
 
 
 class ByteTokenizer:
@@ -122,7 +125,8 @@ async def test_a_tool_call_comes_after_the_text_before_it_and_before_the_text_af
 
 def run_tools(pieces: Iterable[str], *, complete: bool = True) -> tuple[str, list[str], bool]:
     said = Collector()
-    stream = ToolStream(said, tool_names=["get_weather", "now"], tool_prompt_format=None)
+    names = ["get_weather", "now"]
+    stream = ToolStream(said, tool_names=names, tool_prompt_format=None, openings=openings(names, python_names=names))
     for piece in pieces:
         stream.text(piece, tokens=1)
     called = stream.finish(complete=complete)
@@ -161,11 +165,76 @@ def test_any_split_of_an_answer_gives_the_same_text_and_calls(text: str) -> None
         assert whole == (text, [], False)
 
 
-def test_prose_is_shown_from_its_first_character_on() -> None:
-    for text in ("Hello", "[1] a", "<b>"):
-        assert not may_start_call(text, tool_names=["get_weather"])
-    for text in ("", " ", "{", "[", "[get", "<func", "```", "get_weather.ca"):
-        assert may_start_call(text, tool_names=["get_weather"])
+NAMES = ["get_weather", "now", "brave_search"]
+NUMBERS = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+ARGUMENTS = st.dictionaries(st.sampled_from(["city", "größe", "n"]), VALUES, max_size=3)
+
+
+def written(form: str, calls: list[tuple[str, dict[str, Any]]]) -> str:
+    """Calls as a model writes them, each form in its own way of putting several together."""
+    if form == "python_list":
+        said = (f"{name}({', '.join(f'{key}={value!r}' for key, value in args.items())})" for name, args in calls)
+        return f"[{', '.join(said)}]"
+    if form == "function_tag":
+        return "\n".join(f"<function={name}>{json.dumps(args)}</function>" for name, args in calls)
+    if form == "builtin":
+        return f"brave_search.call(query={json.dumps(json.dumps(calls[0][1]))})"
+    objects = [json.dumps({"name": name, "parameters": args}, ensure_ascii=form != "json") for name, args in calls]
+    match form:
+        case "json":
+            return "; ".join(objects)
+        case "list":
+            return f"[{', '.join(objects)}]"
+        case _:
+            return "\n".join(f"<tool_call>{each}</tool_call>" for each in objects)
+
+
+@given(
+    form=st.sampled_from(["json", "list", "hermes", "function_tag", "python_list", "builtin"]),
+    calls=st.lists(st.tuples(st.sampled_from(NAMES[:2]), ARGUMENTS), min_size=1, max_size=3),
+    before=st.sampled_from(["", " ", "\n\n"]),
+    cuts=st.lists(st.integers(0, 400), max_size=12),
+    bytewise=st.booleans(),
+)
+@settings(deadline=None)
+def test_calls_in_any_form_are_the_same_in_any_split_of_text_or_bytes(
+    form: str, calls: list[tuple[str, dict[str, Any]]], before: str, cuts: list[int], bytewise: bool
+) -> None:
+    text = before + written(form, calls)
+    if form == "builtin":
+        calls = [("brave_search", {"query": json.dumps(calls[0][1])})]
+    edges = [0, *sorted(cuts), len(text.encode())]
+    if bytewise:
+        decoder: TextStream[int] = TextStream(ByteTokenizer())  # type: ignore[arg-type]
+        pieces = ["".join(decoder.push(token).text for token in text.encode()[a:b]) for a, b in pairwise(edges)]
+        pieces.append(decoder.finish().text)
+    else:
+        pieces = [text[a:b] for a, b in pairwise(edges)]
+    said = Collector()
+    known = openings(NAMES, python_names=NAMES, builtin_names=["brave_search"])
+    stream = ToolStream(said, tool_names=NAMES, tool_prompt_format=None, openings=known)
+    for piece in pieces:
+        stream.text(piece, tokens=1)
+    assert stream.finish(complete=True)
+    assert "".join(said.texts).strip() == ""
+    assert [(call.tool_name, json.loads(call.arguments_json)) for call in said.tool_calls] == calls
+
+
+def test_text_is_held_no_longer_than_it_can_become_a_call() -> None:
+    known = openings(["now", "nowhere"], python_names=["now"], builtin_names=["brave_search"])
+    cases = {
+        "text": ["Hello", "[1] a", "<b>", '{"a', '{"name": "nobody', "```python", "[nowhere(", "now.call(", " " * 13],
+        "open": ["", " ", "{", "[", "[no", "<func", "```", '{"name": "now', "brave_search.ca", '{"type": "function", '],
+        "call": ['{"name":"now"', ' [{"name": "nowhere"', "<function=now>", "[now(", "brave_search.call("],
+    }
+    for decision, texts in cases.items():
+        for text in texts:
+            assert decide(text, known) == decision, text
 
 
 def test_a_call_cut_by_the_token_limit_is_text() -> None:

@@ -82,7 +82,7 @@ class Engine:
             request.sampling,
             prompt_ids=request.prompt_ids,
             vocab_size=config.vocab_size,
-            constraint=self._constraint(request.grammar) if request.grammar else None,
+            constraint=self._constraint(request) if request.grammar or request.calls else None,
         )
         self.scheduler.add(replace(request, adapter=self._adapters[request.adapter]) if request.adapter else request)
         self._samplers[request.request_id] = sampler
@@ -160,13 +160,13 @@ class Engine:
             if arrived is not None:
                 self.queued.append(now - arrived)
 
-    def _constraint(self, grammar: str) -> Constraint:
-        """Compile a grammar; the vocabulary is prepared for it when the first one comes."""
+    def _constraint(self, request: Request) -> Constraint:
+        """Compile a request's grammars; the vocabulary is prepared for it when the first one comes."""
         if self._grammars is None:
             if self._tokenizer is None:
                 raise ValueError("this engine has no tokenizer, which grammars need")
             self._grammars = Grammars(self._tokenizer, vocab_size=self._runner.config.vocab_size)
-        return self._grammars.constraint(grammar)
+        return self._grammars.constraint(request.grammar, request.calls)
 
     def _advance(self, sequence: Sequence, logits_V: torch.Tensor) -> Emission:
         """Choose the sequence's next token and end the request when it is the last."""

@@ -37,6 +37,15 @@ class Sampling:
         )
 
 
+class Calls(NamedTuple):
+    """An answer that may be tool calls or text, as two grammars in llguidance's form that have no answer in common."""
+
+    calls: str
+    """Calls."""
+    text: str
+    """What does not begin as a call does. An answer that can only be text any more is no longer held to it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One sequence to continue."""
@@ -52,6 +61,8 @@ class Request:
     sampling: Sampling = Sampling()
     grammar: str = ""
     """What the answer must match, in llguidance's form; empty means free text."""
+    calls: Calls | None = None
+    """Calls that the answer may be instead of what `grammar` says; None allows none."""
     tenant: str = ""
     """Whose request it is: cached prefixes are never shared between tenants, and waiting is fair between them."""
     adapter: str = ""

@@ -16,17 +16,18 @@ import numpy as np
 from llamastack import v1
 from services.inference import dialog
 from services.inference.adapter_names import split_adapter
+from services.inference.call_grammar import OfferedCalls, demanded_call, offered_calls
 from services.inference.config import TorchConfig
-from services.inference.constraints import call_grammar, format_grammar
+from services.inference.constraints import format_grammar
 from services.inference.embedding_text import EmbeddingEncoder, EmbeddingModel, embedding_model
 from services.inference.engine import commands
-from services.inference.engine.request import EngineLimits, Request, Sampling
+from services.inference.engine.request import Calls, EngineLimits, Request, Sampling
 from services.inference.engine_client import EngineClient
 from services.inference.formats import choose_quantisation
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
 from services.inference.packaged import find_packaged
 from services.inference.provider import Answer, Facts, Report, Sink, Work
-from services.inference.reading import Reading
+from services.inference.reading import PYTHON_TAG, Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
@@ -172,13 +173,23 @@ class TorchProvider:
         sampling = sampling_of(request.sampling_params, request.logprobs if request.HasField("logprobs") else None)
         choice = request.tool_config.tool_choice
         tools = dialog.tool_definitions(request.tools) if choice != "none" else []
-        grammar = await asyncio.to_thread(self._grammar, model, request, tools)
+        grammar, offered = await asyncio.to_thread(_grammars, model, request, tools)
         prompt = await self._render(model, request.messages, tools=tools, config=request.tool_config)
         reader = ToolStream(
-            sink, tool_names=[tool.name for tool in tools], tool_prompt_format=_prompt_format(request.tool_config)
+            sink,
+            tool_names=[tool.name for tool in tools],
+            tool_prompt_format=_prompt_format(request.tool_config),
+            openings=offered.openings if offered else None,
         )
         answer = await self._generate(
-            request.model_id, model, prompt, request.sampling_params, sampling, reader, grammar=grammar
+            request.model_id,
+            model,
+            prompt,
+            request.sampling_params,
+            sampling,
+            reader,
+            grammar=grammar,
+            calls=offered.calls if offered else None,
         )
         if reader.finish(complete=answer.finish_reason == v1.FINISH_REASON_STOP):
             return replace(answer, stop_reason=v1.STOP_REASON_END_OF_MESSAGE, finish_reason=v1.FINISH_REASON_TOOL_CALLS)
@@ -257,20 +268,6 @@ class TorchProvider:
         raw = b"".join(names.get(token_id) or tokenizer.token_bytes(token_id) for token_id in request.token_ids)
         return v1.DetokenizeResponse(text=raw.decode(errors="replace"))
 
-    def _grammar(self, model: TextModel, request: v1.ChatCompletionRequest, tools: list[ToolDefinition]) -> str:
-        """What the answer must match: a demanded call, or a response format; "" for free text."""
-        if not _demands_call(request.tool_config):
-            return format_grammar(request.response_format) if request.HasField("response_format") else ""
-        if request.HasField("response_format"):
-            message = "response_format and a tool_choice that demands a call exclude each other"
-            raise InvalidArgumentError(message, field="response_format")
-        return call_grammar(
-            tools,
-            choice=request.tool_config.tool_choice,
-            argument_key=model.chat_format.argument_key,
-            tool_prompt_format=_prompt_format(request.tool_config) or "json",
-        )
-
     async def _render(
         self,
         model: TextModel,
@@ -299,6 +296,7 @@ class TorchProvider:
         sink: Sink,
         *,
         grammar: str = "",
+        calls: Calls | None = None,
     ) -> Answer:
         """Run token ids through the engine and push the text into the sink."""
         for token_id in params.logit_bias:
@@ -315,6 +313,7 @@ class TorchProvider:
             stop_ids=model.tokenizer.eos_ids,
             sampling=sampling,
             grammar=grammar,
+            calls=calls,
         )
         sink.admitted()
         run = asyncio.ensure_future(self._engine.generate(model_id, request, reading.on_token))
@@ -383,12 +382,34 @@ def _check_ids(ids: Sequence[int], size: int, *, field: str) -> None:
             raise InvalidArgumentError(f"{where} is {token_id}; the vocabulary has {size} tokens", field=where)
 
 
+def _grammars(
+    model: TextModel, request: v1.ChatCompletionRequest, tools: Sequence[ToolDefinition]
+) -> tuple[str, OfferedCalls | None]:
+    """What the answer must match, "" for any text; and the calls that it may be instead."""
+    config = request.tool_config
+    python_tag = model.tokenizer.special_tokens.get(PYTHON_TAG)
+    if not _demands_call(config):
+        grammar = format_grammar(request.response_format) if request.HasField("response_format") else ""
+        return grammar, offered_calls(tools, python_tag=python_tag) if tools else None
+    if request.HasField("response_format"):
+        message = "response_format and a tool_choice that demands a call exclude each other"
+        raise InvalidArgumentError(message, field="response_format")
+    grammar = demanded_call(
+        tools,
+        choice=config.tool_choice,
+        argument_key=model.chat_format.argument_key,
+        tool_prompt_format=_prompt_format(config) or model.chat_format.tool_prompt_format,
+        python_tag=python_tag,
+    )
+    return grammar, None
+
+
 def _demands_call(config: v1.ToolConfig) -> bool:
     return config.tool_choice not in {"", "auto", "none"}
 
 
 def _prompt_format(config: v1.ToolConfig) -> ToolPromptFormat | None:
-    """The format asked for; None is the family's own, except that a demanded call is written in JSON."""
+    """The format asked for; None is the family's own."""
     match config.tool_prompt_format:
         case v1.TOOL_PROMPT_FORMAT_JSON:
             return "json"
@@ -397,7 +418,7 @@ def _prompt_format(config: v1.ToolConfig) -> ToolPromptFormat | None:
         case v1.TOOL_PROMPT_FORMAT_PYTHON_LIST:
             return "python_list"
         case _:
-            return "json" if _demands_call(config) else None
+            return None
 
 
 async def _offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -8,6 +8,7 @@ order. Blocks become findable only up to the tokens that are known.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from services.inference.engine.cuda.drawing import UNREAD, Choice, Draw, DrawingRunner, Drawn
@@ -99,13 +100,14 @@ class DeviceEngine(Engine):
 
     def _draw(self, sequence: Sequence, sampler: SequenceSampler) -> Draw:
         request = sequence.request
+        mask = None if sampler.constraint is None else sampler.constraint.mask()
         return Draw(
             request_id=request.request_id,
             sampling=request.sampling,
             prompt_ids=request.prompt_ids,
             seed=sampler.seed,
             number=sequence.generated,
-            mask_W=None if sampler.constraint is None else sampler.constraint.mask(),
+            mask_W=None if mask is None else mask.view(np.int32),
         )
 
     def _land(self) -> list[Emission]:

@@ -1,0 +1,81 @@
+"""How tool calls begin, in every form that Llama models and their relatives write.
+
+An answer that begins in one of these ways is a call; any other is text, from its first character on. One description
+serves twice: here it tells how far a growing text is decided, and the inference service makes grammars of it.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+MOST_BLANKS = 12
+BLANKS = " \t\n"
+BLANK = None
+"""Up to `MOST_BLANKS` blanks, or none."""
+
+Atom = str | tuple[str, ...] | None
+"""A literal, one of several literals of which none begins another, or `BLANK`."""
+Opening = tuple[Atom, ...]
+"""Atoms that follow each other."""
+
+NAME_KEY: Opening = ('"name"', BLANK, ":", BLANK)
+TYPE_KEY: Opening = ('"type"', BLANK, ":", BLANK, '"function"', BLANK, ",", BLANK)
+FUNCTION_KEY: Opening = ('"function"', BLANK, ":", BLANK, "{", BLANK)
+JSON_HEADS: tuple[Opening, ...] = (
+    ("{", BLANK, *NAME_KEY),
+    ("{", BLANK, *TYPE_KEY, *NAME_KEY),
+    ("{", BLANK, *TYPE_KEY, *FUNCTION_KEY, *NAME_KEY),
+)
+JSON_WRAPPERS: tuple[Opening, ...] = (
+    (),
+    ("[", BLANK),
+    ("<tool_call>", BLANK),
+    ("<tool_call>", BLANK, "[", BLANK),
+    ("```json", BLANK),
+    ("```", BLANK),
+)
+
+
+def openings(
+    names: Collection[str], *, python_names: Collection[str] = (), builtin_names: Collection[str] = ()
+) -> tuple[Opening, ...]:
+    """All beginnings of calls, each up to where the tool's name is complete.
+
+    Args:
+        names: tools that can be called in JSON and in function tags.
+        python_names: tools that can be called in a Python list.
+        builtin_names: tools that can be called as `NAME.call(query="...")`.
+    """
+    found: list[Opening] = []
+    if names:
+        quoted = tuple(f'"{name}"' for name in names)
+        found += [(BLANK, *wrapper, *head, quoted) for wrapper in JSON_WRAPPERS for head in JSON_HEADS]
+        found.append((BLANK, tuple(f"<function={name}>" for name in names)))
+    if python_names:
+        found.append((BLANK, "[", BLANK, tuple(f"{name}(" for name in python_names)))
+    if builtin_names:
+        found.append((BLANK, tuple(f"{name}.call(" for name in builtin_names)))
+    return tuple(found)
+
+
+def decide(text: str, known: Sequence[Opening]) -> Literal["call", "text", "open"]:
+    """What an answer that begins with `text` is; "open" while it can still be either."""
+    states = {_follow(text, opening) for opening in known}
+    return "call" if "call" in states else "open" if "open" in states else "text"
+
+
+def _follow(text: str, opening: Opening) -> Literal["call", "text", "open"]:
+    at = 0
+    for atom in opening:
+        rest = text[at:]
+        if atom is BLANK:
+            count = len(rest) - len(rest.lstrip(BLANKS))
+            if count > MOST_BLANKS:
+                return "text"
+            at += count
+            continue
+        options = (atom,) if isinstance(atom, str) else atom
+        whole = next((option for option in options if rest.startswith(option)), None)
+        if whole is None:
+            return "open" if any(option.startswith(rest) for option in options) else "text"
+        at += len(whole)
+    return "call"
