@@ -1,6 +1,7 @@
 """Health, inspection, drain, sockets, ports, certificates, monitoring."""
 
 import asyncio
+import dataclasses
 import datetime as dt
 import ipaddress
 from collections.abc import AsyncIterator
@@ -255,6 +256,25 @@ async def test_mutual_tls_admits_our_certificates_and_refuses_callers_without(ho
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await unary(channel, "Unary")(StringValue(value="hi"), timeout=20)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_tenant_is_named_by_callers_with_a_certificate_only(host: Host, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server, client = authority.issue("server"), authority.issue("client")
+    async with host(tls=dataclasses.replace(server, require_client=False)) as running:
+
+        async def tenant(channel: grpc.aio.Channel) -> str:
+            named = (("x-tenant", "acme"),)
+            answer: StringValue = await unary(channel, "Unary")(StringValue(value="tenant"), metadata=named, timeout=20)
+            return answer.value
+
+        async with open_channel(running.address, config=RuntimeConfig(tls=client)) as channel:
+            assert await tenant(channel) == "acme"
+        anonymous = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+        async with grpc.aio.secure_channel(running.address, anonymous) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await tenant(channel)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_rotated_certificate_is_used_without_a_restart(host: Host, tmp_path: Path) -> None:
