@@ -26,6 +26,7 @@ class Inference:
         tool_config: v1.ToolConfig | None = None,
         response_format: v1.ResponseFormat | None = None,
         logprobs: int | None = None,
+        priority: int = 0,
         timeout: float = DEFAULT_TIMEOUT,
         **sampling: Any,  # noqa: ANN401 (checked by content.sampling)
     ) -> v1.ChatCompletionResponse:
@@ -38,13 +39,14 @@ class Inference:
             tool_config: Whether and how it may call them.
             response_format: Restricts what the model may write.
             logprobs: Alternatives per token to report; None reports nothing.
+            priority: Before requests of lower priority, -100 to 100.
             timeout: Seconds until the call gives up.
             sampling: temperature, top_p, top_k, max_tokens, stop, seed and penalties.
 
         Raises:
             StackError: If the call fails.
         """
-        request = _chat_request(model, messages, tools, tool_config, response_format, logprobs, sampling)
+        request = _chat_request(model, messages, tools, tool_config, response_format, logprobs, priority, sampling)
         response: v1.ChatCompletionResponse = await unary(self._stub.ChatCompletion(request, timeout=timeout))
         return response
 
@@ -57,11 +59,12 @@ class Inference:
         tool_config: v1.ToolConfig | None = None,
         response_format: v1.ResponseFormat | None = None,
         logprobs: int | None = None,
+        priority: int = 0,
         timeout: float | None = None,
         **sampling: Any,  # noqa: ANN401 (checked by content.sampling)
     ) -> EventStream[v1.StreamChatCompletionResponse]:
         """Answer a dialog as it is written; arguments as for `chat`. The last event is `complete` or `blocked`."""
-        request = _chat_request(model, messages, tools, tool_config, response_format, logprobs, sampling)
+        request = _chat_request(model, messages, tools, tool_config, response_format, logprobs, priority, sampling)
         call = self._stub.StreamChatCompletion(v1.StreamChatCompletionRequest(request=request), timeout=timeout)
         return EventStream(call)
 
@@ -75,6 +78,7 @@ class Inference:
         text: str,
         *,
         logprobs: int | None = None,
+        priority: int = 0,
         timeout: float = DEFAULT_TIMEOUT,
         **sampling: Any,  # noqa: ANN401 (checked by content.sampling)
     ) -> v1.CompletionResponse:
@@ -83,7 +87,7 @@ class Inference:
         Raises:
             StackError: If the call fails.
         """
-        request = _completion_request(model, text, logprobs, sampling)
+        request = _completion_request(model, text, logprobs, priority, sampling)
         response: v1.CompletionResponse = await unary(self._stub.Completion(request, timeout=timeout))
         return response
 
@@ -93,11 +97,12 @@ class Inference:
         text: str,
         *,
         logprobs: int | None = None,
+        priority: int = 0,
         timeout: float | None = None,
         **sampling: Any,  # noqa: ANN401 (checked by content.sampling)
     ) -> EventStream[v1.StreamCompletionResponse]:
         """Continue a text as it is written. The last event is `complete`."""
-        request = v1.StreamCompletionRequest(request=_completion_request(model, text, logprobs, sampling))
+        request = v1.StreamCompletionRequest(request=_completion_request(model, text, logprobs, priority, sampling))
         return EventStream(self._stub.StreamCompletion(request, timeout=timeout))
 
     async def embed(
@@ -146,6 +151,7 @@ def _chat_request(  # noqa: PLR0917 (private: the two callers pass their own par
     tool_config: v1.ToolConfig | None,
     response_format: v1.ResponseFormat | None,
     logprobs: int | None,
+    priority: int,
     sampling: dict[str, Any],
 ) -> v1.ChatCompletionRequest:
     return v1.ChatCompletionRequest(
@@ -156,13 +162,17 @@ def _chat_request(  # noqa: PLR0917 (private: the two callers pass their own par
         tool_config=tool_config,
         response_format=response_format,
         logprobs=None if logprobs is None else v1.LogProbConfig(top_k=logprobs),
+        priority=priority,
     )
 
 
-def _completion_request(model: str, text: str, logprobs: int | None, sampling: dict[str, Any]) -> v1.CompletionRequest:
+def _completion_request(
+    model: str, text: str, logprobs: int | None, priority: int, sampling: dict[str, Any]
+) -> v1.CompletionRequest:
     return v1.CompletionRequest(
         model_id=model,
         content=content.content(text),
         sampling_params=content.sampling(**sampling),
         logprobs=None if logprobs is None else v1.LogProbConfig(top_k=logprobs),
+        priority=priority,
     )

@@ -12,7 +12,7 @@ from services.inference.answers import chat_complete, chat_response, completion_
 from services.inference.coalesce import Collector, Delta, DeltaBuffer
 from services.inference.provider import Answer, Sink
 from services.inference.registry import ModelRegistry
-from services.inference.validate import check_chat
+from services.inference.validate import check_chat, check_priority
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.errors import InvalidArgumentError, StackError
 
@@ -79,6 +79,7 @@ class InferenceService(v1.InferenceServiceServicer):
     ) -> None:
         """Continue a text as it is written."""
         text = request.request
+        check_priority(text.priority)
         provider = self._registry.ready(text.model_id, of_type=v1.MODEL_TYPE_LLM)
         writer = EventWriter(context, v1.StreamCompletionResponse, draining=self._draining, grace_seconds=self._grace)
         said = Collector()
@@ -105,6 +106,7 @@ class InferenceService(v1.InferenceServiceServicer):
                     v1.ChatCompletionRequest(
                         model_id=request.model_id,
                         messages=dialog.messages,
+                        priority=request.priority,
                         sampling_params=request.sampling_params,
                         tools=request.tools,
                         tool_config=request.tool_config,
@@ -128,6 +130,7 @@ class InferenceService(v1.InferenceServiceServicer):
                     v1.CompletionRequest(
                         model_id=request.model_id,
                         content=content,
+                        priority=request.priority,
                         sampling_params=request.sampling_params,
                         response_format=request.response_format if request.HasField("response_format") else None,
                         logprobs=request.logprobs if request.HasField("logprobs") else None,
@@ -177,6 +180,7 @@ class InferenceService(v1.InferenceServiceServicer):
         return chat_response(answers, said, answer_id=self._new_id("chatcmpl"), model_id=request.model_id)
 
     async def _complete(self, request: v1.CompletionRequest) -> v1.CompletionResponse:
+        check_priority(request.priority)
         provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_LLM)
         said = Collector()
         answer = await provider.complete(request, said)

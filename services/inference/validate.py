@@ -8,6 +8,7 @@ from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 MAX_STOP_STRINGS = 16
 MAX_ANSWERS = 16
+MOST_PRIORITY = 100
 
 
 def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) -> Sampling:
@@ -71,6 +72,7 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
         InvalidArgumentError: If a field has a value that is not allowed.
         UnsupportedError: If a field asks for something that is not built yet.
     """
+    check_priority(request.priority)
     if request.HasField("n") and not 1 <= request.n <= MAX_ANSWERS:
         raise InvalidArgumentError(f"n is {request.n}; allowed: 1 to {MAX_ANSWERS}", field="n")
     for name in ("input_shields", "output_shields"):
@@ -85,6 +87,17 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
         raise InvalidArgumentError(
             f"tool_choice names {choice!r}, which is none of the tools given", field="tool_config.tool_choice"
         )
+
+
+def check_priority(priority: int) -> None:
+    """Refuse a priority out of range.
+
+    Raises:
+        InvalidArgumentError: If it is.
+    """
+    if abs(priority) > MOST_PRIORITY:
+        message = f"priority is {priority}; allowed: from -{MOST_PRIORITY} to {MOST_PRIORITY}"
+        raise InvalidArgumentError(message, field="priority")
 
 
 def _check(allowed: bool, field: str, value: object, range_: str) -> None:  # noqa: FBT001

@@ -39,7 +39,10 @@ class Llama3ChatFormat:
             raise ChatFormatError(f"no Llama 3 family {family!r}; there are {get_args(Llama3Family)}")
         self.tokenizer = tokenizer
         self.family: Llama3Family = family
-        self.tool_prompt_format: ToolPromptFormat = _OWN_TOOL_FORMAT[family]
+        own = _OWN_TOOL_FORMAT[family]
+        self.tool_prompt_formats: Sequence[ToolPromptFormat] = sorted(
+            get_args(ToolPromptFormat), key=lambda form: form != own
+        )
         self._begin, self._python_tag, self._end_message, self._end_turn, self._open, self._close = (
             tokenizer.special_id(f"<|{name}|>")
             for name in ("begin_of_text", "python_tag", "eom_id", "eot_id", "start_header_id", "end_header_id")
@@ -55,7 +58,7 @@ class Llama3ChatFormat:
         today: date | None = None,
     ) -> list[int]:
         """See `ChatFormat.render`. Only the first message is merged with the tools' system text."""
-        form = tool_prompt_format or self.tool_prompt_format
+        form = tool_prompt_format or self.tool_prompt_formats[0]
         rest = list(messages)
         system = rest.pop(0).content if rest and rest[0].role == "system" else None
         ids = [self._begin]

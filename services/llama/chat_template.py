@@ -59,7 +59,7 @@ class JinjaChatFormat:
     """
 
     argument_key: Literal["arguments", "parameters"] = "arguments"
-    tool_prompt_format: ToolPromptFormat = "json"
+    tool_prompt_formats: Sequence[ToolPromptFormat] = ("json",)
 
     def __init__(self, tokenizer: Tokenizer, template: str | None, bos: str, eos: str) -> None:
         self.tokenizer = tokenizer
@@ -87,7 +87,7 @@ class JinjaChatFormat:
         """See `ChatFormat.render`. `end_of_message` has no counterpart in templates and is left to them."""
         if self.template is None:
             raise ChatFormatError("this checkpoint brings no chat template; use text completion, or an instruct model")
-        if tool_prompt_format not in (None, "json"):
+        if tool_prompt_format not in (None, *self.tool_prompt_formats):
             raise ChatFormatError(
                 f"tool_prompt_format {tool_prompt_format!r} is Llama 3's; this model's template decides, leave it unset"
             )

@@ -79,8 +79,8 @@ class ChatFormat(Protocol):
         ...
 
     @property
-    def tool_prompt_format(self) -> ToolPromptFormat:
-        """The form of calls that the family was trained to write when it is told of tools its own way."""
+    def tool_prompt_formats(self) -> Sequence[ToolPromptFormat]:
+        """Forms of calls that tools can be described for; the first one is the family's own."""
         ...
 
     def render(

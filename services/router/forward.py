@@ -36,8 +36,6 @@ SESSION = "x-session-id"
 """Metadata key by which callers name a session; its calls stay on one node where load allows."""
 MAX_SESSION = 256
 """Characters of a session's name that count."""
-TENANT = "x-tenant-id"
-"""Metadata key that keeps tenants' prefixes apart."""
 # Of the connection itself, or handed down by the runtime's interceptors with values of this hop.
 _NOT_PASSED_ON = {"user-agent", "content-type", "te", "host", "traceparent", "tracestate", "x-request-id"}
 

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from llamastack import v1
 from services.router.config import RouterConfig
-from services.router.forward import TENANT, Errand, Forwarder, passed_on
+from services.router.forward import Errand, Forwarder, passed_on
 from services.router.prefix import chat_chain, completion_chain
+from services.runtime.calls import TENANT
 from services.runtime.interceptors.base import header
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.errors import StackError

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import grpc
 
 REQUEST_ID = "x-request-id"
+TENANT = "x-tenant"
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
@@ -53,6 +54,8 @@ class Call:
     """Full name, `/package.Service/Method`."""
     request_id: str = ""
     """The caller's id of the request, or one made here."""
+    tenant: str = ""
+    """For whom the call is made; empty where nobody said so. See `interceptors.tenant`."""
     trace: Trace = field(default_factory=lambda: Trace.from_headers(traceparent="", tracestate=""))
     """The trace it belongs to."""
     deadline: float | None = None
@@ -89,8 +92,10 @@ def enter_call(method: str) -> Call:
 
 
 def detached() -> Context:
-    """The context for work that outlives the current call: its request id and trace, but not its deadline."""
+    """The context for work that outlives the current call: its request id, tenant and trace, but not its deadline."""
     call, context = _current.get(), Context()
     if call is not None:
-        context.run(_current.set, Call(method=call.method, request_id=call.request_id, trace=call.trace))
+        context.run(
+            _current.set, Call(method=call.method, request_id=call.request_id, tenant=call.tenant, trace=call.trace)
+        )
     return context

@@ -1,4 +1,4 @@
-"""Client interceptors: calls made while a call is handled inherit its deadline, request id and trace."""
+"""Client interceptors: calls made while a call is handled inherit its deadline, request id, tenant and trace."""
 
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any, cast
@@ -6,7 +6,7 @@ from typing import Any, cast
 import grpc
 from grpc.aio import ClientCallDetails
 
-from services.runtime.calls import REQUEST_ID, TRACEPARENT, TRACESTATE, current_call
+from services.runtime.calls import REQUEST_ID, TENANT, TRACEPARENT, TRACESTATE, current_call
 from stack_client.errors import DETAILS_KEY, DeadlineExceededError, StackError, to_status
 
 MARGIN_SECONDS = 0.02
@@ -27,7 +27,12 @@ def inherit(details: ClientCallDetails) -> ClientCallDetails:
     given = cast("Any", details.metadata)
     metadata = [*given] if given is not None else []
     present = {key for key, _ in metadata}
-    handed_down = {REQUEST_ID: call.request_id, TRACEPARENT: call.trace.traceparent, TRACESTATE: call.trace.state}
+    handed_down = {
+        REQUEST_ID: call.request_id,
+        TENANT: call.tenant,
+        TRACEPARENT: call.trace.traceparent,
+        TRACESTATE: call.trace.state,
+    }
     metadata += [(key, value) for key, value in handed_down.items() if value and key not in present]
     timeout, remaining = details.timeout, call.remaining()
     if remaining is not None:

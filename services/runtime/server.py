@@ -19,6 +19,7 @@ from services.runtime.interceptors import (
     MessageSize,
     Metrics,
     RequestId,
+    Tenant,
     TraceContext,
 )
 from services.runtime.listen import bind, server_options
@@ -46,6 +47,7 @@ class Hosted:
                 AccessLog(),
                 Metrics(telemetry=context.telemetry),
                 Errors(),
+                Tenant(private_network=runtime.allow_insecure),
                 self._calls,
                 Deadline(default=runtime.default_deadline_seconds, by_method=runtime.deadline_seconds),
                 MessageSize(limit=runtime.max_message_bytes),

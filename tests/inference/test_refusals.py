@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from llamastack import v1
-from stack_client.content import content
+from stack_client.content import content, struct
 from stack_client.errors import InvalidArgumentError, NotFoundError, StackError, UnsupportedError, from_rpc_error
 from tests.inference.conftest import Node
 
@@ -58,6 +58,8 @@ REFUSED: list[tuple[dict[str, Any], type[StackError], str]] = [
     ({"logprobs": v1.LogProbConfig(top_k=21)}, InvalidArgumentError, "logprobs.top_k"),
     ({"n": 0}, InvalidArgumentError, "n"),
     ({"n": 17}, InvalidArgumentError, "n"),
+    ({"priority": 101}, InvalidArgumentError, "priority"),
+    ({"priority": -101}, InvalidArgumentError, "priority"),
     ({"input_shields": ["llama-guard"]}, UnsupportedError, "input_shields"),
     ({"output_shields": ["llama-guard"]}, UnsupportedError, "output_shields"),
     ({"tools": [v1.ToolDefinition()]}, InvalidArgumentError, "tools[0].tool_name"),
@@ -70,6 +72,10 @@ REFUSED: list[tuple[dict[str, Any], type[StackError], str]] = [
     ({"tools": [TOOL],
       "tool_config": v1.ToolConfig(tool_choice="f", tool_prompt_format=v1.TOOL_PROMPT_FORMAT_PYTHON_LIST)},
      UnsupportedError, "tool_config.tool_prompt_format"),
+    ({"tools": [TOOL], "tool_config": v1.ToolConfig(tool_prompt_format=v1.TOOL_PROMPT_FORMAT_FUNCTION_TAG)},
+     UnsupportedError, "tool_config.tool_prompt_format"),
+    ({"tools": [v1.ToolDefinition(tool_name="f", input_schema=struct({"properties": {"x": {"type": "foo"}}}))]},
+     InvalidArgumentError, "tools[0].input_schema.properties.x"),
     ({"tool_config": v1.ToolConfig(system_message_behavior=v1.SYSTEM_MESSAGE_BEHAVIOR_REPLACE)}, UnsupportedError,
      "tool_config.system_message_behavior"),
 ]  # fmt: skip

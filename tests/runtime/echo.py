@@ -86,6 +86,10 @@ class Echo:
                 await self.wait(self.context.draining)
             case "facts":
                 return self.facts()
+            case "tenant":
+                call = current_call()
+                assert call is not None
+                return call.tenant
             case _ if command.startswith("forward "):
                 assert self.peer is not None
                 forward = unary(self.peer, "Unary")

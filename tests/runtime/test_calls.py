@@ -3,13 +3,14 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
-from stack_client.errors import StackError, from_rpc_error
+from stack_client.errors import PermissionDeniedError, StackError, from_rpc_error
 from tests.runtime.echo import Host, Running, multi, unary
 
 SHAPES = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
@@ -151,6 +152,29 @@ async def test_the_request_id_is_echoed_and_handed_down(host: Host) -> None:
         call = begin(first, "unary_unary", "forward facts", metadata=(("x-request-id", "mine-7"),))
         assert (await call).value.split()[0] == "mine-7"
         assert dict(await call.trailing_metadata())["x-request-id"] == "mine-7"
+
+
+async def test_the_tenant_is_taken_over_a_unix_socket_and_handed_down(host: Host, tmp_path: Path) -> None:
+    closed = {"tcp": False, "socket_dir": tmp_path / "run"}
+    async with (
+        host(name="last", **closed) as last,
+        host(name="first", addresses={"peer": last.address}, **closed) as first,
+    ):
+        named = {"metadata": (("x-tenant", "acme"),)}
+        assert (await begin(first, "unary_unary", "forward tenant", **named)).value == "acme"
+        assert (await begin(first, "unary_unary", "forward tenant")).value == ""
+        error = await failure(begin(first, "unary_unary", "tenant", metadata=(("x-tenant", "a b"),)), "unary_unary")
+        assert error.reason == "INVALID_VALUE"
+
+
+async def test_a_caller_over_tcp_without_a_certificate_cannot_name_a_tenant(host: Host) -> None:
+    named = {"metadata": (("x-tenant", "acme"),)}
+    async with host() as running:
+        error = await failure(begin(running, "unary_unary", "tenant", **named), "unary_unary")
+        assert isinstance(error, PermissionDeniedError)
+        assert running.echo.seen == []
+    async with host(allow_insecure=True) as private:
+        assert (await begin(private, "unary_unary", "tenant", **named)).value == "acme"
 
 
 @pytest.mark.parametrize("given", [(), (("x-request-id", "has spaces"),)])

@@ -1,6 +1,7 @@
 """Health, inspection, drain, sockets, ports, certificates, monitoring."""
 
 import asyncio
+import dataclasses
 import datetime as dt
 import ipaddress
 from collections.abc import AsyncIterator
@@ -255,6 +256,19 @@ async def test_mutual_tls_admits_our_certificates_and_refuses_callers_without(ho
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await unary(channel, "Unary")(StringValue(value="hi"), timeout=20)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_tenant_is_named_by_callers_whose_certificate_was_asked_for(host: Host, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server, client = authority.issue("server"), authority.issue("client")
+    named = (("x-tenant", "acme"),)
+    async with host(tls=server) as running, open_channel(running.address, config=RuntimeConfig(tls=client)) as channel:
+        assert (await unary(channel, "Unary")(StringValue(value="tenant"), metadata=named)).value == "acme"
+    anybody = dataclasses.replace(server, require_client=False)
+    async with host(tls=anybody) as running, open_channel(running.address, config=RuntimeConfig(tls=client)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await unary(channel, "Unary")(StringValue(value="tenant"), metadata=named)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_rotated_certificate_is_used_without_a_restart(host: Host, tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ class Worker:
         return True
 
     def _embed_some(self) -> None:
-        """Embed a few texts of the first job; the rest waits for its next turn."""
+        """Embed a few texts of the first job; the rest waits until the other jobs have had their turn."""
         work = self._embeds[0]
         embedder = self._embedders.get(work.command.model)
         if embedder is None:
@@ -309,6 +309,8 @@ class Worker:
                     request_id=work.command.request_id, vectors=result.numpy().tobytes(), dimension=result.shape[1]
                 )
             )
+        else:
+            self._embeds.rotate(-1)
 
     def _send(self, event: Event) -> None:
         with self._send_lock:

@@ -33,6 +33,7 @@ from services.inference.validate import sampling_of
 from services.llama import checkpoint
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
+from services.runtime.calls import current_call
 from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
 
 logger = logging.getLogger(__name__)
@@ -188,6 +189,7 @@ class TorchProvider:
             request.sampling_params,
             sampling,
             reader,
+            priority=request.priority,
             grammar=grammar,
             calls=offered.calls if offered else None,
         )
@@ -218,7 +220,14 @@ class TorchProvider:
                 "content is empty; send text to continue", reason="MISSING_FIELD", field="content"
             )
         return await self._generate(
-            request.model_id, model, prompt, request.sampling_params, sampling, sink, grammar=grammar
+            request.model_id,
+            model,
+            prompt,
+            request.sampling_params,
+            sampling,
+            sink,
+            priority=request.priority,
+            grammar=grammar,
         )
 
     async def embed(self, request: v1.EmbedRequest) -> v1.EmbedResponse:
@@ -277,9 +286,15 @@ class TorchProvider:
         config: v1.ToolConfig,
     ) -> list[int]:
         chat = dialog.chat_messages(messages)
+        form = _prompt_format(config)
+        if form and form not in model.chat_format.tool_prompt_formats:
+            field, known = "tool_config.tool_prompt_format", ", ".join(model.chat_format.tool_prompt_formats)
+            raise UnsupportedError(
+                f"{field}: this model's template describes tools for {known} calls only", field=field
+            )
 
         def render() -> list[int]:
-            return model.chat_format.render(chat, tools=tools, tool_prompt_format=_prompt_format(config))
+            return model.chat_format.render(chat, tools=tools, tool_prompt_format=form)
 
         try:
             return await _offload(sum(len(message.content) for message in chat), render)
@@ -295,6 +310,7 @@ class TorchProvider:
         sampling: Sampling,
         sink: Sink,
         *,
+        priority: int,
         grammar: str = "",
         calls: Calls | None = None,
     ) -> Answer:
@@ -314,6 +330,8 @@ class TorchProvider:
             sampling=sampling,
             grammar=grammar,
             calls=calls,
+            tenant=call.tenant if (call := current_call()) else "",
+            priority=priority,
         )
         sink.admitted()
         run = asyncio.ensure_future(self._engine.generate(model_id, request, reading.on_token))
@@ -398,7 +416,7 @@ def _grammars(
         tools,
         choice=config.tool_choice,
         argument_key=model.chat_format.argument_key,
-        tool_prompt_format=_prompt_format(config) or model.chat_format.tool_prompt_format,
+        tool_prompt_format=_prompt_format(config) or model.chat_format.tool_prompt_formats[0],
         python_tag=python_tag,
     )
     return grammar, None

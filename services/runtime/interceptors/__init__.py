@@ -8,4 +8,5 @@ from services.runtime.interceptors.errors import Errors as Errors
 from services.runtime.interceptors.message_size import MessageSize as MessageSize
 from services.runtime.interceptors.metrics import Metrics as Metrics
 from services.runtime.interceptors.request_id import RequestId as RequestId
+from services.runtime.interceptors.tenant import Tenant as Tenant
 from services.runtime.interceptors.trace import TraceContext as TraceContext

@@ -89,10 +89,15 @@ class ChatCompletionRequest(_message.Message):
     N_FIELD_NUMBER: _builtins.int
     INPUT_SHIELDS_FIELD_NUMBER: _builtins.int
     OUTPUT_SHIELDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the model."""
     n: _builtins.int
     """Answers to generate for the one prompt, 1 to 16; unset means 1. With a seed each has its own: seed, seed + 1, ..."""
+    priority: _builtins.int
+    """Before requests of lower priority, -100 to 100, and higher is sooner; unset means 0. Within one priority tenants share
+    fairly. A provider without a queue of its own has nothing to decide by it.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]:
         """The dialog so far, at least one message."""
@@ -138,10 +143,11 @@ class ChatCompletionRequest(_message.Message):
         n: _builtins.int | None = ...,
         input_shields: _abc.Iterable[_builtins.str] | None = ...,
         output_shields: _abc.Iterable[_builtins.str] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "logprobs", b"logprobs", "n", b"n", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "input_shields", b"input_shields", "logprobs", b"logprobs", "messages", b"messages", "model_id", b"model_id", "n", b"n", "output_shields", b"output_shields", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "input_shields", b"input_shields", "logprobs", b"logprobs", "messages", b"messages", "model_id", b"model_id", "n", b"n", "output_shields", b"output_shields", "priority", b"priority", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__n: _TypeAlias = _typing.Literal["n"]  # noqa: Y015
     _WhichOneofArgType__n: _TypeAlias = _typing.Literal["_n", b"_n"]  # noqa: Y015
@@ -491,8 +497,13 @@ class CompletionRequest(_message.Message):
     RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the model."""
+    priority: _builtins.int
+    """Before requests of lower priority, -100 to 100, and higher is sooner; unset means 0. Within one priority tenants share
+    fairly. A provider without a queue of its own has nothing to decide by it.
+    """
     @_builtins.property
     def content(self) -> _common_pb2.InterleavedContent:
         """The text to continue. One of `content` and `token_ids` is required."""
@@ -522,10 +533,11 @@ class CompletionRequest(_message.Message):
         response_format: _common_pb2.ResponseFormat | None = ...,
         logprobs: _common_pb2.LogProbConfig | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "logprobs", b"logprobs", "response_format", b"response_format", "sampling_params", b"sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "logprobs", b"logprobs", "model_id", b"model_id", "response_format", b"response_format", "sampling_params", b"sampling_params", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "logprobs", b"logprobs", "model_id", b"model_id", "priority", b"priority", "response_format", b"response_format", "sampling_params", b"sampling_params", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -794,8 +806,13 @@ class BatchChatCompletionRequest(_message.Message):
     TOOL_CONFIG_FIELD_NUMBER: _builtins.int
     RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the model."""
+    priority: _builtins.int
+    """Before requests of lower priority, -100 to 100, and higher is sooner; unset means 0. Within one priority tenants share
+    fairly. A provider without a queue of its own has nothing to decide by it.
+    """
     @_builtins.property
     def messages_batch(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dialog]:
         """The dialogs, 1 to 256."""
@@ -830,10 +847,11 @@ class BatchChatCompletionRequest(_message.Message):
         tool_config: _common_pb2.ToolConfig | None = ...,
         response_format: _common_pb2.ResponseFormat | None = ...,
         logprobs: _common_pb2.LogProbConfig | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "messages_batch", b"messages_batch", "model_id", b"model_id", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "messages_batch", b"messages_batch", "model_id", b"model_id", "priority", b"priority", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -874,8 +892,13 @@ class BatchCompletionRequest(_message.Message):
     SAMPLING_PARAMS_FIELD_NUMBER: _builtins.int
     RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the model."""
+    priority: _builtins.int
+    """Before requests of lower priority, -100 to 100, and higher is sooner; unset means 0. Within one priority tenants share
+    fairly. A provider without a queue of its own has nothing to decide by it.
+    """
     @_builtins.property
     def content_batch(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.InterleavedContent]:
         """The texts, 1 to 256."""
@@ -900,10 +923,11 @@ class BatchCompletionRequest(_message.Message):
         sampling_params: _common_pb2.SamplingParams | None = ...,
         response_format: _common_pb2.ResponseFormat | None = ...,
         logprobs: _common_pb2.LogProbConfig | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "response_format", b"response_format", "sampling_params", b"sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_batch", b"content_batch", "logprobs", b"logprobs", "model_id", b"model_id", "response_format", b"response_format", "sampling_params", b"sampling_params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_batch", b"content_batch", "logprobs", b"logprobs", "model_id", b"model_id", "priority", b"priority", "response_format", b"response_format", "sampling_params", b"sampling_params"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,9 @@ class InferenceServiceStub(object):
     stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
     computes it again.
 
+    The metadata `x-tenant` says for whom a call is made: tenants share the engine fairly and never share cached prompts.
+    It is taken from services of the mesh only (unix socket or certificate), else refused: PERMISSION_DENIED.
+
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
     RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED,
@@ -112,6 +115,9 @@ class InferenceServiceServicer(object):
     are cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away
     stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
     computes it again.
+
+    The metadata `x-tenant` says for whom a call is made: tenants share the engine fairly and never share cached prompts.
+    It is taken from services of the mesh only (unix socket or certificate), else refused: PERMISSION_DENIED.
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
@@ -283,6 +289,9 @@ class InferenceService(object):
     are cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away
     stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
     computes it again.
+
+    The metadata `x-tenant` says for whom a call is made: tenants share the engine fairly and never share cached prompts.
+    It is taken from services of the mesh only (unix socket or certificate), else refused: PERMISSION_DENIED.
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;

@@ -34,6 +34,9 @@ class InferenceServiceStub:
     stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
     computes it again.
 
+    The metadata `x-tenant` says for whom a call is made: tenants share the engine fairly and never share cached prompts.
+    It is taken from services of the mesh only (unix socket or certificate), else refused: PERMISSION_DENIED.
+
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
     RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED,
@@ -101,6 +104,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
     computes it again.
 
+    The metadata `x-tenant` says for whom a call is made: tenants share the engine fairly and never share cached prompts.
+    It is taken from services of the mesh only (unix socket or certificate), else refused: PERMISSION_DENIED.
+
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
     RESOURCE_EXHAUSTED (OVERLOADED) with RetryInfo, or (MESSAGE_TOO_LARGE); UNAVAILABLE (NOT_READY, DRAINING, ENGINE_DIED,
@@ -163,6 +169,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     are cached, and a near tie may then fall the other way; with dtype float32 that is rare. A caller that goes away
     stops the work within one engine step. Calls of this service are not kept and carry no request id: repeating one
     computes it again.
+
+    The metadata `x-tenant` says for whom a call is made: tenants share the engine fairly and never share cached prompts.
+    It is taken from services of the mesh only (unix socket or certificate), else refused: PERMISSION_DENIED.
 
     Every call of a model may end with: NOT_FOUND (MODEL_NOT_FOUND); INVALID_ARGUMENT (WRONG_MODEL_TYPE, INVALID_VALUE,
     MISSING_FIELD, CONTEXT_LENGTH_EXCEEDED); UNIMPLEMENTED (UNSUPPORTED) naming the field that the provider cannot honour;
