@@ -2,7 +2,8 @@
 
 Every round runs every engine once, each in a process of its own; ratios are taken inside a round and reported as median
 with minimum and maximum. Peers are used where they are found: `python -m benchmarks.inference.install` puts them into a
-folder, which `PEERS` names (`.venv-peers` by default). Rounds that begin or end at a load average above `MOST_LOAD` are
+folder, which `PEERS` names (`.venv-peers` by default). `ENGINES` names those to run, separated by commas; unset runs
+all. Rounds that begin or end at a load average above `MOST_LOAD` are
 dropped before anything of them is looked at.
 """
 
@@ -17,6 +18,7 @@ from benchmarks.measure import report
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 MOST_LOAD = float(os.environ.get("MOST_LOAD", "3"))
 FOLDER = Path(os.environ.get("PEERS", ".venv-peers"))
+ENGINES = [name for name in os.environ.get("ENGINES", "").split(",") if name]
 OURS = "ours int8"
 
 Rounds = list[dict[str, dict[str, float]]]
@@ -25,7 +27,7 @@ Rounds = list[dict[str, dict[str, float]]]
 def main() -> None:
     """Measure, then print medians, ratios and what stands beside them."""
     with tempfile.TemporaryDirectory() as scratch:
-        engines = found(FOLDER, Path(scratch))
+        engines = [engine for engine in found(FOLDER, Path(scratch)) if engine.name in (ENGINES or [engine.name])]
         for engine in engines:
             engine.prepare()
         rounds: Rounds = []
@@ -58,6 +60,8 @@ def _print(engines: list[Engine], rounds: Rounds) -> None:
         for key in rounds[0][engine.name]:
             samples = [figures[engine.name][key] for figures in rounds]
             report(f"inference, {engine.name}, {key}", statistics.median(samples), "", samples=samples)
+    if not any(engine.name == OURS for engine in engines):
+        return
     print(f"\nratios of {OURS} to each peer, inside the round")
     for engine in engines:
         if engine.name == OURS:
