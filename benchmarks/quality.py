@@ -167,7 +167,7 @@ def bf16_copy(folder: Path, copy: Path) -> Path:
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         shipped = prepare(find_packaged("smollm2-135m"), cache_dir=Path(scratch))
-        _kernels(shipped, cache_dir=Path(scratch))
+        kernels(shipped, cache_dir=Path(scratch))
         folder = bf16_copy(shipped, Path(scratch) / "bf16")
         tokenizer = load_text(folder).tokenizer
         reference = reference_of(_bf16(folder, tokenizer), tokenizer)
@@ -177,7 +177,7 @@ def main() -> None:
             )
 
 
-def _kernels(folder: Path, *, cache_dir: Path) -> None:
+def kernels(folder: Path, *, cache_dir: Path) -> None:
     """The compiled kernels on the model as it is shipped, in 4-bit blocks, against its bf16."""
     variant, reason = library.choose()
     if not variant:

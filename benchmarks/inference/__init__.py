@@ -12,8 +12,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from benchmarks import quality
 from benchmarks.inference.engines import Engine, found
 from benchmarks.measure import report
+from services.llama.checkpoint import find_packaged, prepare
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 MOST_LOAD = float(os.environ.get("MOST_LOAD", "3"))
@@ -39,6 +41,9 @@ def main() -> None:
             print(f"every round began or ended at a load above {MOST_LOAD:g}; run it on a quieter machine")
             return
         _print(engines, rounds)
+        print("\nquality of our kernels, teacher-forced")
+        cache = Path(scratch) / "cache"
+        quality.kernels(prepare(find_packaged("smollm2-135m"), cache_dir=cache), cache_dir=cache)
 
 
 def _round(engines: list[Engine], number: int) -> dict[str, dict[str, float]] | None:

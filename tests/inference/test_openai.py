@@ -376,6 +376,17 @@ def test_sampling_says_the_same_in_every_dialect(dialect: Dialect) -> None:
     assert body == {**common, **neutral[dialect]}
 
 
+@pytest.mark.parametrize("dialect", ["openai", "sglang", "llamacpp"])
+def test_a_priority_is_refused_by_endpoints_that_have_none(dialect: Dialect) -> None:
+    chat = v1.ChatCompletionRequest(messages=[user("Hi")], priority=3)
+    assert chat_body(chat, model="m", dialect="vllm")["priority"] == -3  # its lower numbers go first
+    with pytest.raises(UnsupportedError, match="priority"):
+        chat_body(chat, model="m", dialect=dialect)
+    text = v1.CompletionRequest(content=content("a"), priority=3, sampling_params=v1.SamplingParams(max_tokens=1))
+    with pytest.raises(UnsupportedError, match="priority"):
+        completion_body(text, model="m", dialect=dialect)
+
+
 def test_completions_without_a_limit_are_refused_where_the_endpoint_has_its_own() -> None:
     request = v1.CompletionRequest(content=content("a"))
     assert completion_body(request, model="m", dialect="llamacpp")["max_tokens"] == -1

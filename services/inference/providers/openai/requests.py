@@ -51,6 +51,7 @@ def chat_body(request: v1.ChatCompletionRequest, *, model: str, dialect: Dialect
         "messages": [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)],
         **_sampling(request.sampling_params, sampling, dialect, context),
         **_tools(request, dialect),
+        **_priority(request.priority, dialect),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -78,6 +79,7 @@ def completion_body(request: v1.CompletionRequest, *, model: str, dialect: Diale
         "model": model,
         "prompt": prompt,
         **_sampling(request.sampling_params, sampling, dialect, context),
+        **_priority(request.priority, dialect),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -119,6 +121,12 @@ def _sampling(params: v1.SamplingParams, sampling: Sampling, dialect: Dialect, c
         window = {"repeat_last_n": context} if context else {}
         return body | {"repeat_penalty": sampling.repetition_penalty, **window}
     return body | {"repetition_penalty": sampling.repetition_penalty}
+
+
+def _priority(priority: int, dialect: Dialect) -> Json:
+    """Lower numbers go first in vLLM, which refuses any but 0 unless it was started to schedule by priority."""
+    _refuse(bool(priority) and dialect != "vllm", "priority", f"an endpoint of dialect {dialect} has none")
+    return {"priority": -priority} if priority else {}
 
 
 def _alternatives(wanted: int, dialect: Dialect) -> int:
