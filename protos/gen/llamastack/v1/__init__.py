@@ -246,8 +246,10 @@ from llamastack.v1.inference_pb2 import ChatCompletionRequest as ChatCompletionR
 from llamastack.v1.inference_pb2 import ChatCompletionResponse as ChatCompletionResponse
 from llamastack.v1.inference_pb2 import ChatCompletionStart as ChatCompletionStart
 from llamastack.v1.inference_pb2 import Classification as Classification
+from llamastack.v1.inference_pb2 import ClassifiedWindow as ClassifiedWindow
 from llamastack.v1.inference_pb2 import ClassifyRequest as ClassifyRequest
 from llamastack.v1.inference_pb2 import ClassifyResponse as ClassifyResponse
+from llamastack.v1.inference_pb2 import ClassifyWindows as ClassifyWindows
 from llamastack.v1.inference_pb2 import CompletionComplete as CompletionComplete
 from llamastack.v1.inference_pb2 import CompletionProgress as CompletionProgress
 from llamastack.v1.inference_pb2 import CompletionRequest as CompletionRequest
@@ -1225,6 +1227,7 @@ from llamastack.v1.verdicts_pb2 import SAFETY_SURFACE_TOOL_RESULT as SAFETY_SURF
 from llamastack.v1.verdicts_pb2 import SAFETY_SURFACE_RETRIEVED as SAFETY_SURFACE_RETRIEVED
 from llamastack.v1.verdicts_pb2 import SAFETY_SURFACE_MEMORY_WRITE as SAFETY_SURFACE_MEMORY_WRITE
 from llamastack.v1.verdicts_pb2 import SAFETY_SURFACE_FILE as SAFETY_SURFACE_FILE
+from llamastack.v1.verdicts_pb2 import SAFETY_SURFACE_CODE as SAFETY_SURFACE_CODE
 from llamastack.v1.verdicts_pb2 import SAFETY_ACTION_UNSPECIFIED as SAFETY_ACTION_UNSPECIFIED
 from llamastack.v1.verdicts_pb2 import SAFETY_ACTION_ALLOW as SAFETY_ACTION_ALLOW
 from llamastack.v1.verdicts_pb2 import SAFETY_ACTION_WARN as SAFETY_ACTION_WARN

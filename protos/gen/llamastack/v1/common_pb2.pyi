@@ -1179,16 +1179,22 @@ class LogProbConfig(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOP_K_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """Alternatives per position, 0 to 20; unset or 0 returns only the chosen token."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens whose log probability is reported at every position, likely or not; at most 64, in the order wanted."""
+
     def __init__(
         self,
         *,
         top_k: _builtins.int | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
@@ -1259,6 +1265,7 @@ class TokenLogProbs(_message.Message):
     LOGPROBS_BY_TOKEN_FIELD_NUMBER: _builtins.int
     CHOSEN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def logprobs_by_token(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """By token text: the chosen token and the alternatives asked for, as in REST."""
@@ -1271,16 +1278,21 @@ class TokenLogProbs(_message.Message):
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProb]:
         """The alternatives asked for, most likely first."""
 
+    @_builtins.property
+    def asked(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProb]:
+        """The tokens asked for by `token_ids`, in that order."""
+
     def __init__(
         self,
         *,
         logprobs_by_token: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         chosen: Global___TokenLogProb | None = ...,
         top: _abc.Iterable[Global___TokenLogProb] | None = ...,
+        asked: _abc.Iterable[Global___TokenLogProb] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "logprobs_by_token", b"logprobs_by_token", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "chosen", b"chosen", "logprobs_by_token", b"logprobs_by_token", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,10 +6,12 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from llamastack.v1 import common_pb2 as _common_pb2
 from llamastack.v1 import jobs_pb2 as _jobs_pb2
+from llamastack.v1 import verdicts_pb2 as _verdicts_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -207,6 +209,8 @@ class ChatCompletionResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier of this answer, for logs."""
     model_id: _builtins.str
@@ -233,6 +237,14 @@ class ChatCompletionResponse(_message.Message):
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatCompletionChoice]:
         """All answers when n is above 1, else empty."""
 
+    @_builtins.property
+    def blocked(self) -> Global___ChatCompletionBlocked:
+        """Set when a shield withheld the answer or its end: `completion_message` then holds what came before."""
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_verdicts_pb2.Verdict]:
+        """What the shields found that did not block, in the order found."""
+
     def __init__(
         self,
         *,
@@ -244,10 +256,12 @@ class ChatCompletionResponse(_message.Message):
         finish_reason: _common_pb2.FinishReason.ValueType = ...,
         usage: _common_pb2.Usage | None = ...,
         choices: _abc.Iterable[Global___ChatCompletionChoice] | None = ...,
+        blocked: Global___ChatCompletionBlocked | None = ...,
+        verdicts: _abc.Iterable[_verdicts_pb2.Verdict] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completion_message", b"completion_message", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "completion_message", b"completion_message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "completion_message", b"completion_message", "finish_reason", b"finish_reason", "id", b"id", "logprobs", b"logprobs", "metrics", b"metrics", "model_id", b"model_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "choices", b"choices", "completion_message", b"completion_message", "finish_reason", b"finish_reason", "id", b"id", "logprobs", b"logprobs", "metrics", b"metrics", "model_id", b"model_id", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -411,6 +425,7 @@ class ChatCompletionComplete(_message.Message):
     COMPLETION_MESSAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     stop_reason: _common_pb2.StopReason.ValueType
     """Why the model stopped, in the classic form."""
     finish_reason: _common_pb2.FinishReason.ValueType
@@ -431,6 +446,10 @@ class ChatCompletionComplete(_message.Message):
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatCompletionChoice]:
         """All answers when n is above 1, without log probabilities, else empty."""
 
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_verdicts_pb2.Verdict]:
+        """What the shields found that did not block, in the order found."""
+
     def __init__(
         self,
         *,
@@ -440,10 +459,11 @@ class ChatCompletionComplete(_message.Message):
         completion_message: _common_pb2.CompletionMessage | None = ...,
         metrics: _abc.Iterable[_common_pb2.MetricInResponse] | None = ...,
         choices: _abc.Iterable[Global___ChatCompletionChoice] | None = ...,
+        verdicts: _abc.Iterable[_verdicts_pb2.Verdict] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion_message", b"completion_message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "completion_message", b"completion_message", "finish_reason", b"finish_reason", "metrics", b"metrics", "stop_reason", b"stop_reason", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "completion_message", b"completion_message", "finish_reason", b"finish_reason", "metrics", b"metrics", "stop_reason", b"stop_reason", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,15 +479,28 @@ class ChatCompletionBlocked(_message.Message):
     USER_MESSAGE_FIELD_NUMBER: _builtins.int
     VIOLATION_TYPE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    COMPLETION_MESSAGE_FIELD_NUMBER: _builtins.int
     shield_id: _builtins.str
     """The shield."""
     user_message: _builtins.str
     """Text to show to the user."""
     violation_type: _builtins.str
     """The policy's name for what was violated, for example `S1`."""
+    surface: _verdicts_pb2.SafetySurface.ValueType
+    """What was judged: the dialog (user, tool result) or the answer (assistant)."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
         """Tokens used."""
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_verdicts_pb2.Verdict]:
+        """The judgements that blocked, strictest first; a guard that could not judge says so in its `error`."""
+
+    @_builtins.property
+    def completion_message(self) -> _common_pb2.CompletionMessage:
+        """The part of the answer that was sent before; nothing after it was."""
 
     def __init__(
         self,
@@ -476,10 +509,13 @@ class ChatCompletionBlocked(_message.Message):
         user_message: _builtins.str = ...,
         violation_type: _builtins.str = ...,
         usage: _common_pb2.Usage | None = ...,
+        verdicts: _abc.Iterable[_verdicts_pb2.Verdict] | None = ...,
+        surface: _verdicts_pb2.SafetySurface.ValueType = ...,
+        completion_message: _common_pb2.CompletionMessage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completion_message", b"completion_message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["shield_id", b"shield_id", "usage", b"usage", "user_message", b"user_message", "violation_type", b"violation_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_message", b"completion_message", "shield_id", b"shield_id", "surface", b"surface", "usage", b"usage", "user_message", b"user_message", "verdicts", b"verdicts", "violation_type", b"violation_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1157,6 +1193,7 @@ class ClassifyRequest(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     TEXT_TRUNCATION_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the classifier."""
     text_truncation: Global___TextTruncation.ValueType
@@ -1167,6 +1204,10 @@ class ClassifyRequest(_message.Message):
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts, 1 to 256."""
 
+    @_builtins.property
+    def windows(self) -> Global___ClassifyWindows:
+        """Reads a text that is longer than the model's window in overlapping windows; excludes `text_truncation`."""
+
     def __init__(
         self,
         *,
@@ -1174,16 +1215,82 @@ class ClassifyRequest(_message.Message):
         texts: _abc.Iterable[_builtins.str] | None = ...,
         text_truncation: Global___TextTruncation.ValueType = ...,
         temperature: _builtins.float | None = ...,
+        windows: Global___ClassifyWindows | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature", "windows", b"windows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "model_id", b"model_id", "temperature", b"temperature", "text_truncation", b"text_truncation", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "model_id", b"model_id", "temperature", b"temperature", "text_truncation", b"text_truncation", "texts", b"texts", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyWindows(_message.Message):
+    """How a long text is cut into windows. Windows are cut from the token ids of the whole text, never from its characters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    MAX_WINDOWS_FIELD_NUMBER: _builtins.int
+    overlap: _builtins.int
+    """Tokens that two neighbouring windows share; unset means a quarter of the window."""
+    max_windows: _builtins.int
+    """Windows per text at most, 1 to 1024; unset means 64. What lies behind them is not read: `coverage` says how much was."""
+    def __init__(
+        self,
+        *,
+        overlap: _builtins.int | None = ...,
+        max_windows: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_windows", b"_max_windows", "_overlap", b"_overlap", "max_windows", b"max_windows", "overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_windows", b"_max_windows", "_overlap", b"_overlap", "max_windows", b"max_windows", "overlap", b"overlap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_windows: _TypeAlias = _typing.Literal["max_windows"]  # noqa: Y015
+    _WhichOneofArgType__max_windows: _TypeAlias = _typing.Literal["_max_windows", b"_max_windows"]  # noqa: Y015
+    _WhichOneofReturnType__overlap: _TypeAlias = _typing.Literal["overlap"]  # noqa: Y015
+    _WhichOneofArgType__overlap: _TypeAlias = _typing.Literal["_overlap", b"_overlap"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_windows) -> _WhichOneofReturnType__max_windows | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap) -> _WhichOneofReturnType__overlap | None: ...
+
+Global___ClassifyWindows: _TypeAlias = ClassifyWindows  # noqa: Y015
+
+@_typing.final
+class ClassifiedWindow(_message.Message):
+    """One window of a classified text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    LOGITS_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """First character, counted in Unicode code points from 0."""
+    end: _builtins.int
+    """One past the last character."""
+    @_builtins.property
+    def logits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The model's raw outputs by index of the class, before temperature and softmax."""
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        logits: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "logits", b"logits", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifiedWindow: _TypeAlias = ClassifiedWindow  # noqa: Y015
 
 @_typing.final
 class Classification(_message.Message):
@@ -1214,13 +1321,21 @@ class Classification(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
     label: _builtins.str
-    """The most likely class."""
+    """The most likely class; with several windows the one with the highest probability in any of them but class 0."""
     tokens: _builtins.int
     """Tokens read of this text."""
+    coverage: _builtins.float
+    """Share of the text's tokens that was read, 0 to 1."""
     @_builtins.property
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Probability of each class."""
+        """Probability of each class; with several windows each class's maximum over them, which need not sum to 1."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassifiedWindow]:
+        """The windows read, in the order of the text; one when it was read whole."""
 
     def __init__(
         self,
@@ -1228,10 +1343,12 @@ class Classification(_message.Message):
         label: _builtins.str = ...,
         scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         tokens: _builtins.int = ...,
+        windows: _abc.Iterable[Global___ClassifiedWindow] | None = ...,
+        coverage: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "scores", b"scores", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "label", b"label", "scores", b"scores", "tokens", b"tokens", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1245,6 +1362,7 @@ class ClassifyResponse(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Classification]:
         """One result per text, in their order."""
@@ -1253,15 +1371,20 @@ class ClassifyResponse(_message.Message):
     def usage(self) -> _common_pb2.Usage:
         """Tokens read."""
 
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes by index."""
+
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___Classification] | None = ...,
         usage: _common_pb2.Usage | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "results", b"results", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1278,10 +1401,16 @@ class TokenizeRequest(_message.Message):
     DIALOG_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     TOOL_CONFIG_FIELD_NUMBER: _builtins.int
+    TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    PARSE_SPECIAL_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the model."""
     text: _builtins.str
     """A text; look-alikes of special tokens in it are ordinary text."""
+    parse_special: _builtins.bool
+    """Special tokens that are written out in `text` are taken as such; for prompts that the caller builds itself and from
+    which it keeps what users wrote.
+    """
     @_builtins.property
     def dialog(self) -> Global___Dialog:
         """A dialog, rendered by the model's chat format up to the start of the answer."""
@@ -1294,6 +1423,12 @@ class TokenizeRequest(_message.Message):
     def tool_config(self) -> _common_pb2.ToolConfig:
         """How they are rendered."""
 
+    @_builtins.property
+    def template_arguments(self) -> _struct_pb2.Struct:
+        """Variables for the checkpoint's own template, beside the dialog, for example `excluded_category_keys` of a guard; only
+        with `dialog` and a model whose template names them.
+        """
+
     def __init__(
         self,
         *,
@@ -1302,10 +1437,12 @@ class TokenizeRequest(_message.Message):
         dialog: Global___Dialog | None = ...,
         tools: _abc.Iterable[_common_pb2.ToolDefinition] | None = ...,
         tool_config: _common_pb2.ToolConfig | None = ...,
+        template_arguments: _struct_pb2.Struct | None = ...,
+        parse_special: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dialog", b"dialog", "input", b"input", "text", b"text", "tool_config", b"tool_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dialog", b"dialog", "input", b"input", "template_arguments", b"template_arguments", "text", b"text", "tool_config", b"tool_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialog", b"dialog", "input", b"input", "model_id", b"model_id", "text", b"text", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialog", b"dialog", "input", b"input", "model_id", b"model_id", "parse_special", b"parse_special", "template_arguments", b"template_arguments", "text", b"text", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "dialog"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

@@ -530,6 +530,8 @@ class ModerationSummary(_message.Message):
     GUARD_CALLS_FIELD_NUMBER: _builtins.int
     GUARD_TOKENS_FIELD_NUMBER: _builtins.int
     VIOLATION_FIELD_NUMBER: _builtins.int
+    GUARD_BYTES_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     released_offset: _builtins.int
     """Characters released in all."""
     received_offset: _builtins.int
@@ -538,9 +540,15 @@ class ModerationSummary(_message.Message):
     """Calls of guard models."""
     guard_tokens: _builtins.int
     """Tokens sent to guard models."""
+    guard_bytes: _builtins.int
+    """Bytes of text sent to guard models, context included."""
     @_builtins.property
     def violation(self) -> _verdicts_pb2.SafetyViolation:
         """The violation that blocked or the strongest warning; unset = none."""
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_verdicts_pb2.Verdict]:
+        """The judgements behind the outcome: those that blocked, or every finding that did not."""
 
     def __init__(
         self,
@@ -550,10 +558,12 @@ class ModerationSummary(_message.Message):
         guard_calls: _builtins.int = ...,
         guard_tokens: _builtins.int = ...,
         violation: _verdicts_pb2.SafetyViolation | None = ...,
+        guard_bytes: _builtins.int = ...,
+        verdicts: _abc.Iterable[_verdicts_pb2.Verdict] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["violation", b"violation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guard_calls", b"guard_calls", "guard_tokens", b"guard_tokens", "received_offset", b"received_offset", "released_offset", b"released_offset", "violation", b"violation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guard_bytes", b"guard_bytes", "guard_calls", b"guard_calls", "guard_tokens", b"guard_tokens", "received_offset", b"received_offset", "released_offset", b"released_offset", "verdicts", b"verdicts", "violation", b"violation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

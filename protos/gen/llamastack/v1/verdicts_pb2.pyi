@@ -71,6 +71,8 @@ class _SafetySurfaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SafetyS
     """Text about to be stored."""
     SAFETY_SURFACE_FILE: _SafetySurface.ValueType  # 7
     """Text of an uploaded file."""
+    SAFETY_SURFACE_CODE: _SafetySurface.ValueType  # 8
+    """Program text that a model wrote."""
 
 class SafetySurface(_SafetySurface, metaclass=_SafetySurfaceEnumTypeWrapper):
     """Where in a dialog a text stands. Policies set thresholds and actions per surface."""
@@ -91,6 +93,8 @@ SAFETY_SURFACE_MEMORY_WRITE: SafetySurface.ValueType  # 6
 """Text about to be stored."""
 SAFETY_SURFACE_FILE: SafetySurface.ValueType  # 7
 """Text of an uploaded file."""
+SAFETY_SURFACE_CODE: SafetySurface.ValueType  # 8
+"""Program text that a model wrote."""
 Global___SafetySurface: _TypeAlias = SafetySurface  # noqa: Y015
 
 class _SafetyAction:
@@ -274,6 +278,7 @@ class Verdict(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     verdict_id: _builtins.str
     """Identifier for the audit log and ExplainVerdict."""
     shield_id: _builtins.str
@@ -320,6 +325,10 @@ class Verdict(_message.Message):
     def error(self) -> _errors_pb2.Error:
         """Why the shield could not judge; unset when it did. The policy decides whether that blocks."""
 
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """Further facts for programs, for example `profile`, `outside_mass`, `unknown_codes`, `findings`."""
+
     def __init__(
         self,
         *,
@@ -342,10 +351,11 @@ class Verdict(_message.Message):
         latency_ms: _builtins.int = ...,
         error: _errors_pb2.Error | None = ...,
         cached: _builtins.bool = ...,
+        metadata: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "error", b"error", "score", b"score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "error", b"error", "metadata", b"metadata", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "action", b"action", "baseline", b"baseline", "cached", b"cached", "category_scores", b"category_scores", "codes", b"codes", "coverage", b"coverage", "error", b"error", "language", b"language", "latency_ms", b"latency_ms", "level", b"level", "model", b"model", "model_hash", b"model_hash", "policy_version", b"policy_version", "score", b"score", "score_kind", b"score_kind", "shield_id", b"shield_id", "spans", b"spans", "surface", b"surface", "verdict_id", b"verdict_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "action", b"action", "baseline", b"baseline", "cached", b"cached", "category_scores", b"category_scores", "codes", b"codes", "coverage", b"coverage", "error", b"error", "language", b"language", "latency_ms", b"latency_ms", "level", b"level", "metadata", b"metadata", "model", b"model", "model_hash", b"model_hash", "policy_version", b"policy_version", "score", b"score", "score_kind", b"score_kind", "shield_id", b"shield_id", "spans", b"spans", "surface", b"surface", "verdict_id", b"verdict_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015

@@ -1,0 +1,1 @@
+"""The safety service: shields judge texts, a policy says what follows, an audit log says what happened."""
