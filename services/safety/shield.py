@@ -8,13 +8,13 @@ service turns both into the policy's decision, which is to block unless the poli
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from llamastack import v1
 from services.safety.guards import Guards
 
-Surface = v1.SafetySurface.ValueType
-ScoreKind = v1.ScoreKind.ValueType
+Surface: TypeAlias = "v1.SafetySurface.ValueType"
+ScoreKind: TypeAlias = "v1.ScoreKind.ValueType"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Subject:
 
     text: str
     """The text; never empty."""
-    surface: "Surface"
+    surface: Surface
     """Where it stands in the dialog; never unspecified."""
     dialog: Sequence[v1.Message] = ()
     """The dialog before it, oldest first; without the text itself."""
@@ -57,7 +57,7 @@ class Judgement:
     where a shield with scores took no closer look below the threshold."""
     score: float | None = None
     """Strength of the strongest finding, 0 to 1. None only with `failure`: rules answer 1 or 0."""
-    score_kind: "ScoreKind" = v1.SCORE_KIND_UNSPECIFIED
+    score_kind: ScoreKind = v1.SCORE_KIND_UNSPECIFIED
     """What the scores mean."""
     category_scores: Mapping[str, float] = field(default_factory=dict)
     """Score by code; categories that were not scored are left out."""
@@ -93,7 +93,7 @@ class Shield(Protocol):
     streams: bool
     """Whether it can judge a growing text window by window; else a stream is judged once, at its end."""
 
-    def default_threshold(self, surface: "Surface") -> float:
+    def default_threshold(self, surface: Surface) -> float:
         """Score from which a finding counts where neither registration nor policy says."""
 
     async def judge(self, subject: Subject) -> Judgement:
@@ -134,6 +134,6 @@ class ProviderContext:
     """The models of the inference service."""
 
 
-def surface_name(surface: "Surface") -> str:
+def surface_name(surface: Surface) -> str:
     """`user`, `assistant`, `tool_result`, ...: the name in policies, parameters and metrics."""
     return v1.SafetySurface.Name(surface).removeprefix("SAFETY_SURFACE_").lower()
