@@ -1,8 +1,8 @@
 """The log of verdicts: append-only files of JSON lines, each record holding the hash of the one before.
 
-A record says who was judged, on which surface, by which shield under which policy, and the verdict. The text is in it as
-a hash with a key of this log (a plain hash of a short text could be guessed), or as it is where that is configured. A
-head beside the files names the last record, so that a cut tail shows. One process writes one log.
+A record says who was judged, on which surface, by which shield under which policy, and the verdict. The text is in it
+as a hash with a key of this log (a plain hash of a short text could be guessed), or as it is where that is configured.
+A head beside the files names the last record, so that a cut tail shows. One process writes one log.
 """
 
 import asyncio

@@ -38,9 +38,9 @@ class JudgementCache:
         if self._clock() > until:
             del self._kept[key]
             return None
-        looked_closer = asked <= threshold or judgement.score is None or judgement.score < threshold
-        if not looked_closer:
-            return None
+        score = judgement.score or 0.0
+        if asked > threshold and threshold <= score < asked:
+            return None  # below what was asked then, nobody took the closer look that is asked for now
         self._kept.move_to_end(key)
         return replace(judgement, guard_calls=0, guard_tokens=0, guard_bytes=0)
 
@@ -59,7 +59,7 @@ class JudgementCache:
 
 
 def key_of(entry: Entry, subject: Subject, *, tenant: str) -> bytes:
-    """What a judgement depends on, but for the guard model's weights: of the tenant, the shield, the text, its dialog."""
+    """What a judgement depends on, but for the guard model's weights: tenant, shield, text and dialog."""
     digest = hashlib.sha256()
     for part in (tenant, entry.fingerprint, str(subject.surface), str(subject.settled), subject.text):
         raw = part.encode(errors="surrogatepass")

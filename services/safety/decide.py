@@ -1,6 +1,8 @@
 """From what a shield found to what the policy orders: pure functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
@@ -134,9 +136,9 @@ def violation_of(verdict: v1.Verdict) -> v1.SafetyViolation | None:
     return violation
 
 
-def as_struct(facts: object) -> Struct:
+def as_struct(facts: Mapping[str, Any]) -> Struct:
     """Plain JSON as the proto."""
-    return json_format.ParseDict(facts, Struct())
+    return json_format.ParseDict(dict(facts), Struct())
 
 
 def level_name(level: "v1.ViolationLevel.ValueType") -> str:

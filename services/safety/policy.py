@@ -19,7 +19,7 @@ Surfaces are user, assistant, tool_arguments, tool_result, retrieved, memory_wri
 file leaves out has no shields of its own; a shield that a caller names all the same blocks at its own threshold.
 """
 
-import datetime
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ class AllowRule:
     """Where."""
     exact: str
     """The whole text, without blanks at its ends."""
-    until: datetime.date
+    until: dt.date
     """Last day."""
     owner: str
     """Who answers for it."""
@@ -129,7 +129,7 @@ class Policy:
     """SHA-256 of the canonical form, hexadecimal."""
     document: Document
     """As written, with defaults filled in."""
-    loaded_at: datetime.datetime
+    loaded_at: dt.datetime
     """When it came into force."""
 
     @property
@@ -157,7 +157,7 @@ class Policy:
         found = self.document.surfaces.get(surface)
         return found.stream if found else "hold"
 
-    def allows(self, surface: str, text: str, *, today: datetime.date) -> AllowRule | None:
+    def allows(self, surface: str, text: str, *, today: dt.date) -> AllowRule | None:
         """The rule that allows a text whatever shields say."""
         for rule in self.document.allow:
             if rule.surface == surface and rule.exact.strip() == text.strip() and today <= rule.until:
@@ -174,7 +174,7 @@ def make_policy(document: Document) -> Policy:
     """A version of a document."""
     canonical = json.dumps(_canonical(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     version = hashlib.sha256(canonical.encode()).hexdigest()
-    return Policy(version=version, document=document, loaded_at=datetime.datetime.now(tz=datetime.UTC))
+    return Policy(version=version, document=document, loaded_at=dt.datetime.now(tz=dt.UTC))
 
 
 def read_policy(path: Path) -> Policy:
