@@ -7,68 +7,14 @@ _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 _WIDE = re.compile(rf"[{_CJK}]")
 _LONGEST = 12  # letters of a word that are commonly one token
 _QUOTES = "\"')]*_\u2019\u201d\u00bb"
-# A stop counts only with a blank behind it: "3." may go on as "3.14". Wide stops and line ends need nothing behind them.
+# A stop counts only with a blank behind it: "3." may go on as "3.14". Wide stops and line ends need none.
 _STOP = re.compile(rf"[.!?\u2026]+[{re.escape(_QUOTES)}]*(?=\s)|[\u3002\uff01\uff1f][\u300d\u300f\uff09]*|\n+")
 _CLAUSE = re.compile("[,;:)\u2013\u2014][\"'\u201d]?(?=\\s)|[\u3001\uff0c\uff1b\uff1a]")
-_ABBREVIATIONS = frozenset(
-    [
-        "al",
-        "approx",
-        "apt",
-        "art",
-        "ave",
-        "bzw",
-        "ca",
-        "cf",
-        "co",
-        "corp",
-        "dept",
-        "dr",
-        "ed",
-        "eg",
-        "e.g",
-        "est",
-        "etc",
-        "fig",
-        "figs",
-        "gen",
-        "hr",
-        "hrs",
-        "ie",
-        "i.e",
-        "inc",
-        "jr",
-        "lt",
-        "ltd",
-        "max",
-        "min",
-        "mr",
-        "mrs",
-        "ms",
-        "mt",
-        "no",
-        "nr",
-        "p",
-        "pp",
-        "ph",
-        "prof",
-        "r",
-        "ref",
-        "rep",
-        "rev",
-        "sec",
-        "sen",
-        "sr",
-        "st",
-        "str",
-        "u.s",
-        "u.k",
-        "usw",
-        "vol",
-        "vs",
-        "z.b",
-    ]
-)
+_KNOWN = """
+al approx apt art ave bzw ca cf co corp dept dr ed eg e.g est etc fig figs gen hr hrs ie i.e inc jr lt ltd max min mr mrs
+ms mt no nr p pp ph prof r ref rep rev sec sen sr st str u.s u.k usw vol vs z.b
+"""
+_ABBREVIATIONS = frozenset(_KNOWN.split())
 _LONGEST_ABBREVIATION = 8
 
 
