@@ -227,10 +227,11 @@ class ModerationStream:
         self._sequence = 0
         self._start = start
         self._closed = False
-        self._events: EventStream[v1.StreamModerateResponse] = EventStream(stub.StreamModerate(self._requests()))
+        self._call = stub.StreamModerate(self._requests())
+        self._events: EventStream[v1.StreamModerateResponse] = EventStream(self._call)
 
     async def send(self, text: str) -> None:
-        """Hand over the next piece; waits while the service is far behind. After the end of the stream it does nothing."""
+        """Hand over the next piece; waits while the service is far behind, does nothing after the stream's end."""
         if text and not self._closed:
             self._sequence += 1
             delta = v1.ModerationDelta(sequence=self._sequence, text=text)
@@ -272,13 +273,19 @@ class ModerationStream:
         return event
 
     def _close(self) -> None:
-        """Nobody reads any more: let a sender that waits for room go on."""
+        """Nobody reads any more: let a sender that waits for room go on, and close our side."""
         self._closed = True
         while not self._outbox.empty():
             self._outbox.get_nowait()
+        self._outbox.put_nowait(None)
 
     async def _requests(self) -> AsyncIterator[v1.StreamModerateRequest]:
         yield v1.StreamModerateRequest(start=self._start)
+        # The service answers the start with its metadata or refuses it. Were we still writing when it refuses, grpc.aio
+        # would report our failed write instead of the reason.
+        await self._call.initial_metadata()
+        if self._call.done():
+            return
         while (request := await self._outbox.get()) is not None:
             yield request
 

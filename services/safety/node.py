@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ from services.safety.policies import Policies
 from services.safety.providers import PROVIDERS
 from services.safety.registry import ShieldRegistry
 from services.safety.service import SafetyService
-from services.safety.shield import ProviderContext
+from services.safety.shield import ProviderContext, ShieldProvider
 from services.safety.shields_service import ShieldsService
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,13 @@ class SafetyNode:
 
     name = "safety"
 
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(
+        self,
+        context: ServiceContext,
+        *,
+        providers: Mapping[str, Callable[[ProviderContext], ShieldProvider]] = PROVIDERS,
+    ) -> None:
+        self._providers = providers
         self.readiness = context.readiness
         self._context = context
         self._config = context.section(SafetyConfig)
@@ -61,7 +67,7 @@ class SafetyNode:
             opening.push_async_callback(channel.close, None)
             context = ProviderContext(guards=Guards(channel, seconds=self._config.guard_seconds))
             self._registry = ShieldRegistry(
-                {name: make(context) for name, make in PROVIDERS.items()},
+                {name: make(context) for name, make in self._providers.items()},
                 file=self._context.data_dir / "shields.json",
                 on_change=self._shields_changed,
             )

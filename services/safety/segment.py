@@ -11,8 +11,8 @@ _QUOTES = "\"')]*_\u2019\u201d\u00bb"
 _STOP = re.compile(rf"[.!?\u2026]+[{re.escape(_QUOTES)}]*(?=\s)|[\u3002\uff01\uff1f][\u300d\u300f\uff09]*|\n+")
 _CLAUSE = re.compile("[,;:)\u2013\u2014][\"'\u201d]?(?=\\s)|[\u3001\uff0c\uff1b\uff1a]")
 _KNOWN = """
-al approx apt art ave bzw ca cf co corp dept dr ed eg e.g est etc fig figs gen hr hrs ie i.e inc jr lt ltd max min mr mrs
-ms mt no nr p pp ph prof r ref rep rev sec sen sr st str u.s u.k usw vol vs z.b
+al approx apt art ave bzw ca cf co corp dept dr ed eg e.g est etc fig figs gen hr hrs ie i.e inc jr lt ltd max min
+mr mrs ms mt no nr p pp ph prof r ref rep rev sec sen sr st str u.s u.k usw vol vs z.b
 """
 _ABBREVIATIONS = frozenset(_KNOWN.split())
 _LONGEST_ABBREVIATION = 8

@@ -33,6 +33,7 @@ POLICY = "policy"
 """In place of a shield's name: all that the policy binds to the surface."""
 MOST_SHIELDS = 16
 MOST_INPUTS = 256
+CLOSING_SECONDS = 2.0
 
 
 class SafetyService(v1.SafetyServiceServicer):
@@ -104,6 +105,7 @@ class SafetyService(v1.SafetyServiceServicer):
         policy = self._policies.current
         entries = self._streaming_entries(start.shield_ids, surface, policy)
         parts_of([*start.messages, _user("x")], v1.SAFETY_SURFACE_UNSPECIFIED, every_message=False)  # checks them
+        await context.send_initial_metadata(())  # tells the caller that the start is accepted
         writer = EventWriter(context, v1.StreamModerateResponse, draining=self._draining, grace_seconds=self._grace)
         stream = ModeratedStream(
             self._bench, entries, policy=policy, surface=surface, dialog=start.messages, mode=start.mode,
@@ -115,6 +117,8 @@ class SafetyService(v1.SafetyServiceServicer):
                 reading = group.create_task(read_stream(requests, stream))
                 await stream.run()
                 keeper.cancel()
+                # Until the caller has closed its side: a call that ends under its writes would lose the last event.
+                await asyncio.wait([reading], timeout=CLOSING_SECONDS)
                 reading.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None

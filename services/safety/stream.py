@@ -84,6 +84,8 @@ class ModeratedStream:
         self._window = 0
         self._oldest = 0.0  # when the first character arrived that is not judged
         self._ended = False
+        self.over = False
+        """The terminal event was sent; what still comes is not looked at."""
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -101,6 +103,8 @@ class ModeratedStream:
         if len(self._text) + len(text) > most:
             message = f"the text is longer than {most} characters (safety.text_characters)"
             raise InvalidArgumentError(message, field="delta.text")
+        if self.over:
+            return
         if self._judged == len(self._text):
             self._oldest = time.monotonic()
         self._text += text
@@ -122,6 +126,13 @@ class ModeratedStream:
         Raises:
             StackError: If no judgement could be asked for; no terminal event was sent then.
         """
+        try:
+            await self._run()
+        finally:
+            self.over = True
+            self._room.set()
+
+    async def _run(self) -> None:
         while await self._due():
             end, final = len(self._text), self._ended
             if await self._judge(end):
@@ -287,6 +298,8 @@ async def read_stream(requests: AsyncIterator[v1.StreamModerateRequest], stream:
     """
     last = 0
     async for request in requests:
+        if stream.over:
+            continue
         match request.WhichOneof("message"):
             case "delta":
                 last = _next(last, request.delta.sequence)
@@ -300,6 +313,8 @@ async def read_stream(requests: AsyncIterator[v1.StreamModerateRequest], stream:
                 return
             case _:
                 raise InvalidArgumentError("a stream has one start; send delta or end now", field="start")
+    if stream.over:
+        return
     # The caller closed its side without saying that the text is whole: what is held must not leave.
     raise InvalidArgumentError("the stream ended without `end`", reason="MISSING_FIELD", field="end")
 
