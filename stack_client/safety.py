@@ -24,8 +24,18 @@ MODES = {
     "observe": v1.STREAM_MODERATION_MODE_OBSERVE,
 }
 """When a moderated stream releases text."""
+GUARD_PRESETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "llama-guard": ("llama-guard", ("user", "assistant", "tool_arguments")),
+    "prompt-guard": ("prompt-guard", ("user", "tool_result", "retrieved", "file", "memory_write")),
+}
+"""By the beginning of a guard's name: its provider, and the surfaces that it watches unless told otherwise."""
 POLICY = "policy"
 """In place of a shield's name: all shields that the policy binds to the surface."""
+
+
+def guard_preset(name: str) -> tuple[str, tuple[str, ...]]:
+    """Provider and surfaces that a guard's name implies; empty where it implies none."""
+    return next((preset for start, preset in GUARD_PRESETS.items() if name.startswith(start)), ("", ()))
 
 
 class Safety:

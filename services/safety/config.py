@@ -4,12 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-GUARD_PRESETS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "llama-guard": ("llama-guard", ("user", "assistant", "tool_arguments")),
-    "prompt-guard": ("prompt-guard", ("user", "tool_result", "retrieved", "file", "memory_write")),
-}
-"""By the beginning of a shield's name: the provider, and the surfaces that it watches unless told otherwise."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShieldConfig:

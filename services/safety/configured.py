@@ -10,11 +10,12 @@ from google.protobuf import json_format
 
 from llamastack import v1
 from services.runtime.config import ConfigError
-from services.safety.config import GUARD_PRESETS, SafetyConfig, ShieldConfig
+from services.safety.config import SafetyConfig, ShieldConfig
 from services.safety.policy import SURFACES
 from services.safety.registry import ShieldRegistry
 from stack_client.calls import unary
 from stack_client.errors import AlreadyExistsError, InvalidArgumentError, StackError, UnavailableError
+from stack_client.safety import GUARD_PRESETS, guard_preset
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ async def add_configured(
     waiting = []
     for name, entry in config.shields.items():
         settings = ShieldConfig(model=entry) if isinstance(entry, str) else entry
-        provider, surfaces = _preset(name)
+        provider, surfaces = guard_preset(name)
         provider = settings.provider or provider
         if not provider:
             presets = ", ".join(GUARD_PRESETS)
@@ -53,10 +54,6 @@ async def add_configured(
             kind = v1.MODEL_TYPE_CLASSIFIER if shield.provider_id == "prompt-guard" else v1.MODEL_TYPE_LLM
             waiting.append(_load(channel, name, weights, kind))
     return waiting
-
-
-def _preset(name: str) -> tuple[str, tuple[str, ...]]:
-    return next((preset for start, preset in GUARD_PRESETS.items() if name.startswith(start)), ("", ()))
 
 
 def _shield(name: str, provider: str, model: str, params: dict[str, Any]) -> v1.Shield:
