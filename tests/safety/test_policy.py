@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from google.protobuf import json_format
 
 from llamastack import v1
 from services.runtime.config import ConfigError
@@ -45,7 +46,8 @@ async def test_a_changed_file_takes_effect_without_a_restart_and_verdicts_name_i
         response = await mesh.client.safety.run_shield("words", "forbidden")
         assert (response.verdict.action, response.verdict.policy_version) == (v1.SAFETY_ACTION_WARN, second)
         old = await mesh.client.safety.policy(first)
-        assert old.document["surfaces"]["user"]["shields"][0]["threshold"] == 0.5
+        document = json_format.MessageToDict(old.document)
+        assert document["surfaces"]["user"]["shields"][0]["threshold"] == 0.5
         back = await changed(mesh, file, STRICT)
         assert back == first
 
