@@ -72,12 +72,13 @@ async def plan(conversation: Conversation, measure: Measure, *, settled: int = 0
         only = Window(conversation.turns(older, conversation.text), 0, length)
         return Plan(windows=(only,), coverage=1.0, dropped=dropped)
     cut, older, base = await _fit_context(conversation, older, measure)
+    size = await measure(cut.turns(older, cut.text))
     spans = await _spans(cut, older, measure, free=base.room - base.tokens, tokens=size.tokens - base.tokens)
     spans = [span for span in spans if span[1] > settled] or spans[-1:]
     read = spans[:MAX_WINDOWS]
     return Plan(
         windows=tuple(Window(cut.turns(older, cut.text[start:end]), start, end) for start, end in read),
-        coverage=1.0 if len(read) == len(spans) else (read[-1][1] if read else 0) / length,
+        coverage=read[-1][1] / length if read else 0.0,
         dropped=dropped,
         context_cut=cut is not conversation,
     )
