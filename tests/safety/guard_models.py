@@ -31,9 +31,9 @@ async def guarding(home: Path, *models: dict[str, Any], **providers: Any) -> Asy
         yield Guards(node.client.channel("inference"), seconds=20), node
 
 
-async def shield_of(provider: str, guards: Guards | None, model: str = "guard", **params: Any) -> Shield:
+async def shield_of(provider: str, guards: Any, model: str = "guard", **params: Any) -> Shield:
     """A shield that is registered nowhere."""
-    context = ProviderContext(guards=guards)  # type: ignore[arg-type] (some shields ask no model)
+    context = ProviderContext(guards=guards)
     registered = v1.Shield(identifier="test", provider_id=provider, provider_resource_id=model)
     return await PROVIDERS[provider](context).create(registered, params)
 

@@ -48,8 +48,12 @@ def test_turns_alternate_from_the_user_and_nothing_but_system_text_is_left_out()
         "more", {"role": "system", "content": "S"}, assistant("hi"), "a", "b", assistant("c"), assistant("d"), "e"
     )
     assert made.turns(made.older, made.text) == (
-        Turn("User", ""), Turn("Agent", "hi"), Turn("User", "a\n\nb"), Turn("Agent", "c\n\nd"), Turn("User", "e\n\nmore"),
-    )  # fmt: skip
+        Turn("User", ""),
+        Turn("Agent", "hi"),
+        Turn("User", "a\n\nb"),
+        Turn("Agent", "c\n\nd"),
+        Turn("User", "e\n\nmore"),
+    )
     assert made.placeholder
 
 
@@ -106,7 +110,8 @@ async def test_what_fits_is_read_at_once() -> None:
 
 
 async def test_older_turns_go_first_and_in_pairs() -> None:
-    made = of("x" * 20, *["q" * 30, assistant("a" * 30)] * 4, "last?", surface=ANSWER)
+    turns: list[MessageLike] = ["q" * 30, assistant("a" * 30)] * 4
+    made = of("x" * 20, *turns, "last?", surface=ANSWER)
     reading = await plan(made, meter(100))  # type: ignore[arg-type]
     (window,) = reading.windows
     assert window.turns[-2:] == (Turn("User", "last?"), Turn("Agent", "x" * 20))

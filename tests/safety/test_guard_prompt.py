@@ -28,9 +28,14 @@ def test_the_prompt_names_task_categories_conversation_and_closing_in_this_order
     text = prompt.whole([QUESTION, ANSWER], categories("llama-guard-3-8b"))
     assert text.startswith("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nTask: ")
     assert text.endswith(" <|eot_id|><|start_header_id|>assistant<|end_header_id|>")
-    parts = ["'Agent'", "<BEGIN UNSAFE CONTENT CATEGORIES>\nS1: Violent Crimes.\n", "\nS14: Code Interpreter Abuse.\n<END",
-             "<BEGIN CONVERSATION>\n\nUser: How do I bake bread?\n\nAgent: Mix", "yeast.\n\n<END CONVERSATION>\n\n",
-             "ONLY THE LAST Agent message"]  # fmt: skip
+    parts = [
+        "'Agent'",
+        "<BEGIN UNSAFE CONTENT CATEGORIES>\nS1: Violent Crimes.\n",
+        "\nS14: Code Interpreter Abuse.\n<END",
+        "<BEGIN CONVERSATION>\n\nUser: How do I bake bread?\n\nAgent: Mix",
+        "yeast.\n\n<END CONVERSATION>\n\n",
+        "ONLY THE LAST Agent message",
+    ]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
 

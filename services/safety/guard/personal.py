@@ -82,7 +82,7 @@ RECOGNISERS: Mapping[str, Recogniser] = {
     "CREDIT_CARD": Recogniser(re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _is_card, 0.9),
     "IP_ADDRESS": Recogniser(
         re.compile(
-            r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?=[0-9A-Fa-f]*:[0-9A-Fa-f]*:)[0-9A-Fa-f:]{3,39})(?![\w.:]*\w)"
+            r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?=[0-9A-Fa-f]*:[0-9A-Fa-f]*:)(?=[0-9A-Fa-f:]*[0-9A-Fa-f]{3})[0-9A-Fa-f:]{3,39})(?![\w.:]*\w)"
         ),
         _is_address,
         0.6,
@@ -157,6 +157,8 @@ def _phones(text: str, regions: tuple[str, ...]) -> Iterator[Found]:
         leniency = strict if region else phonenumbers.Leniency.VALID
         for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=leniency):
             sure = match.raw_string.startswith("+")
+            if match.raw_string.isdigit() and not match.raw_string.startswith("0"):
+                continue  # any count or order number is some region's telephone number
             yield Found(start=match.start, end=match.end, entity="PHONE_NUMBER", confidence=0.8 if sure else 0.6)
 
 

@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -132,10 +133,10 @@ class ModerationShield:
 
 def _is_url(text: str) -> bool:
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
+        url = urlsplit(text)
+    except ValueError:
         return False
-    return url.scheme in {"http", "https"} and bool(url.host)
+    return url.scheme in {"http", "https"} and bool(url.hostname)
 
 
 def _judgement(found: Moderation, threshold: float, facts: Mapping[str, Any]) -> Judgement:
