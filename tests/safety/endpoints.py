@@ -23,7 +23,8 @@ class Reply:
 class Endpoint:
     """A running endpoint."""
 
-    url: str
+    url: str = ""
+    paths: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
@@ -33,23 +34,24 @@ def as_json(value: object, status: int = 200) -> Reply:
 
 
 @contextmanager
-def endpoint(answer: Callable[[str, dict[str, Any]], Reply]) -> Iterator[Endpoint]:
-    """Serve POSTs and GETs by `answer(path, body)` until the block ends."""
-    made = Endpoint("")
+def endpoint(answer: Reply | Callable[[str, dict[str, Any]], Reply]) -> Iterator[Endpoint]:
+    """Answer POSTs and GETs with one reply, or by `answer(path, body)`, until the block ends."""
+    made = Endpoint()
     over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
             """Say nothing."""
 
-        def do_GET(self) -> None:  # noqa: N802 (http.server's name)
-            self._send(answer(self.path, {}))
+        def do_GET(self) -> None:
+            self._send(answer if isinstance(answer, Reply) else answer(self.path, {}))
 
-        def do_POST(self) -> None:  # noqa: N802 (http.server's name)
+        def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            made.paths.append(self.path)
             made.asked.append(body)
             made.keys.append(self.headers.get("authorization", ""))
-            self._send(answer(self.path, body))
+            self._send(answer if isinstance(answer, Reply) else answer(self.path, body))
 
         def _send(self, reply: Reply) -> None:
             if reply.hang:

@@ -53,7 +53,8 @@ def test_excluded_codes_alone_are_no_violation() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "\n\n", "safe\nS1", "safe.", "safe, because", "safely", "unsafe because of S1", "unsafe\nS1 (violence)",
-     "I cannot help with that", "S1", "unsafe\nS", "unsafe\nS1234", "un safe", "\u017fafe", "not safe", "unsafe\nS1\nsafe"],
+     "I cannot help with that", "S1", "unsafe\nS", "unsafe\nS1234", "un safe", "\u017fafe", "not safe",
+     "unsafe\nS1\nsafe"],
 )  # fmt: skip
 def test_anything_else_is_indeterminate(text: str) -> None:
     assert parse_reply(text, LG3).verdict == "indeterminate"

@@ -1,4 +1,5 @@
 import socket
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -119,6 +120,6 @@ async def test_parameters_that_cannot_be_used_are_refused(params: dict[str, Any]
 @given(st.text(alphabet="0123456789 -.:@+ABCDEFabcdefGx(é)٣３", max_size=80))
 def test_any_text_is_searched_without_error_and_spans_do_not_overlap(text: str) -> None:
     found = personal.find(text, entities=frozenset(personal.ENTITIES), language="en", least=0)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert before.end <= after.start
     assert all(0 <= one.start < one.end <= len(text) for one in found)
