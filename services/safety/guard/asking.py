@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from llamastack import v1
 from services.safety.guard import prompt
@@ -104,9 +104,7 @@ class TokenRoute:
     async def _tokenized(self, turns: Sequence[Turn]) -> v1.TokenizeResponse:
         if self.template == "builtin":
             return await self._model.prompt_of_text(prompt.whole(turns, self._categories))
-        own_codes = sorted(self._categories.excluded, key=lambda code: int(code[1:]))
-        arguments = {"excluded_category_keys": own_codes} if own_codes else {}
-        return await self._model.prompt_of_dialog(dialog_of(turns), arguments)
+        return await self._model.prompt_of_dialog(dialog_of(turns), template_arguments(self._categories))
 
     async def _word_score(self, ids: list[int], words: Words, tally: Tally) -> WordScore | None:
         logprobs = await self._model.next_token(ids, (words.safe, words.unsafe), tally)
@@ -250,6 +248,15 @@ def listed_score(logprobs: Sequence[v1.TokenLogProbs]) -> WordScore | None:
         return None
     score = word_score(safe=min(safe, 0.0), unsafe=min(unsafe, 0.0))
     return score if score.outside_mass <= OUTSIDE_LIMIT else None
+
+
+def template_arguments(categories: CategorySet) -> dict[str, Any]:
+    """What a checkpoint's template is told: all lines where some were added, else only the codes to leave out."""
+    if categories.custom:
+        return {"categories": categories.lines()}
+    if categories.excluded:
+        return {"excluded_category_keys": sorted(categories.excluded, key=lambda code: int(code[1:]))}
+    return {}
 
 
 def dialog_of(turns: Sequence[Turn]) -> list[v1.Message]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llamastack import v1
 from services.safety.guard.categories import CategorySet
@@ -56,7 +57,7 @@ class GuardModel:
         return await self._guards.tokenize(v1.TokenizeRequest(model_id=self.model_id, text=text, parse_special=True))
 
     async def prompt_of_dialog(
-        self, messages: Sequence[v1.Message], arguments: Mapping[str, Sequence[str]]
+        self, messages: Sequence[v1.Message], arguments: Mapping[str, Any]
     ) -> v1.TokenizeResponse:
         """Ids of a dialog's prompt by the checkpoint's own template.
 

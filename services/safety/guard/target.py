@@ -135,8 +135,7 @@ def _profile(model: v1.Model, settings: GuardSettings, template: str) -> Profile
 
 def _uses_checkpoint(categories: CategorySet, settings: GuardSettings, *, template: str) -> bool:
     """Whether the checkpoint's own template can write the prompt that the shield wants."""
-    # Added categories go through our own builder: a template's argument is a map, which has no order.
-    fits = categories.is_default or (categories.profile.template_arguments and not categories.custom)
+    fits = categories.is_default or categories.profile.template_arguments
     usable = template == categories.profile.name and fits
     if settings.template == "checkpoint" and not usable:
         message = (
