@@ -16,8 +16,9 @@ class ModelConfig:
     provider_id: str = "torch"
     """Provider that serves it."""
     provider_model_id: str = ""
-    """The provider's name for it: `packaged:NAME`, a folder, a file; empty means the same as model_id."""
-    model_type: Literal["llm", "embedding"] = "llm"
+    """The provider's name for it: `packaged:NAME`, a folder, a file, a Hugging Face hub id such as
+    `meta-llama/Llama-Guard-3-1B`; empty means the same as model_id."""
+    model_type: Literal["llm", "embedding", "classifier"] = "llm"
     """What it is for."""
     metadata: dict[str, object] = field(default_factory=dict)
     """Facts kept with it; the scripted provider reads its script here."""

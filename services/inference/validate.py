@@ -9,6 +9,7 @@ from stack_client.errors import InvalidArgumentError, UnsupportedError
 MAX_STOP_STRINGS = 16
 MAX_ANSWERS = 16
 MOST_PRIORITY = 100
+MAX_WINDOWS = 1024
 
 
 def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) -> Sampling:
@@ -87,6 +88,25 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
         raise InvalidArgumentError(
             f"tool_choice names {choice!r}, which is none of the tools given", field="tool_config.tool_choice"
         )
+
+
+def check_classify(request: v1.ClassifyRequest) -> None:
+    """Refuse temperatures and windows that make no sense.
+
+    Raises:
+        InvalidArgumentError: If a field has a value that is not allowed; `field` names it.
+    """
+    if request.HasField("temperature") and not (request.temperature > 0 and math.isfinite(request.temperature)):
+        message = f"temperature is {request.temperature:g}; allowed: above 0"
+        raise InvalidArgumentError(message, field="temperature")
+    if not request.HasField("windows"):
+        return
+    if request.text_truncation in {v1.TEXT_TRUNCATION_START, v1.TEXT_TRUNCATION_END}:
+        message = "windows and text_truncation exclude each other: windows read the whole text"
+        raise InvalidArgumentError(message, field="text_truncation")
+    if request.windows.HasField("max_windows") and not 1 <= request.windows.max_windows <= MAX_WINDOWS:
+        message = f"windows.max_windows is {request.windows.max_windows}; allowed: 1 to {MAX_WINDOWS}"
+        raise InvalidArgumentError(message, field="windows.max_windows")
 
 
 def check_priority(priority: int) -> None:

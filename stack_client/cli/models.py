@@ -12,7 +12,7 @@ from llamastack import v1
 from stack_client.cli.connection import add_target, connected
 from stack_client.cli.options import Subparsers, on_terminal, print_json
 
-_TYPES = {"llm": v1.MODEL_TYPE_LLM, "embedding": v1.MODEL_TYPE_EMBEDDING}
+_TYPES = {"llm": v1.MODEL_TYPE_LLM, "embedding": v1.MODEL_TYPE_EMBEDDING, "classifier": v1.MODEL_TYPE_CLASSIFIER}
 
 
 def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
