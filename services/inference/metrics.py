@@ -103,9 +103,7 @@ class InferenceMetrics:
             registry=registry,
         )
         self.texts = Counter("inference_embedded_texts", "Texts turned into vectors.", LABELS, registry=registry)
-        self.classified = Counter(
-            "inference_classified_texts", "Texts put into classes.", LABELS, registry=registry
-        )
+        self.classified = Counter("inference_classified_texts", "Texts put into classes.", LABELS, registry=registry)
         self.queue = Histogram(
             "inference_queue_seconds",
             "Seconds from a request's arrival in our engine to its first step.",

@@ -15,7 +15,7 @@ class Window(NamedTuple):
     """One window of one request."""
 
     request_id: str
-    index: int
+    place: int
     """Its place in the request."""
     ids: list[int]
 
@@ -86,8 +86,8 @@ class ClassifyQueue:
         work = self._works.get(window.request_id)
         if work is None:
             return None
-        work.waiting.discard(window.index)
-        work.rows[window.index] = row
+        work.waiting.discard(window.place)
+        work.rows[window.place] = row
         if work.waiting:
             return None
         del self._works[window.request_id]

@@ -111,7 +111,8 @@ class Loaded:
     kernels: str = ""
     """Variant of the compiled kernels that runs it; empty for plain PyTorch."""
     weights_hash: str = ""
-    """Identity of a text model's or classifier's weights, or of those that an adapter says it was trained on; "" when it does not."""
+    """Identity of the weights of a text model or classifier, or of those that an adapter says it was trained on; ""
+    when it does not."""
     rank: int = 0
     """An adapter's largest rank; 0 for models."""
     targets: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ Shapes: B texts, S tokens of the longest text, D width, N heads, H head size, R 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch.nn.functional import conv1d, embedding, gelu, layer_norm, linear, rel
 
 from services.inference.engine.encoder_weights import Weights
 
-ACTIVATIONS = {"gelu": gelu, "relu": relu, "tanh": torch.tanh}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu, "tanh": torch.tanh}
 _DIRECTIONS = ("c2p", "p2c")
 
 
@@ -191,7 +191,9 @@ class DebertaEncoder:
         prefix = f"encoder.layer.{layer}.attention.self"
         names = ("key_proj", "query_proj") if config.shared_keys else ("pos_key_proj", "pos_query_proj")
         return {
-            direction: self._linear(table_RD, f"{prefix}.{name}").view(len(table_RD), config.n_heads, -1).permute(1, 2, 0)
+            direction: self._linear(table_RD, f"{prefix}.{name}")
+            .view(len(table_RD), config.n_heads, -1)
+            .permute(1, 2, 0)
             for direction, name in zip(_DIRECTIONS, names, strict=True)
             if direction in config.directions
         }

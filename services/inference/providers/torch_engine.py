@@ -6,10 +6,10 @@ This process never imports torch: tokenizers and chat formats live here, weights
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from llamastack import v1
 from services.inference import dialog
 from services.inference.adapter_names import split_adapter
 from services.inference.call_grammar import OfferedCalls, demanded_call, offered_calls
+from services.inference.classifier_text import ClassifierModel, classifier_model, classify_response, cut_texts
 from services.inference.config import TorchConfig
 from services.inference.constraints import format_grammar
 from services.inference.embedding_text import EmbeddingEncoder, EmbeddingModel, embedding_model
@@ -34,7 +35,7 @@ from services.llama import checkpoint
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from services.runtime.calls import current_call
-from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
+from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, StackError, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"  # Llama 3 was trained with it before every text; SmolLM2 has nothing like it
+_KINDS: Mapping[int, Literal["llm", "embedding", "classifier"]] = {
+    v1.MODEL_TYPE_LLM: "llm",
+    v1.MODEL_TYPE_EMBEDDING: "embedding",
+    v1.MODEL_TYPE_CLASSIFIER: "classifier",
+}
 LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
 
 
@@ -56,7 +62,7 @@ class TextModel:
 
 
 class TorchProvider:
-    """Serves Llama-family text models and BERT sentence encoders from one engine process."""
+    """Serves Llama-family text models, BERT sentence encoders and classifiers from one engine process."""
 
     def __init__(self, config: TorchConfig, *, cache_dir: Path) -> None:
         self._config = config
@@ -69,7 +75,7 @@ class TorchProvider:
             self._device, device_reason, self._dtype, dtype_reason, self._threads,
         )  # fmt: skip
         self._engine = EngineClient(threads=self._threads)
-        self._models: dict[str, TextModel | EmbeddingModel] = {}
+        self._models: dict[str, TextModel | EmbeddingModel | ClassifierModel] = {}
         self._ids = itertools.count(1)
 
     @property
@@ -95,17 +101,16 @@ class TorchProvider:
 
     async def load(self, model: v1.Model, report: Report) -> Facts:
         """Convert where needed, load the weights in the engine and the tokenizer here."""
-        if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING}:
+        if model.model_type not in _KINDS:
             kind = v1.ModelType.Name(model.model_type).removeprefix("MODEL_TYPE_").lower()
             raise UnsupportedError(f"the torch provider does not serve {kind} models yet", field="model_type")
         adapter = split_adapter(model.identifier)
         if adapter is not None:
             return await self._load_adapter(model, base=adapter[0], report=report)
-        embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
         quantisation = choose_quantisation(model, default=self._config.quantisation, device=self._device)
         command = commands.Load(
             model=model.identifier,
-            kind="embedding" if embedding else "llm",
+            kind=_KINDS[model.model_type],
             path=_locate(model.provider_resource_id),
             cache_dir=self._cache_dir / "models",
             dtype=self._dtype,
@@ -123,7 +128,9 @@ class TorchProvider:
         )
         loaded = await self._engine.load(command, report)
         report("loading the tokenizer")
-        if embedding:
+        if command.kind == "classifier":
+            return await self._classifier_loaded(loaded)
+        if command.kind == "embedding":
             encoder = await asyncio.to_thread(embedding_model, loaded.folder)
             self._models[model.identifier] = encoder
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
@@ -140,6 +147,24 @@ class TorchProvider:
             "weights_hash": loaded.weights_hash,
             "quantisation": loaded.quantisation,
             "kernels": loaded.kernels or "torch",
+        }
+
+    async def _classifier_loaded(self, loaded: commands.Loaded) -> Facts:
+        """Read the text side of a classifier that the engine has loaded."""
+        try:
+            classifier = await asyncio.to_thread(classifier_model, loaded.folder, classes=loaded.dimension)
+        except StackError:
+            self._engine.unload(loaded.model)
+            raise
+        self._models[loaded.model] = classifier
+        return {
+            "labels": list(classifier.labels.names),
+            "window": classifier.context,
+            "overlap": classifier.overlap,
+            "architecture": loaded.architecture,
+            "weights_hash": loaded.weights_hash,
+            "parameters": loaded.parameters,
+            "device": self._device,
         }
 
     async def _load_adapter(self, model: v1.Model, *, base: str, report: Report) -> Facts:
@@ -249,12 +274,22 @@ class TorchProvider:
             model_id=request.model_id,
         )
 
+    async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
+        """Classify texts in one engine job; its windows share batches with those of other callers."""
+        model = self._models[request.model_id]
+        assert isinstance(model, ClassifierModel)
+        cuts = await _offload(sum(map(len, request.texts)), cut_texts, model, request)
+        windows = [model.framed(cut.ids[window.first : window.last]) for cut in cuts for window in cut.windows]
+        classified = await self._engine.classify(request.model_id, self._next_id("classify"), windows)
+        logits = np.frombuffer(classified.logits, dtype=np.float32).reshape(len(windows), classified.classes)
+        return classify_response(request, cuts, logits.astype(np.float64), labels=model.labels)
+
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Token ids of a text, or of the prompt that a dialog is rendered to."""
         model = self._models[request.model_id]
-        if isinstance(model, EmbeddingModel):
+        if not isinstance(model, TextModel):
             if request.WhichOneof("input") != "text":
-                raise InvalidArgumentError("an embedding model tokenizes text only", field="dialog")
+                raise InvalidArgumentError("only text models render dialogs; send text", field="dialog")
             ids = model.tokenizer.encode(request.text).ids
         elif request.WhichOneof("input") == "dialog":
             tools = dialog.tool_definitions(request.tools)
@@ -271,6 +306,9 @@ class TorchProvider:
             return v1.DetokenizeResponse(
                 text=model.tokenizer.decode(list(request.token_ids), skip_special_tokens=False)
             )
+        if isinstance(model, ClassifierModel):
+            _check_ids(request.token_ids, model.tokenizer.size, field="token_ids")
+            return v1.DetokenizeResponse(text=model.tokenizer.decode(request.token_ids))
         tokenizer = model.tokenizer
         _check_ids(request.token_ids, tokenizer.vocab_size, field="token_ids")
         names = {token_id: name.encode() for name, token_id in tokenizer.special_tokens.items()}

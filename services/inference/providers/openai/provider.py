@@ -63,7 +63,10 @@ class OpenAIProvider:
         """Check that the endpoint answers and lists the model; it may take `wait_seconds` to start."""
         if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING}:
             kind = v1.ModelType.Name(model.model_type).removeprefix("MODEL_TYPE_").lower()
-            raise UnsupportedError(f"the openai provider does not serve {kind} models", field="model_type")
+            message = f"the openai provider does not serve {kind} models"
+            if model.model_type == v1.MODEL_TYPE_CLASSIFIER:  # vLLM's `classify` has probabilities of whole texts only
+                message += ": endpoints give no windows with their characters and no raw outputs; use provider torch"
+            raise UnsupportedError(message, field="model_type")
         if split_adapter(model.identifier) is not None:
             message = "an endpoint's adapters are models of its own; register one under a name without @"
             raise UnsupportedError(message, field="model_id")
@@ -128,6 +131,10 @@ class OpenAIProvider:
             usage=v1.Usage(prompt_tokens=tokens, total_tokens=tokens),
             model_id=request.model_id,
         )
+
+    async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
+        """No endpoint serves classifiers: `load` refuses them."""
+        raise UnsupportedError(f"model {request.model_id} is no classifier", field="model_id")
 
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Ask the endpoint for token ids, where its dialect has a call for it."""
