@@ -10,6 +10,7 @@ MAX_STOP_STRINGS = 16
 MAX_ANSWERS = 16
 MOST_PRIORITY = 100
 MAX_WINDOWS = 1024
+MAX_ASKED_TOKENS = 64
 
 
 def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) -> Sampling:
@@ -47,7 +48,12 @@ def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) ->
     _check(len(params.stop) <= MAX_STOP_STRINGS, "stop", len(params.stop), f"at most {MAX_STOP_STRINGS} strings")
     _check(all(params.stop), "stop", "an empty string", "non-empty strings")
     top_logprobs = None
+    asked_tokens: tuple[int, ...] = ()
     if logprobs is not None:
+        asked_tokens = tuple(logprobs.token_ids)
+        if len(asked_tokens) > MAX_ASKED_TOKENS:
+            message = f"logprobs.token_ids names {len(asked_tokens)} tokens; allowed: at most {MAX_ASKED_TOKENS}"
+            raise InvalidArgumentError(message, field="logprobs.token_ids")
         top_logprobs = logprobs.top_k
         if not 0 <= top_logprobs <= 20:
             raise InvalidArgumentError(
@@ -63,6 +69,7 @@ def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) ->
         logit_bias=tuple(sorted(params.logit_bias.items())),
         seed=params.seed if params.HasField("seed") else None,
         top_logprobs=top_logprobs,
+        asked_tokens=asked_tokens,
     )
 
 

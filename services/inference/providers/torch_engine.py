@@ -355,6 +355,7 @@ class TorchProvider:
         """Run token ids through the engine and push the text into the sink."""
         for token_id in params.logit_bias:
             _check_ids([token_id], model.tokenizer.vocab_size, field="sampling_params.logit_bias")
+        _check_ids(sampling.asked_tokens, model.tokenizer.vocab_size, field="logprobs.token_ids")
         room = self._config.waiting_requests + self._config.running_requests
         if self._engine.in_flight >= room:
             raise ResourceExhaustedError(f"{room} requests are in flight; ask again in a second", retry_after=1.0)

@@ -5,6 +5,7 @@ them is its to say. Usage is what the endpoint reports. The task of an embedding
 word for it.
 """
 
+import dataclasses
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -32,6 +33,8 @@ class RemoteModel:
     endpoint: Endpoint
     context: int = 0
     """Tokens that it reads; 0 when the endpoint does not say."""
+    texts: dict[int, str] = dataclasses.field(default_factory=dict)
+    """Of tokens that were asked for by id, once the endpoint has told them."""
 
 
 class OpenAIProvider:
@@ -96,7 +99,8 @@ class OpenAIProvider:
         """Let the endpoint continue the dialog."""
         model = self._models[request.model_id]
         body = chat_body(request, model=model.name, dialect=model.endpoint.config.dialect, context=model.context)
-        answer = await _generate(model, "chat/completions", body, StreamReader(sink, top_logprobs=_top(request)), sink)
+        reader = StreamReader(sink, top_logprobs=_top(request), asked=await _asked(model, request))
+        answer = await _generate(model, "chat/completions", body, reader, sink)
         demanded = request.tool_config.tool_choice not in {"", "auto", "none"}
         if demanded and answer.finish_reason == v1.FINISH_REASON_STOP:
             field = "tool_config.tool_choice"
@@ -108,7 +112,8 @@ class OpenAIProvider:
         """Let the endpoint continue the text."""
         model = self._models[request.model_id]
         body = completion_body(request, model=model.name, dialect=model.endpoint.config.dialect, context=model.context)
-        return await _generate(model, "completions", body, StreamReader(sink, top_logprobs=_top(request)), sink)
+        reader = StreamReader(sink, top_logprobs=_top(request), asked=await _asked(model, request))
+        return await _generate(model, "completions", body, reader, sink)
 
     async def embed(self, request: v1.EmbedRequest) -> v1.EmbedResponse:
         """Let the endpoint embed the texts; a text that is too long is refused by it."""
@@ -168,6 +173,14 @@ async def _generate(model: RemoteModel, path: str, body: Json, reader: StreamRea
         async for chunk in chunks:
             reader.read(chunk)
     return reader.end()
+
+
+async def _asked(model: RemoteModel, request: v1.ChatCompletionRequest | v1.CompletionRequest) -> dict[int, str]:
+    """The tokens whose log probabilities are asked for, in that order, with their texts."""
+    for token_id in request.logprobs.token_ids:
+        if token_id not in model.texts:
+            model.texts[token_id] = await detokenize(model.endpoint, model.name, [token_id])
+    return {token_id: model.texts[token_id] for token_id in request.logprobs.token_ids}
 
 
 def _top(request: v1.ChatCompletionRequest | v1.CompletionRequest) -> int | None:
