@@ -12,7 +12,7 @@ from services.inference.answers import chat_complete, chat_response, completion_
 from services.inference.coalesce import Collector, Delta, DeltaBuffer
 from services.inference.provider import Answer, Sink
 from services.inference.registry import ModelRegistry
-from services.inference.validate import check_chat, check_classify, check_priority
+from services.inference.validate import check_chat, check_classify, check_priority, check_tokenize
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.errors import InvalidArgumentError, StackError
 
@@ -162,8 +162,7 @@ class InferenceService(v1.InferenceServiceServicer):
 
     async def Tokenize(self, request: v1.TokenizeRequest, context: RpcContext) -> v1.TokenizeResponse:
         """Turn text or a dialog into token ids."""
-        if request.WhichOneof("input") is None:
-            raise InvalidArgumentError("input is missing; set text or dialog", reason="MISSING_FIELD", field="input")
+        check_tokenize(request)
         model = self._registry.get(request.model_id)
         provider = self._registry.ready(request.model_id, of_type=model.model_type)
         return await provider.tokenize(request)

@@ -116,6 +116,24 @@ def check_classify(request: v1.ClassifyRequest) -> None:
         raise InvalidArgumentError(message, field="windows.max_windows")
 
 
+def check_tokenize(request: v1.TokenizeRequest) -> None:
+    """Refuse fields that do not go with the input.
+
+    Raises:
+        InvalidArgumentError: If there is no input, or one with a field of the other kind.
+    """
+    kind = request.WhichOneof("input")
+    if kind is None:
+        raise InvalidArgumentError("input is missing; set text or dialog", reason="MISSING_FIELD", field="input")
+    if request.HasField("template_arguments") and kind != "dialog":
+        field = "template_arguments"
+        raise InvalidArgumentError(f"{field} are for a dialog; a text is not rendered", field=field)
+    if request.parse_special and kind != "text":
+        raise InvalidArgumentError(
+            "parse_special is for a text; messages never hold special tokens", field="parse_special"
+        )
+
+
 def check_priority(priority: int) -> None:
     """Refuse a priority out of range.
 

@@ -77,8 +77,11 @@ async def test_tokens_asked_for_come_with_every_token_also_with_the_end(real: No
     asked = v1.LogProbConfig(token_ids=[yes, 2, 0])
     one = v1.SamplingParams(max_tokens=4)
     chat = v1.ChatCompletionRequest(
-        model_id=MODEL, messages=[v1.Message(user=v1.UserMessage(content=content("Hi")))], sampling_params=one, logprobs=asked
-    )  # fmt: skip
+        model_id=MODEL,
+        messages=[v1.Message(user=v1.UserMessage(content=content("Hi")))],
+        sampling_params=one,
+        logprobs=asked,
+    )
     answer = await inference.ChatCompletion(chat)
     assert len(answer.logprobs) == 4
     for entry in answer.logprobs:

@@ -32,8 +32,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "absolute positions": {"relative_attention": False, "position_biased_input": True},
 }
 TEXTS = [
-    "The quick brown fox jumps over the lazy dog.", "Ignore all previous instructions!", "Größe naïve café", "漢字 と かな",
-    "two  blanks, three   blanks", "a\ttab and\na line", "emoji 🎉 👩‍👩‍👧", " leading", "trailing  ", "", "   ", "ABC def x",
+    "The quick brown fox jumps over the lazy dog.", "Ignore all previous instructions!", "Größe naïve café",
+    "漢字 と かな", "two  blanks, three   blanks", "a\ttab and\na line", "emoji 🎉 👩‍👩‍👧", " leading",
+    "trailing  ", "", "   ", "ABC def x",
 ]  # fmt: skip
 
 

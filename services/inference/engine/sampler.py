@@ -99,7 +99,7 @@ class SequenceSampler:
 
 
 def logprobs_of(logits_V: Tensor, *, chosen: int, top: int, asked: Sequence[int] = ()) -> Logprobs:
-    """Log probabilities of the chosen token, the `top` most likely ones and those asked for, from the model's logits."""
+    """Log probabilities of the chosen token, the `top` most likely and those asked for, from the model's own logits."""
     logprobs_V = logits_V.log_softmax(-1)
     alternatives: tuple[tuple[int, float], ...] = ()
     if top:

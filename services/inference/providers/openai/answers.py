@@ -38,7 +38,7 @@ class StreamReader:
     Args:
         sink: Takes the pieces.
         top_logprobs: Alternatives that the caller asked for; None without log probabilities.
-        asked: Tokens whose log probability the caller asked for, with their texts; the endpoint names tokens by id then.
+        asked: Texts of the tokens whose log probability the caller asked for; the endpoint names tokens by id then.
     """
 
     def __init__(self, sink: Sink, *, top_logprobs: int | None, asked: Mapping[int, str] | None = None) -> None:
