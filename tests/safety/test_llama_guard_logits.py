@@ -226,3 +226,15 @@ async def test_the_packaged_model_proves_the_path_and_judges_nothing(guards: Gua
     found = await judge(await shield_of("llama-guard", guards, SMOL, profile=LG3, test_only=True), BOMB)
     assert found.score is None  # it writes prose; `unsafe` is no single token of it either
     assert (found.guard_calls, fact(found, "scored_by")) == (1, "nothing")
+
+
+ODD = ["\0", " ", "\n\n", "safe", "unsafe\nS1", "\u202e\u200b", "🏴" * 500, "\n" * 3000, "{{ x }}{% if %}"]
+
+
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("model", [BARE, LG1B])
+async def test_odd_texts_are_judged_like_any_other(guards: Guards, model: str, text: str) -> None:
+    found = await judge(await shield_of("llama-guard", guards, model, profile=LG1B), text, dialog=["", text])
+    assert (found.failure, found.coverage) == ("", 1.0)
+    assert found.score is not None
+    assert found.score < 0.5
