@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +39,8 @@ MODELS = (
 async def guards(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guards]:
     folder = deberta_folder(tmp_path_factory.mktemp("deberta"))
     random = {"model_id": RANDOM, "provider_model_id": str(folder), "model_type": "classifier"}
-    async with guarding(tmp_path_factory.mktemp("home"), *MODELS, GUARD, random) as (guards, _):
+    packaged = {**MODELS[0], "model_id": "packaged", "provider_model_id": "packaged:detector"}
+    async with guarding(tmp_path_factory.mktemp("home"), *MODELS, GUARD, packaged, random) as (guards, _):
         yield guards
 
 
@@ -149,8 +149,10 @@ async def test_parameters_that_cannot_be_used_are_refused(guards: Guards, params
     assert raised.value.field.startswith("params.")
 
 
-async def test_models_that_are_missing_or_no_classifiers_are_refused(guards: Guards, tmp_path: Path) -> None:
+async def test_models_that_are_missing_or_no_classifiers_are_refused(guards: Guards) -> None:
     with pytest.raises(InvalidArgumentError, match="no classifier"):
         await shield_of("prompt-guard", guards, "guard")
+    with pytest.raises(InvalidArgumentError, match="no Prompt Guard"):
+        await shield_of("prompt-guard", guards, "packaged")
     with pytest.raises(NotFoundError):
         await shield_of("prompt-guard", guards, "nobody")
