@@ -142,6 +142,14 @@ def test_a_tokenizer_file_is_read_without_its_truncation_and_padding(tmp_path: P
     assert 2 not in tokenizer.encode("[SEP]").ids
 
 
+def test_a_tokenizer_file_without_special_tokens_is_refused(tmp_path: Path) -> None:
+    bytes_tokenizer(tmp_path)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**spec, "post_processor": None}))
+    with pytest.raises(InvalidArgumentError, match="special token"):
+        encoder_tokenizer(tmp_path)
+
+
 def spm_folder(folder: Path, **options: Any) -> Any:
     """A small SentencePiece model with DeBERTa-v2's special tokens; the library's processor of it."""
     sentencepiece = pytest.importorskip("sentencepiece")
