@@ -15,7 +15,7 @@ from services.safety import params as read
 from services.safety.guard import personal
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface
 
-MAX_CHARS = 200_000
+MAX_CHARS = 100_000
 """Characters that are searched; what lies behind them lowers the coverage."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from llamastack import v1
 from services.safety import params as read
+from services.safety.guard.target import PACKAGED
 from services.safety.guards import Guards
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface
 from stack_client.errors import InvalidArgumentError
@@ -59,6 +60,9 @@ class PromptGuardProvider:
         model = await self._guards.model(shield.provider_resource_id)
         if model.model_type != v1.MODEL_TYPE_CLASSIFIER:
             message = f"model {model.identifier!r} is no classifier; register it with model_type classifier"
+            raise InvalidArgumentError(message, field="provider_shield_id")
+        if model.provider_resource_id.startswith(PACKAGED):
+            message = f"model {model.identifier!r} is packaged and no Prompt Guard: its outputs mean other things"
             raise InvalidArgumentError(message, field="provider_shield_id")
         return PromptGuardShield(
             self._guards, model.identifier, mode=kind, temperature=temperature, max_windows=max_windows
