@@ -15,7 +15,7 @@ from services.safety.guard.scores import OUTSIDE_LIMIT, WordScore, shares, word_
 from services.safety.guard.windows import Size, Window
 from services.safety.together import together
 from stack_client.content import text_of
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import FailedPreconditionError, UnsupportedError
 
 CHARS_PER_TOKEN = 2
 """Assumed of models that cannot count; real text has about four, so that a prompt taken to fit does fit."""
@@ -211,7 +211,7 @@ class ChatRoute:
         if self._with_logprobs:
             try:
                 return await self._model.chat(messages, tally, max_tokens=self._max_tokens, with_logprobs=True)
-            except InvalidArgumentError:
+            except (FailedPreconditionError, UnsupportedError):
                 # Endpoints that have none say so in many ways; whatever else was wrong is wrong without them too.
                 response = await self._model.chat(messages, tally, max_tokens=self._max_tokens, with_logprobs=False)
                 self._with_logprobs = False

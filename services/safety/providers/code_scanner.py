@@ -73,6 +73,7 @@ class CodeScanner:
 
     baseline = False
     streams = False  # half a block is another program than the whole
+    every_message = False
 
     def __init__(self, *, on_unsupported: str, seconds: float) -> None:
         self._on_unsupported = on_unsupported

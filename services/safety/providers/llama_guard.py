@@ -53,6 +53,7 @@ class LlamaGuardShield:
 
     baseline = False
     streams = True
+    every_message = False
 
     def __init__(self, guards: Guards, model_id: str, settings: GuardSettings) -> None:
         self._guards = guards

@@ -48,6 +48,7 @@ class PiiShield:
 
     baseline = False
     streams = True
+    every_message = False
 
     def __init__(self, *, entities: frozenset[str], redact: bool, least: float, language: str) -> None:
         self._entities = entities

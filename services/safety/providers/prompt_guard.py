@@ -74,6 +74,7 @@ class PromptGuardShield:
 
     baseline = False
     streams = True
+    every_message = True  # an injection may stand in any message that a call brings
 
     def __init__(self, guards: Guards, model_id: str, *, mode: Mode, temperature: float, max_windows: int) -> None:
         self._guards = guards
