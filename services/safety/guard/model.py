@@ -15,6 +15,10 @@ TOP_LISTED = 20
 """Alternatives asked of an endpoint that cannot be asked for tokens by id."""
 
 
+PRIORITY = 50
+"""Answers wait for their verdicts: a guard on the same engine goes first, or both would wait for each other's slots."""
+
+
 @dataclass
 class Tally:
     """What one judgement cost so far."""
@@ -132,7 +136,11 @@ class GuardModel:
         self, ids: Sequence[int], tally: Tally, *, max_tokens: int, logprobs: v1.LogProbConfig | None = None
     ) -> v1.CompletionResponse:
         request = v1.CompletionRequest(
-            model_id=self.model_id, token_ids=ids, sampling_params=_greedy(max_tokens), logprobs=logprobs
+            model_id=self.model_id,
+            token_ids=ids,
+            sampling_params=_greedy(max_tokens),
+            logprobs=logprobs,
+            priority=PRIORITY,
         )
         response = await self._guards.complete(request)
         tally.calls += 1
