@@ -45,6 +45,12 @@ class AgentResult:
         """Tokens used by all steps."""
         return self.turn.usage
 
+    @property
+    def violation(self) -> v1.StepViolation | None:
+        """What a shield blocked this run for; None when none did."""
+        violations = [step.shield_call.violation for step in self.turn.steps]
+        return next((found for found in violations if found.violation_level == "error"), None)
+
     def __str__(self) -> str:
         """The answer."""
         return self.text
@@ -60,6 +66,8 @@ class AgentEvent:
     """The model calls a tool."""
     tool_response: v1.ToolResponse | None = None
     """A tool answered."""
+    violation: v1.StepViolation | None = None
+    """A shield found something; with level `error` the run ends with the shield's message as its answer."""
     restarted: bool = False
     """The step began anew after a fault: text since the step's start is void."""
     result: AgentResult | None = None
@@ -80,6 +88,10 @@ class Agent:
         tools: Python functions; type hints and docstring tell the model how to call them. Plain functions run in
             threads, asynchronous ones on the loop that the run is on.
         tool_choice: `auto`, `required`, `none` or the name of a tool; empty means auto.
+        shields: Shields that judge what the user and the tools say before the model's answer is shown, and the answer
+            before it is shown; `policy` stands for those that the stack's policy binds.
+        input_shields: The same for what goes in only.
+        output_shields: The same for the answer only.
         session_id: Session to go on with; None begins a new one at the first run.
         max_infer_iters: Model calls per run at most.
         client: Says which stack, and is used where it fits: `run` and `stream` need a SyncStackClient, `arun` and
@@ -94,6 +106,9 @@ class Agent:
         instructions: str = "",
         tools: Sequence[ToolFunction] = (),
         tool_choice: str = "",
+        shields: Sequence[str] = (),
+        input_shields: Sequence[str] = (),
+        output_shields: Sequence[str] = (),
         session_id: str | None = None,
         max_infer_iters: int | None = None,
         client: StackClient | SyncStackClient | None = None,
@@ -108,6 +123,8 @@ class Agent:
         self.config = v1.AgentConfig(
             model=model,
             instructions=instructions,
+            input_shields=dict.fromkeys([*_names(shields), *_names(input_shields)]),
+            output_shields=dict.fromkeys([*_names(shields), *_names(output_shields)]),
             client_tools=[tool.definition() for tool in self.tools.values()],
             max_infer_iters=max_infer_iters,
             sampling_params=content.sampling(**sampling),
@@ -251,6 +268,8 @@ class Agent:
             case "step_complete" if raw.step_complete.step_type == v1.STEP_TYPE_INFERENCE:
                 said = raw.step_complete.step_details.inference.model_response
                 return [AgentEvent(tool_call=call, raw=raw) for call in said.tool_calls]
+            case "step_complete" if raw.step_complete.step_details.shield_call.HasField("violation"):
+                return [AgentEvent(violation=raw.step_complete.step_details.shield_call.violation, raw=raw)]
             case "turn_complete":
                 turn = raw.turn_complete.turn
                 text = content.text_of(turn.output_message.content)
@@ -280,6 +299,11 @@ async def _cancel(client: StackClient, turn_id: str) -> None:
         await client.agents.cancel_turn(turn_id)
     except StackError:
         return
+
+
+def _names(shields: Sequence[str]) -> Sequence[str]:
+    """Names of shields; a single one may be a plain string."""
+    return [shields] if isinstance(shields, str) else shields
 
 
 def _ended(result: AgentResult | None) -> AgentResult:

@@ -11,6 +11,7 @@ from stack_client.agents import Agents
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.inference import Inference
 from stack_client.models import Models
+from stack_client.safety import Safety, Shields
 
 
 class StackClient:
@@ -61,6 +62,16 @@ class StackClient:
     def models(self) -> Models:
         """The models of the inference service."""
         return Models(self.channel("inference"))
+
+    @cached_property
+    def safety(self) -> Safety:
+        """Shields over dialogs, moderation, moderated streams."""
+        return Safety(self.channel("safety"))
+
+    @cached_property
+    def shields(self) -> Shields:
+        """The shields of the safety service."""
+        return Shields(self.channel("safety"))
 
     @cached_property
     def agents(self) -> Agents:

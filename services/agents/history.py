@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from llamastack import v1
+from services.agents.shields import blocking, redacted_input
 from stack_client.content import content
 
+WITHHELD = "[Withheld by a safety shield.]"
 NO_RESULT = "There is no result: the turn ended before the tool answered."
 
 
@@ -20,6 +22,9 @@ def dialog(config: v1.AgentConfig, earlier: Iterable[v1.Turn], current: v1.Turn)
 
 def _of_turn(turn: v1.Turn, *, with_context: bool) -> list[v1.Message]:
     messages = []
+    violation = blocking(turn)
+    if violation is not None and not any(step.WhichOneof("details") == "inference" for step in turn.steps):
+        return []  # what the user wrote was refused: no later answer may follow from it
     for entry in turn.input_messages:
         if entry.WhichOneof("message") == "user":
             message = v1.Message(user=entry.user)
@@ -28,13 +33,29 @@ def _of_turn(turn: v1.Turn, *, with_context: bool) -> list[v1.Message]:
         else:
             message = v1.Message(tool=entry.tool)
         messages.append(message)
+    redacted = redacted_input(turn)
+    if redacted is not None and messages and messages[-1].WhichOneof("message") == "user":
+        messages[-1].user.content.CopyFrom(content(redacted))
     for step in turn.steps:
         match step.WhichOneof("details"):
             case "inference" if step.HasField("completed_at"):  # not the one that is about to be generated
                 messages.append(v1.Message(assistant=step.inference.model_response))
             case "tool_execution":
                 messages += _tool_messages(step.tool_execution)
+    if violation is not None:
+        _mark_withheld(messages)
     return _without_dangling_calls(messages)
+
+
+def _mark_withheld(messages: list[v1.Message]) -> None:
+    """Say where a shield ended a turn: in place of the tools' results that it refused, or behind what it let pass."""
+    if messages and messages[-1].WhichOneof("message") == "assistant":
+        messages[-1].assistant.content.items.append(v1.ContentItem(text=WITHHELD))
+        messages[-1].assistant.ClearField("tool_calls")
+    for message in reversed(messages):
+        if message.WhichOneof("message") != "tool":
+            break
+        message.tool.content.CopyFrom(content(WITHHELD))
 
 
 def _tool_messages(step: v1.ToolExecutionStep) -> list[v1.Message]:

@@ -8,17 +8,17 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
-from services.agents import history
+from services.agents import history, shields
 from services.agents.config import AgentsConfig
 from services.agents.turn_log import TurnLog
 from stack_client.content import content
 from stack_client.errors import (
-    InternalError,
     ResourceExhaustedError,
     StackError,
     UnavailableError,
@@ -29,6 +29,16 @@ from stack_client.inference import Inference
 logger = logging.getLogger(__name__)
 
 REPEATED_CALLS = 3
+
+
+@dataclass
+class Ending:
+    """How an answer ended, as far as shields are concerned."""
+
+    verdicts: list[v1.Verdict] = field(default_factory=list)
+    """What was found in the answer that does not block."""
+    blocked: v1.ChatCompletionBlocked | None = None
+    """What a shield withheld."""
 
 
 class TurnLoop:
@@ -78,7 +88,7 @@ class TurnLoop:
 
     async def _next_step(self) -> None:
         """Do what the log's last step calls for."""
-        last = self._turn.steps[-1] if self._turn.steps else None
+        last = next((step for step in reversed(self._turn.steps) if not shields.is_shield_call(step)), None)
         match last.WhichOneof("details") if last else None:
             case "inference" if last and last.HasField("completed_at"):
                 said = last.inference.model_response
@@ -93,17 +103,20 @@ class TurnLoop:
                 await self._infer(last)
 
     async def _infer(self, last: v1.Step | None) -> None:
-        """One inference step; tried again while the inference service is unavailable."""
+        """One inference step with its shields; tried again while the inference service is unavailable."""
         if last is not None and last.WhichOneof("details") == "inference":  # a process ended in the middle of it
             step = v1.Step()
             step.CopyFrom(last)
             attempt = await self._log.attempts(step.step_id) + 1
         else:
             step, attempt = self._new_step(v1.STEP_TYPE_INFERENCE, inference=v1.InferenceStep()), 1
+        guard = shields.InputStep(self._log, self._config, new_step=self._new_step, inference=step)
+        await guard.begin()
         for failures in range(1, self._attempts + 1):
-            self._begin(step, attempt)
+            if not guard.waiting:
+                self._begin(step, attempt)
             try:
-                await self._generate(step)
+                end = await self._generate(step, guard, attempt)
                 break
             except (UnavailableError, ResourceExhaustedError) as error:
                 overload = isinstance(error, ResourceExhaustedError)
@@ -111,14 +124,34 @@ class TurnLoop:
                     raise
                 logger.warning("inference unavailable turn=%s attempt=%d: %s", step.turn_id, attempt, error.message)
                 await asyncio.sleep(max(error.retry_after or 0.0, self._pause * 2 ** (failures - 1)))
-                attempt += 1
+                if not guard.waiting:
+                    attempt += 1
+        if end.blocked is not None and end.blocked.surface != v1.SAFETY_SURFACE_ASSISTANT:
+            guard.block(end.blocked)
+            self._withhold(end.blocked)
+        else:
+            self._complete_inference(step, end)
+        await self._log.commit()
+
+    def _complete_inference(self, step: v1.Step, end: "Ending") -> None:
         step.completed_at.CopyFrom(now())
         self._log.put_step(step)
         self._count(step.inference.usage)
         self._log.add(
             step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step)
         )
-        await self._log.commit()
+        if self._config.output_shields:
+            shields.output_step(self._log, end.verdicts, end.blocked, new_step=self._new_step)
+        if end.blocked is not None:
+            self._withhold(end.blocked)
+
+    def _withhold(self, blocked: v1.ChatCompletionBlocked) -> None:
+        """End the turn as a shield wants it: with what was shown before, and its message to the user."""
+        said = v1.CompletionMessage(stop_reason=v1.STOP_REASON_END_OF_TURN)
+        said.content.items.extend(blocked.completion_message.content.items)
+        gap = "\n\n" if said.content.items else ""
+        said.content.items.append(v1.ContentItem(text=f"{gap}{blocked.user_message}"))
+        self._complete(said)
 
     def _begin(self, step: v1.Step, attempt: int) -> None:
         """Announce an inference step, or that it begins anew."""
@@ -130,15 +163,22 @@ class TurnLoop:
             restarted = v1.TurnStepRestarted(step_type=kind, step_id=step_id, attempt=attempt)
             self._log.add(step_restarted=restarted)
 
-    async def _generate(self, step: v1.Step) -> None:
+    async def _generate(self, step: v1.Step, guard: "shields.InputStep", attempt: int) -> "Ending":
         """Stream one answer of the model into the log; commits run beside the stream, each taking what has gathered."""
-        request = v1.StreamChatCompletionRequest(request=self._chat_request())
-        stream = self._inference.stream(request)
+        chat = self._chat_request()
+        chat.input_shields.extend(self._config.input_shields if guard.waiting else ())
+        stream = self._inference.stream(v1.StreamChatCompletionRequest(request=chat))
+        end = Ending()
         try:
             async with asyncio.TaskGroup() as group, stream:
                 committing = group.create_task(self._log.keep_committing())
                 async for event in stream:
                     match event.WhichOneof("event"):
+                        case "judged" if event.judged.surface != v1.SAFETY_SURFACE_ASSISTANT:
+                            guard.complete(event.judged.verdicts)
+                            self._begin(step, attempt)
+                        case "judged":
+                            end.verdicts = list(event.judged.verdicts)
                         case "progress":
                             self._progress(step, event.progress.delta)
                         case "complete":
@@ -146,10 +186,13 @@ class TurnLoop:
                             step.inference.model_response.CopyFrom(complete.completion_message)
                             step.inference.usage.CopyFrom(complete.usage)
                         case "blocked":
-                            raise InternalError("inference was blocked by a shield, although none was asked for")
+                            end.blocked = event.blocked
+                            step.inference.model_response.CopyFrom(event.blocked.completion_message)
+                            step.inference.usage.CopyFrom(event.blocked.usage)
                 committing.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        return end
 
     def _progress(self, step: v1.Step, delta: v1.ContentDelta) -> None:
         self._log.add(step_progress=v1.TurnStepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
@@ -188,6 +231,7 @@ class TurnLoop:
             ],
             tool_config=tool_config,
             response_format=config.response_format if config.HasField("response_format") else None,
+            output_shields=config.output_shields,
         )
 
     async def _call_tools(self, said: v1.CompletionMessage) -> None:

@@ -7,8 +7,6 @@ MAX_INFER_ITERS = 100
 
 _NOT_YET = {
     "toolgroups": "the tools service is not part of this stack yet; give Python functions as client tools",
-    "input_shields": "the safety service is not part of this stack yet",
-    "output_shields": "the safety service is not part of this stack yet",
 }
 
 

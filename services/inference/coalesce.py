@@ -20,6 +20,7 @@ class Delta:
     text: list[str] = field(default_factory=list)
     logprobs: list[v1.TokenLogProbs] = field(default_factory=list)
     tool_call: v1.ToolCall | None = None
+    tokens: int = 0
 
 
 class DeltaBuffer:
@@ -49,6 +50,7 @@ class DeltaBuffer:
     def text(self, text: str, *, tokens: int, logprobs: Sequence[v1.TokenLogProbs] = ()) -> None:
         """Add text; it becomes visible to the reader when the window closes."""
         self._tokens += tokens
+        self._open.tokens += tokens
         if text:
             self._open.text.append(text)
         self._open.logprobs.extend(logprobs)

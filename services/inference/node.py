@@ -22,6 +22,7 @@ from services.inference.registry import ModelRegistry
 from services.inference.service import InferenceService
 from services.runtime.listen import open_channel
 from services.runtime.service import ServiceContext
+from stack_client.safety import Safety
 
 SERVICES = ("llamastack.v1.InferenceService", "llamastack.v1.ModelsService")
 
@@ -34,7 +35,9 @@ class InferenceNode:
     def __init__(self, context: ServiceContext) -> None:
         self.readiness = context.readiness
         self._config = context.section(InferenceConfig)
+        self._context = context
         self._runtime = context.runtime
+        self._safety: Safety | None = None
         self._draining = context.draining
         self._grace = context.runtime.drain_grace_seconds
         torch = TorchProvider(self._config.providers.torch, cache_dir=context.cache_dir)
@@ -71,6 +74,10 @@ class InferenceNode:
                         report=self._report,
                     )
                 )
+            if "safety" in self._context.addresses:
+                channel = self._context.open_channel("safety")
+                opening.push_async_callback(channel.close, None)
+                self._safety = Safety(channel)
             self._resources = opening.pop_all()
         self._show_readiness()
         return self
@@ -83,7 +90,9 @@ class InferenceNode:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add both services."""
-        inference = InferenceService(self.registry, draining=self._draining, grace_seconds=self._grace)
+        inference = InferenceService(
+            self.registry, safety=self._safety, draining=self._draining, grace_seconds=self._grace
+        )
         v1.add_InferenceServiceServicer_to_server(inference, server)
         v1.add_ModelsServiceServicer_to_server(ModelsService(self.registry, tasks=self._tasks), server)
         return SERVICES

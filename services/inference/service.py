@@ -4,19 +4,19 @@ import asyncio
 import functools
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
 from llamastack import v1
-from services.inference.answers import chat_complete, chat_response, completion_complete, completion_response
-from services.inference.coalesce import Collector, Delta, DeltaBuffer
-from services.inference.provider import Answer, Sink
+from services.inference.answers import chat_response, completion_complete, completion_response
+from services.inference.chat_stream import ChatStream, shielded_answer, single_requests
+from services.inference.coalesce import Collector, Delta
+from services.inference.generations import run_generations, together
+from services.inference.provider import Provider
 from services.inference.registry import ModelRegistry
+from services.inference.shielding import check_shields
 from services.inference.validate import check_chat, check_priority
 from services.runtime.stream import EventWriter, RpcContext
-from stack_client.errors import InvalidArgumentError, StackError
-
-T = TypeVar("T")
+from stack_client.errors import InvalidArgumentError
+from stack_client.safety import Safety
 
 MAX_BATCH = 256
 MAX_EMBED_TEXTS = 2048
@@ -25,8 +25,11 @@ MAX_EMBED_TEXTS = 2048
 class InferenceService(v1.InferenceServiceServicer):
     """`llamastack.v1.InferenceService`."""
 
-    def __init__(self, registry: ModelRegistry, *, draining: asyncio.Event, grace_seconds: float) -> None:
+    def __init__(
+        self, registry: ModelRegistry, *, safety: Safety | None = None, draining: asyncio.Event, grace_seconds: float
+    ) -> None:
         self._registry = registry
+        self._safety = safety
         self._draining = draining
         self._grace = grace_seconds
         self._prefix = os.urandom(4).hex()
@@ -42,33 +45,15 @@ class InferenceService(v1.InferenceServiceServicer):
     ) -> None:
         """Answer a dialog as it is written."""
         chat = request.request
-        check_chat(chat)
-        provider = self._registry.ready(chat.model_id, of_type=v1.MODEL_TYPE_LLM)
-        requests = _single_requests(chat)
-        said = [Collector() for _ in requests]
-        writer = EventWriter(
-            context, v1.StreamChatCompletionResponse, draining=self._draining, grace_seconds=self._grace
+        self._check(chat)
+        self._registry.ready(chat.model_id, of_type=v1.MODEL_TYPE_LLM)
+        stream = ChatStream(
+            chat,
+            EventWriter(context, v1.StreamChatCompletionResponse, draining=self._draining, grace_seconds=self._grace),
+            answer_id=self._new_id("chatcmpl"),
+            safety=self._safety,
         )
-
-        async def start() -> None:
-            await writer.write(start=v1.ChatCompletionStart(id=self._new_id("chatcmpl"), model_id=chat.model_id))
-
-        async def forward(index: int, delta: Delta) -> None:
-            content = v1.ContentDelta(text="".join(delta.text))
-            if delta.tool_call is not None:
-                said[index].tool_call(delta.tool_call)
-                content = v1.ContentDelta(
-                    tool_call=v1.ToolCallDelta(call=delta.tool_call, parse_status=v1.TOOL_CALL_PARSE_STATUS_SUCCEEDED)
-                )
-            else:
-                said[index].text(content.text, tokens=0)
-            await writer.write(
-                progress=v1.ChatCompletionProgress(delta=content, logprobs=delta.logprobs, choice_index=index)
-            )
-
-        generations = [functools.partial(provider.chat, request) for request in requests]
-        answers = await _stream(generations, start, forward, writer)
-        await writer.write(complete=chat_complete(answers, said))
+        await stream.run(lambda one: functools.partial(self._provider(one).chat, one))
 
     async def Completion(self, request: v1.CompletionRequest, context: RpcContext) -> v1.CompletionResponse:
         """Continue a text."""
@@ -92,7 +77,7 @@ class InferenceService(v1.InferenceServiceServicer):
             said.text(piece, tokens=0)
             await writer.write(progress=v1.CompletionProgress(delta=piece, logprobs=delta.logprobs))
 
-        [answer] = await _stream([functools.partial(provider.complete, text)], start, forward, writer)
+        [answer] = await run_generations([functools.partial(provider.complete, text)], start, forward, writer)
         await writer.write(complete=completion_complete(answer, said))
 
     async def BatchChatCompletion(
@@ -100,7 +85,7 @@ class InferenceService(v1.InferenceServiceServicer):
     ) -> v1.BatchChatCompletionResponse:
         """Answer several dialogs in one batch."""
         _check_count(len(request.messages_batch), field="messages_batch", most=MAX_BATCH)
-        answers = await _together(
+        answers = await together(
             [
                 self._chat(
                     v1.ChatCompletionRequest(
@@ -124,7 +109,7 @@ class InferenceService(v1.InferenceServiceServicer):
     ) -> v1.BatchCompletionResponse:
         """Continue several texts in one batch."""
         _check_count(len(request.content_batch), field="content_batch", most=MAX_BATCH)
-        answers = await _together(
+        answers = await together(
             [
                 self._complete(
                     v1.CompletionRequest(
@@ -172,12 +157,27 @@ class InferenceService(v1.InferenceServiceServicer):
         return await provider.detokenize(request)
 
     async def _chat(self, request: v1.ChatCompletionRequest) -> v1.ChatCompletionResponse:
-        check_chat(request)
-        provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_LLM)
-        requests = _single_requests(request)
-        said = [Collector() for _ in requests]
-        answers = await _together([provider.chat(one, sink) for one, sink in zip(requests, said, strict=True)])
-        return chat_response(answers, said, answer_id=self._new_id("chatcmpl"), model_id=request.model_id)
+        self._check(request)
+        provider = self._provider(request)
+        answer_id = self._new_id("chatcmpl")
+
+        async def answer(chat: v1.ChatCompletionRequest) -> v1.ChatCompletionResponse:
+            requests = single_requests(chat)
+            said = [Collector() for _ in requests]
+            answers = await together([provider.chat(one, sink) for one, sink in zip(requests, said, strict=True)])
+            return chat_response(answers, said, answer_id=answer_id, model_id=chat.model_id)
+
+        if not request.input_shields and not request.output_shields:
+            return await answer(request)
+        assert self._safety is not None
+        return await shielded_answer(request, answer, safety=self._safety, answer_id=answer_id)
+
+    def _check(self, chat: v1.ChatCompletionRequest) -> None:
+        check_chat(chat)
+        check_shields(chat, self._safety)
+
+    def _provider(self, chat: v1.ChatCompletionRequest) -> Provider:
+        return self._registry.ready(chat.model_id, of_type=v1.MODEL_TYPE_LLM)
 
     async def _complete(self, request: v1.CompletionRequest) -> v1.CompletionResponse:
         check_priority(request.priority)
@@ -188,88 +188,6 @@ class InferenceService(v1.InferenceServiceServicer):
 
     def _new_id(self, kind: str) -> str:
         return f"{kind}-{self._prefix}-{next(self._numbers)}"
-
-
-def _single_requests(request: v1.ChatCompletionRequest) -> list[v1.ChatCompletionRequest]:
-    """One request per answer that is wanted; with a seed, each answer has its own: seed, seed + 1, ..."""
-    if request.n <= 1:
-        return [request]
-    singles = []
-    for index in range(request.n):
-        single = v1.ChatCompletionRequest()
-        single.CopyFrom(request)
-        single.ClearField("n")
-        if request.sampling_params.HasField("seed"):
-            single.sampling_params.seed = request.sampling_params.seed + index
-        singles.append(single)
-    return singles
-
-
-async def _stream(
-    generations: Sequence[Callable[[Sink], Awaitable[Answer]]],
-    start: Callable[[], Awaitable[None]],
-    forward: Callable[[int, Delta], Awaitable[None]],
-    writer: "EventWriter[v1.StreamChatCompletionResponse] | EventWriter[v1.StreamCompletionResponse]",
-) -> list[Answer]:
-    """Run generations beside the sending of their deltas; a client that is gone ends them.
-
-    Raises:
-        StackError: As a generation failed: before the stream's start if it was not admitted, else after everything
-            that it wrote before was sent.
-    """
-    buffers = [DeltaBuffer() for _ in generations]
-
-    async def generate(index: int) -> Answer | StackError:
-        try:
-            return await generations[index](buffers[index])
-        except StackError as error:
-            return error
-        finally:
-            buffers[index].close()
-
-    async def send(index: int, task: "asyncio.Task[Answer | StackError]") -> Answer:
-        while deltas := await buffers[index].next():
-            for delta in deltas:
-                await forward(index, delta)
-        outcome = await task
-        if isinstance(outcome, StackError):
-            raise outcome
-        return outcome
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(generate(index)) for index in range(len(generations))]
-            for buffer, task in zip(buffers, tasks, strict=True):
-                if not await buffer.admission():
-                    _raise_if_failed(await task)
-            await start()
-            keeper = group.create_task(writer.keep_alive())
-            sending = [group.create_task(send(index, task)) for index, task in enumerate(tasks)]
-            answers = [await task for task in sending]
-            keeper.cancel()
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return answers
-
-
-def _raise_if_failed(outcome: Answer | StackError) -> None:
-    """Raise an outcome that is an error."""
-    if isinstance(outcome, StackError):
-        raise outcome
-
-
-async def _together(work: list[Awaitable[T]]) -> list[T]:
-    """Run all at once; the first failure cancels the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_awaited(item)) for item in work]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
 
 
 def _check_count(count: int, *, field: str, most: int) -> None:

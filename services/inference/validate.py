@@ -4,7 +4,7 @@ import math
 
 from llamastack import v1
 from services.inference.engine.request import Sampling
-from stack_client.errors import InvalidArgumentError, UnsupportedError
+from stack_client.errors import InvalidArgumentError
 
 MAX_STOP_STRINGS = 16
 MAX_ANSWERS = 16
@@ -75,9 +75,6 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
     check_priority(request.priority)
     if request.HasField("n") and not 1 <= request.n <= MAX_ANSWERS:
         raise InvalidArgumentError(f"n is {request.n}; allowed: 1 to {MAX_ANSWERS}", field="n")
-    for name in ("input_shields", "output_shields"):
-        if getattr(request, name):
-            raise UnsupportedError(f"{name}: the safety service is not part of this stack yet", field=name)
     choice = request.tool_config.tool_choice
     if choice in {"", "auto", "none"}:
         return

@@ -9,9 +9,12 @@ from llamastack import v1
 from stack_client.calls import unary
 from stack_client.errors import (
     DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
     ResourceExhaustedError,
     StackError,
     UnavailableError,
+    UnsupportedError,
 )
 
 ResponseT = TypeVar("ResponseT")
@@ -103,6 +106,11 @@ class Guards:
         except (UnavailableError, ResourceExhaustedError) as error:
             message = f"guard model {model_id!r} cannot be asked now: {error.message}"
             raise UnavailableError(message, metadata={"model": model_id}, retry_after=error.retry_after) from error
+        except UnsupportedError:
+            raise
+        except InvalidArgumentError as error:  # not the caller's fault: he wrote a text, we wrote the request
+            message = f"guard model {model_id!r} refuses: {error.message}"
+            raise FailedPreconditionError(message, metadata={"model": model_id}) from error
         except StackError as error:
             error.metadata.setdefault("model", model_id)
             raise

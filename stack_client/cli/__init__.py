@@ -13,7 +13,20 @@ from collections.abc import Sequence
 from stack_client.errors import StackError
 from stack_client.version import version
 
-GROUPS = ["lifecycle", "serve", "status", "health", "logs", "models", "chat", "complete", "embed"]
+GROUPS = [
+    "lifecycle",
+    "serve",
+    "status",
+    "health",
+    "logs",
+    "models",
+    "chat",
+    "complete",
+    "embed",
+    "shield",
+    "audit",
+    "eval",
+]
 """Modules of this package with commands; to add commands, add a module and its name."""
 
 

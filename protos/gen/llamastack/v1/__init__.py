@@ -241,6 +241,7 @@ from llamastack.v1.inference_pb2 import CancelBatchInferenceJobResponse as Cance
 from llamastack.v1.inference_pb2 import ChatCompletionBlocked as ChatCompletionBlocked
 from llamastack.v1.inference_pb2 import ChatCompletionChoice as ChatCompletionChoice
 from llamastack.v1.inference_pb2 import ChatCompletionComplete as ChatCompletionComplete
+from llamastack.v1.inference_pb2 import ChatCompletionJudged as ChatCompletionJudged
 from llamastack.v1.inference_pb2 import ChatCompletionProgress as ChatCompletionProgress
 from llamastack.v1.inference_pb2 import ChatCompletionRequest as ChatCompletionRequest
 from llamastack.v1.inference_pb2 import ChatCompletionResponse as ChatCompletionResponse

@@ -306,6 +306,7 @@ class StreamChatCompletionResponse(_message.Message):
     BLOCKED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts events from 1 without gaps; 0 on heartbeats."""
     @_builtins.property
@@ -332,6 +333,10 @@ class StreamChatCompletionResponse(_message.Message):
     def go_away(self) -> _common_pb2.GoAway:
         """The service is about to shut down."""
 
+    @_builtins.property
+    def judged(self) -> Global___ChatCompletionJudged:
+        """Shields have judged and nothing blocks: the dialog, always before the first piece of the answer, or the answer."""
+
     def __init__(
         self,
         *,
@@ -342,16 +347,45 @@ class StreamChatCompletionResponse(_message.Message):
         blocked: Global___ChatCompletionBlocked | None = ...,
         heartbeat: _common_pb2.Heartbeat | None = ...,
         go_away: _common_pb2.GoAway | None = ...,
+        judged: Global___ChatCompletionJudged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "complete", b"complete", "event", b"event", "go_away", b"go_away", "heartbeat", b"heartbeat", "progress", b"progress", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "complete", b"complete", "event", b"event", "go_away", b"go_away", "heartbeat", b"heartbeat", "judged", b"judged", "progress", b"progress", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "complete", b"complete", "event", b"event", "go_away", b"go_away", "heartbeat", b"heartbeat", "progress", b"progress", "sequence", b"sequence", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "complete", b"complete", "event", b"event", "go_away", b"go_away", "heartbeat", b"heartbeat", "judged", b"judged", "progress", b"progress", "sequence", b"sequence", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "progress", "complete", "blocked", "heartbeat", "go_away"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "progress", "complete", "blocked", "heartbeat", "go_away", "judged"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___StreamChatCompletionResponse: _TypeAlias = StreamChatCompletionResponse  # noqa: Y015
+
+@_typing.final
+class ChatCompletionJudged(_message.Message):
+    """Shields have judged and nothing blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURFACE_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    surface: _verdicts_pb2.SafetySurface.ValueType
+    """What was judged: the dialog's last message (user, tool result) or the answer (assistant)."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_verdicts_pb2.Verdict]:
+        """What was found that does not block; empty when nothing was."""
+
+    def __init__(
+        self,
+        *,
+        surface: _verdicts_pb2.SafetySurface.ValueType = ...,
+        verdicts: _abc.Iterable[_verdicts_pb2.Verdict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["surface", b"surface", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatCompletionJudged: _TypeAlias = ChatCompletionJudged  # noqa: Y015
 
 @_typing.final
 class ChatCompletionStart(_message.Message):

@@ -31,7 +31,7 @@ class _OnViolationAction:
 class _OnViolationActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnViolationAction.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ON_VIOLATION_ACTION_UNSPECIFIED: _OnViolationAction.ValueType  # 0
-    """Raise."""
+    """As the policy says."""
     ON_VIOLATION_ACTION_IGNORE: _OnViolationAction.ValueType  # 1
     """Report it as no violation. REST: 0."""
     ON_VIOLATION_ACTION_WARN: _OnViolationAction.ValueType  # 2
@@ -43,7 +43,7 @@ class OnViolationAction(_OnViolationAction, metaclass=_OnViolationActionEnumType
     """What a shield's finding means to the caller of RunShields. REST: the numbers 0 to 2."""
 
 ON_VIOLATION_ACTION_UNSPECIFIED: OnViolationAction.ValueType  # 0
-"""Raise."""
+"""As the policy says."""
 ON_VIOLATION_ACTION_IGNORE: OnViolationAction.ValueType  # 1
 """Report it as no violation. REST: 0."""
 ON_VIOLATION_ACTION_WARN: OnViolationAction.ValueType  # 2
@@ -91,7 +91,9 @@ class RunShieldRequest(_message.Message):
     PARAMS_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     shield_id: _builtins.str
-    """Identifier under which the shield was registered; required."""
+    """Identifier under which the shield was registered, or `policy` for all shields that the policy binds to the surface;
+    required.
+    """
     surface: _verdicts_pb2.SafetySurface.ValueType
     """What the last message is; unspecified = by its role."""
     @_builtins.property
@@ -158,9 +160,9 @@ class ShieldInvocation(_message.Message):
     PARAMS_FIELD_NUMBER: _builtins.int
     ON_VIOLATION_ACTION_FIELD_NUMBER: _builtins.int
     shield_id: _builtins.str
-    """The shield's identifier. REST of 2024: `shield_type`."""
+    """The shield's identifier, or `policy` as in RunShieldRequest. REST of 2024: `shield_type`."""
     on_violation_action: Global___OnViolationAction.ValueType
-    """What a finding means; unspecified = raise."""
+    """What a finding means; unspecified = as the policy says."""
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
         """Parameters for this call; unset = those it was registered with."""

@@ -78,10 +78,12 @@ class SafetyServiceServicer(object):
     """
 
     def RunShield(self, request, context):
-        """Runs one shield over a dialog. The last message is judged in the light of the others. Read only, so repeating is
+        """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
+        among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
+        strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
+        cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
         safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-        messages are empty or a parameter is unknown to the shield; UNAVAILABLE (UNAVAILABLE) when the guard model cannot
-        be reached and the policy does not answer with a verdict.
+        messages are empty or a parameter is unknown to the shield.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +92,7 @@ class SafetyServiceServicer(object):
     def RunShields(self, request, context):
         """Runs several shields over the same dialog at once and answers when all have judged. Read only. Errors: NOT_FOUND
         (NOT_FOUND) when the shield named in the list does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the list of
-        shields or messages is empty; UNAVAILABLE (UNAVAILABLE) when a guard model cannot be reached and the policy does
-        not answer with a verdict.
+        shields or messages is empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +101,7 @@ class SafetyServiceServicer(object):
     def Moderate(self, request, context):
         """Judges independent texts, one result per input in the order of the inputs. Read only. Errors: NOT_FOUND
         (MODEL_NOT_FOUND) when the model is not served; INVALID_ARGUMENT (INVALID_VALUE) when no input is given or the
-        model fits several shields; UNAVAILABLE (UNAVAILABLE) when the guard model cannot be reached.
+        model fits several shields. An input that could not be judged is flagged, with `violation_type` `guard_unavailable`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,21 +38,22 @@ class SafetyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SafetyServiceAsyncStub: ...
     RunShield: _grpc.UnaryUnaryMultiCallable[_safety_pb2.RunShieldRequest, _safety_pb2.RunShieldResponse]
-    """Runs one shield over a dialog. The last message is judged in the light of the others. Read only, so repeating is
+    """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
+    among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
+    strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
+    cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
     safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-    messages are empty or a parameter is unknown to the shield; UNAVAILABLE (UNAVAILABLE) when the guard model cannot
-    be reached and the policy does not answer with a verdict.
+    messages are empty or a parameter is unknown to the shield.
     """
     RunShields: _grpc.UnaryUnaryMultiCallable[_safety_pb2.RunShieldsRequest, _safety_pb2.RunShieldsResponse]
     """Runs several shields over the same dialog at once and answers when all have judged. Read only. Errors: NOT_FOUND
     (NOT_FOUND) when the shield named in the list does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the list of
-    shields or messages is empty; UNAVAILABLE (UNAVAILABLE) when a guard model cannot be reached and the policy does
-    not answer with a verdict.
+    shields or messages is empty.
     """
     Moderate: _grpc.UnaryUnaryMultiCallable[_safety_pb2.ModerateRequest, _safety_pb2.ModerateResponse]
     """Judges independent texts, one result per input in the order of the inputs. Read only. Errors: NOT_FOUND
     (MODEL_NOT_FOUND) when the model is not served; INVALID_ARGUMENT (INVALID_VALUE) when no input is given or the
-    model fits several shields; UNAVAILABLE (UNAVAILABLE) when the guard model cannot be reached.
+    model fits several shields. An input that could not be judged is flagged, with `violation_type` `guard_unavailable`.
     """
     StreamModerate: _grpc.StreamStreamMultiCallable[_safety_pb2.StreamModerateRequest, _safety_pb2.StreamModerateResponse]
     """Judges a text while it is generated: the caller sends pieces and receives what may be shown. Ends with exactly one
@@ -80,21 +81,22 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunShield: _aio.UnaryUnaryMultiCallable[_safety_pb2.RunShieldRequest, _safety_pb2.RunShieldResponse]  # type: ignore[assignment]
-    """Runs one shield over a dialog. The last message is judged in the light of the others. Read only, so repeating is
+    """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
+    among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
+    strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
+    cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
     safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-    messages are empty or a parameter is unknown to the shield; UNAVAILABLE (UNAVAILABLE) when the guard model cannot
-    be reached and the policy does not answer with a verdict.
+    messages are empty or a parameter is unknown to the shield.
     """
     RunShields: _aio.UnaryUnaryMultiCallable[_safety_pb2.RunShieldsRequest, _safety_pb2.RunShieldsResponse]  # type: ignore[assignment]
     """Runs several shields over the same dialog at once and answers when all have judged. Read only. Errors: NOT_FOUND
     (NOT_FOUND) when the shield named in the list does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the list of
-    shields or messages is empty; UNAVAILABLE (UNAVAILABLE) when a guard model cannot be reached and the policy does
-    not answer with a verdict.
+    shields or messages is empty.
     """
     Moderate: _aio.UnaryUnaryMultiCallable[_safety_pb2.ModerateRequest, _safety_pb2.ModerateResponse]  # type: ignore[assignment]
     """Judges independent texts, one result per input in the order of the inputs. Read only. Errors: NOT_FOUND
     (MODEL_NOT_FOUND) when the model is not served; INVALID_ARGUMENT (INVALID_VALUE) when no input is given or the
-    model fits several shields; UNAVAILABLE (UNAVAILABLE) when the guard model cannot be reached.
+    model fits several shields. An input that could not be judged is flagged, with `violation_type` `guard_unavailable`.
     """
     StreamModerate: _aio.StreamStreamMultiCallable[_safety_pb2.StreamModerateRequest, _safety_pb2.StreamModerateResponse]  # type: ignore[assignment]
     """Judges a text while it is generated: the caller sends pieces and receives what may be shown. Ends with exactly one
@@ -125,10 +127,12 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _safety_pb2.RunShieldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_safety_pb2.RunShieldResponse, _abc.Awaitable[_safety_pb2.RunShieldResponse]]:
-        """Runs one shield over a dialog. The last message is judged in the light of the others. Read only, so repeating is
+        """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
+        among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
+        strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
+        cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
         safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-        messages are empty or a parameter is unknown to the shield; UNAVAILABLE (UNAVAILABLE) when the guard model cannot
-        be reached and the policy does not answer with a verdict.
+        messages are empty or a parameter is unknown to the shield.
         """
 
     @_abc_1.abstractmethod
@@ -139,8 +143,7 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_safety_pb2.RunShieldsResponse, _abc.Awaitable[_safety_pb2.RunShieldsResponse]]:
         """Runs several shields over the same dialog at once and answers when all have judged. Read only. Errors: NOT_FOUND
         (NOT_FOUND) when the shield named in the list does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the list of
-        shields or messages is empty; UNAVAILABLE (UNAVAILABLE) when a guard model cannot be reached and the policy does
-        not answer with a verdict.
+        shields or messages is empty.
         """
 
     @_abc_1.abstractmethod
@@ -151,7 +154,7 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_safety_pb2.ModerateResponse, _abc.Awaitable[_safety_pb2.ModerateResponse]]:
         """Judges independent texts, one result per input in the order of the inputs. Read only. Errors: NOT_FOUND
         (MODEL_NOT_FOUND) when the model is not served; INVALID_ARGUMENT (INVALID_VALUE) when no input is given or the
-        model fits several shields; UNAVAILABLE (UNAVAILABLE) when the guard model cannot be reached.
+        model fits several shields. An input that could not be judged is flagged, with `violation_type` `guard_unavailable`.
         """
 
     @_abc_1.abstractmethod
