@@ -14,7 +14,9 @@ from services.safety.mapped import Edit, Mapped
 # No pattern may fail late after a long run, or texts made for it would take quadratic time.
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{16,}+={0,2}")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?(?:[0-9A-Fa-f]{2}){10,}+")
-_HEX_PAIRS = re.compile(r"(?<![0-9A-Za-z])(?:(?:\\x|0x)[0-9A-Fa-f]{2}[ ,:]?|[0-9A-Fa-f]{2}[ ,:]){10,}+(?:[0-9A-Fa-f]{2})?+")
+_HEX_PAIRS = re.compile(
+    r"(?<![0-9A-Za-z])(?:(?:\\x|0x)[0-9A-Fa-f]{2}[ ,:]?|[0-9A-Fa-f]{2}[ ,:]){10,}+(?:[0-9A-Fa-f]{2})?+"
+)
 _TOKEN = re.compile(r"\S+")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,10});")

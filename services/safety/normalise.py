@@ -40,7 +40,7 @@ class Normalised:
     mapped: Mapped
     """The text to be judged, with its places in the raw text."""
     changes: frozenset[str]
-    """What was undone: `invisible`, `marks`, `compatibility`, `look_alikes`, `spaced`, `leet`, `shouting`, `encoded`."""
+    """What was undone: `invisible`, `compatibility`, `look_alikes`, `spaced`, `leet`, `shouting`, `encoded`."""
     hidden: tuple[Hidden, ...] = ()
     """Hidden text, decoded; never part of `text`."""
     blobs: tuple[Blob, ...] = ()
@@ -118,7 +118,11 @@ def _invisible(char: str) -> bool:
     if char.isascii():
         return not char.isprintable() and char not in _KEPT_CONTROLS
     category = unicodedata.category(char)
-    return category in {"Cf", "Cc", "Cs"} or char in _BLANKS or bool(re.match("[\ufe00-\ufe0f\U000e0100-\U000e01ef]", char))
+    return (
+        category in {"Cf", "Cc", "Cs"}
+        or char in _BLANKS
+        or bool(re.match("[\ufe00-\ufe0f\U000e0100-\U000e01ef]", char))
+    )
 
 
 def _inside_latin(text: str, at: int) -> bool:
@@ -248,7 +252,9 @@ def _is_leet(match: re.Match[str], text: str) -> bool:
         return False
     around = text[match.start() - 1 : match.start()] + text[match.end() : match.end() + 1]
     # Addresses, paths, keys and versions.
-    return not any(sign in around for sign in "/\\=&#%_") and not ("@" in word and "." in text[match.end() : match.end() + 1])
+    return not any(sign in around for sign in "/\\=&#%_") and not (
+        "@" in word and "." in text[match.end() : match.end() + 1]
+    )
 
 
 def _shouting_edits(text: str) -> Iterator[Edit]:

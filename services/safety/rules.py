@@ -4,18 +4,23 @@ Patterns are RE2 expressions: their time is linear in the text, so no pattern an
 RE2 lacks (look-around, back references) is refused when a rule is made.
 """
 
-import datetime
+import datetime as dt
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import re2
 
-from services.safety.normalise import Normalised, normalise
+from services.safety.blobs import Blob
+from services.safety.normalise import Hidden, Normalised, normalise
 from services.safety.shield import Span
 
 MAX_PATTERN = 2000
 """Characters of one pattern."""
 _MOST_SPANS = 64
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD_BORDER = r"(?:^|[^\pL\pN_])"
 _WORD_END = r"(?:$|[^\pL\pN_])"
 
@@ -30,7 +35,7 @@ class Rule:
 
     rule_id: str
     """Its name in findings."""
-    expression: object
+    expression: Any
     """The compiled RE2 expression; where it has a group, the group is what was found."""
     code: str
     """The code of its findings."""
@@ -46,9 +51,9 @@ class Rule:
 class Allow:
     """A text that is let pass whatever the rules find, until a day."""
 
-    expression: object
+    expression: Any
     """Matches the whole text."""
-    until: datetime.date
+    until: dt.date
     """Last day on which it counts."""
     owner: str
     """Who answers for it."""
@@ -73,7 +78,7 @@ class RuleSet:
     allow: Sequence[Allow] = field(default=())
     """Texts that pass."""
 
-    def allowed(self, text: str, *, today: datetime.date) -> Allow | None:
+    def allowed(self, text: str, *, today: dt.date) -> Allow | None:
         """The entry that lets a text pass on a day; None when there is none."""
         return next((entry for entry in self.allow if entry.until >= today and _found(entry.expression, text)), None)
 
@@ -88,7 +93,7 @@ class RuleSet:
         return list(found.values())
 
 
-def compile_pattern(name: str, pattern: str) -> object:
+def compile_pattern(name: str, pattern: str) -> Any:  # noqa: ANN401 (re2 publishes no types)
     """An RE2 expression; letters match whatever their case.
 
     Raises:
@@ -138,25 +143,21 @@ def _places(rule: Rule, text: str, normalised: Normalised) -> Iterator[tuple[int
     if normalised.text != text:
         for start, end in _spans(rule, normalised.text):
             yield normalised.mapped.raw_span(start, end)
-    for part in (*normalised.blobs, *normalised.hidden):
+    decoded: list[Blob | Hidden] = [*normalised.blobs, *normalised.hidden]
+    for part in decoded:
         if _found(rule.expression, part.text):
             yield part.start, part.end
 
 
 def _spans(rule: Rule, text: str) -> Iterable[tuple[int, int]]:
-    expression: re2._Regexp = rule.expression  # type: ignore[name-defined]
-    for count, match in enumerate(expression.finditer(_encodable(text))):
-        if count == _MOST_SPANS:
-            return
-        yield match.span(expression.groups)
+    for match in itertools.islice(rule.expression.finditer(_encodable(text)), _MOST_SPANS):
+        yield match.span(rule.expression.groups)
 
 
-def _found(expression: object, text: str) -> bool:
-    return bool(text) and expression.search(_encodable(text)) is not None  # type: ignore[attr-defined]
+def _found(expression: Any, text: str) -> bool:  # noqa: ANN401 (re2 publishes no types)
+    return bool(text) and expression.search(_encodable(text)) is not None
 
 
 def _encodable(text: str) -> str:
-    """The text with lone surrogates replaced one by one; no others come over the wire."""
-    return text if text.isascii() else text.encode(errors="surrogatepass").decode(errors="replace") if any(
-        "\ud800" <= char <= "\udfff" for char in text
-    ) else text  # fmt: skip
+    """The text with lone surrogates replaced one by one; none come over the wire."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

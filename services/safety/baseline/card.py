@@ -66,7 +66,9 @@ async def measure(
         negatives[surface], positives[surface] = hosts, planted
     thresholds = {surface: _thresholds(positives[surface], negatives[surface]) for surface in negatives}
     # No dev corpus has arguments or program text: they take the thresholds of what models write.
-    borrowed = {surface: {**thresholds["assistant"], "borrowed_from": "assistant"} for surface in ("tool_arguments", "code")}
+    borrowed = {
+        surface: {**thresholds["assistant"], "borrowed_from": "assistant"} for surface in ("tool_arguments", "code")
+    }
     tasks = {
         "injection, user turn: head and detector": (_join(both, USER_ATTACKS), _join(both, USER_HARMLESS)),
         "injection, user turn: head alone": (_join(injection, USER_ATTACKS), _join(injection, USER_HARMLESS)),
@@ -149,12 +151,26 @@ def markdown(card: Mapping[str, Any]) -> str:
             f"| {_interval(entry['warn_recall'])} | {entry['negatives']}{few} |"
         )
     for title, table in (("Dev", card["dev"]), ("One family or source left out", card["left_out"])):
-        lines += ["", f"## {title}", "", "| task | AUC | recall at 1 % | recall at 5 % | texts |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| task | AUC | recall at 1 % | recall at 5 % | texts |",
+            "|---|---|---|---|---|",
+        ]
         for name, entry in table.items():
             cells = " | ".join(_interval(entry[key]) for key in ("auc", "recall_at_1", "recall_at_5"))
             lines.append(f"| {name} | {cells} | {entry['positives']} against {entry['negatives']} |")
-    lines += ["", "## False alarms of the user surface at the block threshold", "", "| harmless texts | flagged |", "|---|---|"]
-    lines += [f"| {name} | {_interval(entry)} of {entry['n']:.0f} |" for name, entry in card["user_false_alarms"].items()]
+    lines += [
+        "",
+        "## False alarms of the user surface at the block threshold",
+        "",
+        "| harmless texts | flagged |",
+        "|---|---|",
+    ]
+    lines += [
+        f"| {name} | {_interval(entry)} of {entry['n']:.0f} |" for name, entry in card["user_false_alarms"].items()
+    ]
     lines += ["", "## Sources", "", "| source | split | package | licence | rows |", "|---|---|---|---|---|"]
     lines += [
         f"| {name} | {entry['split']} | {entry['package']} | {entry['licence']} | {entry['rows']} |"
@@ -202,14 +218,17 @@ def _thresholds(positives: Array, negatives: Array) -> dict[str, Any]:
     return entry
 
 
-def _compare(vectors: Mapping[str, Vectors], head: Array, attacks: Sequence[str], harmless: Sequence[str]) -> dict[str, Any]:
+def _compare(
+    vectors: Mapping[str, Vectors], head: Array, attacks: Sequence[str], harmless: Sequence[str]
+) -> dict[str, Any]:
     def logits(matrix: Array) -> Array:
         found: Array = matrix @ head[:-1] + head[-1]
         return found
 
     def wanted(name: str) -> Array:
         keep = np.array([row.category != "benign" for row in vectors[name].rows])
-        return vectors[name].best(logits)[keep]
+        found: Array = vectors[name].best(logits)[keep]
+        return found
 
     return _figures(
         np.concatenate([wanted(name) for name in attacks]),

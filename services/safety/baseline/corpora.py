@@ -90,7 +90,9 @@ class Files:
             raise MissingCorpusError(message) from error
         path = Path(str(distribution.locate_file(name)))
         if not path.exists():
-            raise MissingCorpusError(f"{self._package} {distribution.version} has no {name}; another version has moved it")
+            raise MissingCorpusError(
+                f"{self._package} {distribution.version} has no {name}; another version has moved it"
+            )
         return path
 
     def lines(self, name: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,7 +58,6 @@ class Features:
         Raises:
             StackError: If the encoder cannot be asked.
         """
-
         return await self._fill(EMBEDDER, texts, self._embed)
 
     async def detections(self, texts: Sequence[str]) -> Array:
@@ -67,7 +66,6 @@ class Features:
         Raises:
             StackError: If the detector is not served.
         """
-
         return await self._fill(DETECTOR, texts, self._detect)
 
     async def _embed(self, texts: Sequence[str]) -> list[Array]:
@@ -124,4 +122,4 @@ async def open_features(address: str, *, cache: Path) -> AsyncIterator[Features]
     try:
         yield Features(Guards(connection, seconds=_SECONDS), cache=cache)
     finally:
-        await connection.close()
+        await connection.close(None)

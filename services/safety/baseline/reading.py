@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from services.safety.blobs import Blob
 from services.safety.mapped import Mapped
-from services.safety.normalise import Normalised, normalise
+from services.safety.normalise import Hidden, Normalised, normalise
 from services.safety.windows import cut
 
 
@@ -64,7 +65,8 @@ def read(text: str) -> Reading:
     parts = []
     if normalised.text.strip():
         parts.append(Part(text=normalised.text, place=normalised.mapped, start=0, end=len(text)))
-    for piece in (*normalised.blobs, *normalised.hidden):
+    decoded: list[Blob | Hidden] = [*normalised.blobs, *normalised.hidden]
+    for piece in decoded:
         inner = normalise(piece.text).text
         # Text that only wraps another encoding says nothing itself: what is inside follows as a part of its own.
         if inner.strip():

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def train_injection(vectors: Mapping[str, Vectors], attacks: Sequence[str] = ATT
 
 def train_content(vectors: Mapping[str, Vectors], harmful: Sequence[str] = HARMFUL) -> Array:
     """The head of harmful content, (D + 1,)."""
-    positives = evidence.select(vectors, harmful, _is_harmful)
+    positives = evidence.select(vectors, harmful, partial(_is_of, CONTENT_CLASSES))
     negatives = evidence.select(vectors, (*HARMLESS, "pyrit/goal-reached"), lambda row: row.category == "benign")
     return _head(positives, negatives)
 
@@ -56,14 +57,14 @@ def train_classes(vectors: Mapping[str, Vectors]) -> Array:
     """One head per class of harmful content against the other classes, (C, D + 1)."""
     rows = []
     for name in CONTENT_CLASSES:
-        positives = evidence.select(vectors, HARMFUL, lambda row, name=name: row.category == name)
-        others = evidence.select(vectors, HARMFUL, lambda row, name=name: _is_harmful(row) and row.category != name)
+        positives = evidence.select(vectors, HARMFUL, partial(_is_of, {name}))
+        others = evidence.select(vectors, HARMFUL, partial(_is_of, set(CONTENT_CLASSES) - {name}))
         rows.append(_head(positives, others))
     return np.stack(rows)
 
 
-def _is_harmful(row: Row) -> bool:
-    return row.category in CONTENT_CLASSES
+def _is_of(categories: Collection[str], row: Row) -> bool:
+    return row.category in categories
 
 
 def _head(positives: tuple[Array, Array], negatives: tuple[Array, Array]) -> Array:
@@ -94,8 +95,7 @@ async def run(address: str, *, cache: Path, out: Path) -> Mapping[str, Any]:
             injection=train_injection(vectors), content=train_content(vectors), classes=train_classes(vectors)
         )
         measured = await card.measure(trained, vectors=vectors, sources=sources, features=features)
-        written = await _write(trained, measured, sources=sources, features=features, vectors=vectors, out=out)
-    return written
+        return await _write(trained, measured, sources=sources, features=features, vectors=vectors, out=out)
 
 
 async def _write(
@@ -107,7 +107,6 @@ async def _write(
     vectors: Mapping[str, Vectors],
     out: Path,
 ) -> Mapping[str, Any]:
-    out.mkdir(parents=True, exist_ok=True)
     trained.write(out / heads.WEIGHTS.name)
     content = {
         "heads": hashlib.sha256((out / heads.WEIGHTS.name).read_bytes()).hexdigest(),
@@ -133,6 +132,7 @@ def main() -> int:
     try:
         for folder in args.site:
             corpora.add_site(folder)
+        args.out.mkdir(parents=True, exist_ok=True)
         asyncio.run(run(args.inference, cache=args.cache, out=args.out))
     except (MissingCorpusError, StaleManifestError, StackError) as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,6 @@
 """Provider `rules`: patterns, forbidden words and limits of a registration. A finding scores 1, anything else 0."""
 
-import datetime
+import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ class RulesShield(Shield):
         text = subject.text
         normalised = normalise(text)
         found = self.rule_set.find(text, normalised, surface=surface_name(subject.surface))
-        entry = self.rule_set.allowed(text, today=datetime.datetime.now(datetime.UTC).date())
+        entry = self.rule_set.allowed(text, today=dt.datetime.now(dt.UTC).date())
         if entry:
             found = [match for match in found if match.rule.code == _ALWAYS]
         broken = [] if entry else [name for name, most in self.limits.items() if _COUNTS[name](text) > most]
@@ -87,8 +87,8 @@ class RulesProvider:
         """A shield from its registration; see `ShieldProvider.create`."""
         unknown = sorted(set(params) - set(_PARAMS))
         if unknown:
-            raise _wrong(unknown[0], f"shield {shield.identifier!r}: rules know no parameter {unknown[0]!r}; there are: "
-                                     + ", ".join(_PARAMS))  # fmt: skip
+            message = f"rules know no parameter {unknown[0]!r}; there are: {', '.join(_PARAMS)}"
+            raise _wrong(unknown[0], message)
         found = [*_patterns(params.get("patterns", [])), *_deny(params.get("deny", []))]
         if not isinstance(params.get("builtin", False), bool):
             raise _wrong("builtin", f"builtin is true or false, not {params['builtin']!r}")
@@ -96,7 +96,9 @@ class RulesProvider:
             found += phrases.builtin().rules
         limits = _limits(params.get("limits", {}))
         if not found and not limits:
-            raise _wrong("patterns", f"shield {shield.identifier!r} has no rule: give patterns, deny, limits or builtin")
+            raise _wrong(
+                "patterns", f"shield {shield.identifier!r} has no rule: give patterns, deny, limits or builtin"
+            )
         if len(found) > _MOST_RULES:
             raise _wrong("patterns", f"{len(found)} rules; one shield has at most {_MOST_RULES}")
         return RulesShield(rule_set=RuleSet(rules=found, allow=_allow(params.get("allow", []))), limits=limits)
@@ -157,10 +159,12 @@ def _allow(entries: object) -> list[Allow]:
         if not (pattern.startswith("^") and pattern.endswith("$")):
             raise _wrong(where, f"{where}: pattern {pattern!r} must match the whole text: begin with ^ and end with $")
         try:
-            until = datetime.date.fromisoformat(fields["until"])
+            until = dt.date.fromisoformat(fields["until"])
         except ValueError as error:
             raise _wrong(where, f"{where}: until is a day such as 2027-06-01, not {fields['until']!r}") from error
-        found.append(Allow(expression=_compiled(where, rf"\A(?:{pattern[1:-1]})\z"), until=until, owner=fields["owner"]))
+        found.append(
+            Allow(expression=_compiled(where, rf"\A(?:{pattern[1:-1]})\z"), until=until, owner=fields["owner"])
+        )
     return found
 
 
@@ -177,7 +181,7 @@ def _limits(entries: object) -> dict[str, int]:
     return limits
 
 
-def _compiled(where: str, pattern: str) -> object:
+def _compiled(where: str, pattern: str) -> Any:  # noqa: ANN401 (re2 publishes no types)
     try:
         return rules.compile_pattern(where, pattern)
     except RuleError as error:
