@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+from services.inference.packaged import is_installed
 from services.llama.config import Quantisation
 
 
@@ -16,8 +17,9 @@ class ModelConfig:
     provider_id: str = "torch"
     """Provider that serves it."""
     provider_model_id: str = ""
-    """The provider's name for it: `packaged:NAME`, a folder, a file; empty means the same as model_id."""
-    model_type: Literal["llm", "embedding"] = "llm"
+    """The provider's name for it: `packaged:NAME`, a folder, a file, a Hugging Face hub id such as
+    `meta-llama/Llama-Guard-3-1B`; empty means the same as model_id."""
+    model_type: Literal["llm", "embedding", "classifier"] = "llm"
     """What it is for."""
     metadata: dict[str, object] = field(default_factory=dict)
     """Facts kept with it; the scripted provider reads its script here."""
@@ -147,17 +149,25 @@ class ProvidersConfig:
     """OpenAI-compatible endpoints elsewhere."""
 
 
-EMBEDDED_DEFAULT = (
+_PACKAGED_DEFAULT = (
     ModelConfig(model_id="smollm2-135m", provider_model_id="packaged:smollm2-135m"),
     ModelConfig(model_id="all-minilm-l6-v2", provider_model_id="packaged:all-minilm-l6-v2", model_type="embedding"),
 )
+_TOOL_TEXT_DETECTOR = ModelConfig(
+    model_id="tool-text-detector", provider_model_id="packaged:tool-text-detector", model_type="classifier"
+)
+
+
+def embedded_default() -> tuple[ModelConfig, ...]:
+    """The packaged models: text and embeddings, and the detector of commands in tool text where it is installed."""
+    return (*_PACKAGED_DEFAULT, _TOOL_TEXT_DETECTOR) if is_installed("tool-text-detector") else _PACKAGED_DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
     """Models and providers of one inference node."""
 
-    models: tuple[ModelConfig, ...] = EMBEDDED_DEFAULT
+    models: tuple[ModelConfig, ...] = field(default_factory=embedded_default)
     """Models served from the start; further ones are registered at run time and kept over restarts."""
     providers: ProvidersConfig = ProvidersConfig()
     """Settings of the providers."""

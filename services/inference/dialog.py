@@ -122,6 +122,19 @@ def _in_order(value: Any) -> Any:  # noqa: ANN401 (JSON)
     return ordered
 
 
+def in_natural_order(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """JSON with its keys in the order that a person expects, S2 before S10: a Struct has none of its own."""
+    if isinstance(value, list):
+        return [in_natural_order(item) for item in value]
+    if not isinstance(value, dict):
+        return plain(value)
+    return {key: in_natural_order(value[key]) for key in sorted(value, key=_natural)}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def tool_definitions(tools: Sequence[v1.ToolDefinition]) -> list[ToolDefinition]:
     """The tools in the chat formats' terms, with a JSON Schema each.
 

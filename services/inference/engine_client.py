@@ -53,7 +53,7 @@ class EngineClient:
         self._models: dict[str, Loading] = {}
         self._serving: set[str] = set()
         self._generations: dict[str, Generation] = {}
-        self._embeds: dict[str, asyncio.Future[commands.Embedded]] = {}
+        self._jobs: dict[str, asyncio.Future[Any]] = {}
         self._stopping = False
         self._deaths = 0
         self._restart: asyncio.TimerHandle | None = None
@@ -151,15 +151,30 @@ class EngineClient:
         Raises:
             UnavailableError: If the engine process dies.
         """
-        self._check_serving(model)
-        future: asyncio.Future[commands.Embedded] = asyncio.get_running_loop().create_future()
-        self._embeds[request_id] = future
+        embedded: commands.Embedded = await self._job(commands.Embed(model=model, request_id=request_id, texts=texts))
+        return embedded
+
+    async def classify(self, model: str, request_id: str, windows: list[list[int]]) -> commands.Classified:
+        """Classify windows given as token ids with their special tokens; when cancelled its windows leave the queue.
+
+        Raises:
+            UnavailableError: If the engine process dies.
+        """
+        classified: commands.Classified = await self._job(
+            commands.Classify(model=model, request_id=request_id, windows=windows)
+        )
+        return classified
+
+    async def _job(self, command: commands.Embed | commands.Classify) -> Any:  # noqa: ANN401 (the command's answer)
+        self._check_serving(command.model)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._jobs[command.request_id] = future
         try:
-            self._outbox.put(commands.Embed(model=model, request_id=request_id, texts=texts))
+            self._outbox.put(command)
             return await future
         finally:
-            if self._embeds.pop(request_id, None) is not None:
-                self._outbox.put(commands.Abort(model=model, request_id=request_id))
+            if self._jobs.pop(command.request_id, None) is not None:
+                self._outbox.put(commands.Abort(model=command.model, request_id=command.request_id))
 
     def _read(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Thread: hand every event of the engine to the loop, and its death last."""
@@ -179,9 +194,9 @@ class EngineClient:
             case commands.RequestFailed():
                 error = InternalError(event.message) if event.internal else InvalidArgumentError(event.message)
                 _fail(self._generations.pop(event.request_id, None), error)
-                _fail_future(self._embeds.pop(event.request_id, None), error)
-            case commands.Embedded():
-                future = self._embeds.pop(event.request_id, None)
+                _fail_future(self._jobs.pop(event.request_id, None), error)
+            case commands.Embedded() | commands.Classified():
+                future = self._jobs.pop(event.request_id, None)
                 if future and not future.done():
                     future.set_result(event)
             case commands.Progress():
@@ -254,13 +269,13 @@ class EngineClient:
     def _fail_in_flight(self, error: UnavailableError) -> None:
         for generation in self._generations.values():
             _fail(generation, error)
-        for future in self._embeds.values():
+        for future in self._jobs.values():
             _fail_future(future, error)
         if self._stopping:
             for loading in self._models.values():
                 _fail_future(loading.done, error)
         self._generations.clear()
-        self._embeds.clear()
+        self._jobs.clear()
 
 
 def _write(connection: Connection, outbox: Outbox) -> None:

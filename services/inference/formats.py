@@ -13,14 +13,14 @@ Wanted = Literal["auto"] | Quantisation
 
 
 def choose_quantisation(model: v1.Model, *, default: Wanted, device: str) -> Wanted:
-    """The format that the model's metadata asks for, else the provider's; sentence encoders keep their numbers.
+    """The format that the model's metadata asks for, else the provider's; encoders keep their numbers.
 
     Raises:
         InvalidArgumentError: If there is no such format.
         UnsupportedError: If the model or the device cannot have it.
     """
     given = dict(model.metadata.items()).get("quantisation")
-    if model.model_type == v1.MODEL_TYPE_EMBEDDING:
+    if model.model_type != v1.MODEL_TYPE_LLM:
         if given is not None:
             raise UnsupportedError(f"{FIELD}: only text models are quantised", field=FIELD)
         return "none"

@@ -103,6 +103,7 @@ class InferenceMetrics:
             registry=registry,
         )
         self.texts = Counter("inference_embedded_texts", "Texts turned into vectors.", LABELS, registry=registry)
+        self.classified = Counter("inference_classified_texts", "Texts put into classes.", LABELS, registry=registry)
         self.queue = Histogram(
             "inference_queue_seconds",
             "Seconds from a request's arrival in our engine to its first step.",
@@ -115,7 +116,8 @@ class InferenceMetrics:
 
     def forget(self, model: str) -> None:
         """Drop the series of a model that is gone, or a node that sees many come and go would keep them for ever."""
-        measured = (self.first_token, self.per_token, self.duration, self.requests, self.tokens, self.texts, self.queue)
+        counted = (self.requests, self.tokens, self.texts, self.classified)
+        measured = (self.first_token, self.per_token, self.duration, *counted, self.queue)
         for metric in measured:
             metric.remove_by_labels({MODEL: model})
         self.gaps.forget(model)
@@ -167,6 +169,14 @@ class MeasuredProvider:
         key = ("embeddings", self._name, request.model_id)
         response = await self._ended(key, self._provider.embed(request), lambda _: "stop")
         self._metrics.texts.labels(*key).inc(len(request.contents))
+        self._metrics.tokens.labels(*key, "input").inc(response.usage.prompt_tokens)
+        return response
+
+    async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
+        """Put texts into classes."""
+        key = ("classify", self._name, request.model_id)
+        response = await self._ended(key, self._provider.classify(request), lambda _: "stop")
+        self._metrics.classified.labels(*key).inc(len(request.texts))
         self._metrics.tokens.labels(*key, "input").inc(response.usage.prompt_tokens)
         return response
 

@@ -90,6 +90,9 @@ class Provider(Protocol):
     async def embed(self, request: v1.EmbedRequest) -> v1.EmbedResponse:
         """Turn texts into vectors."""
 
+    async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
+        """Put texts into classes; the request's ranges are checked (`validate.check_classify`)."""
+
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Turn a text or a dialog into token ids."""
 

@@ -19,6 +19,7 @@ class Reading:
         self._text: TextStream[v1.TokenLogProbs] = TextStream(tokenizer, stop=stop)
         self._sink = sink
         self._wants_logprobs = sampling.top_logprobs is not None
+        self._asked = sampling.asked_tokens
         self._tokens = 0
         self._cached = 0
         self._finish: str | None = None
@@ -41,6 +42,9 @@ class Reading:
             self._push(self._text.push(emission.token_id, logprobs))
         if emission.finish and not self.stopped:
             self._push(self._text.finish())
+        if self._asked and emission.token_id in self._tokenizer.eos_ids:
+            # The end is no text, but what was asked about its position is an answer of its own.
+            self._sink.text("", tokens=0, logprobs=[self._logprobs(emission)])
 
     def answer(self, *, prompt_tokens: int) -> Answer:
         """How the answer ended."""
@@ -64,7 +68,9 @@ class Reading:
         chosen = self._token(emission.token_id, emission.logprobs.chosen)
         top = [self._token(token_id, logprob) for token_id, logprob in emission.logprobs.top]
         by_token = {entry.token: entry.logprob for entry in reversed([chosen, *top])}
-        return v1.TokenLogProbs(logprobs_by_token=by_token, chosen=chosen, top=top)
+        pairs = zip(self._asked, emission.logprobs.asked, strict=True)
+        asked = [self._token(token_id, logprob) for token_id, logprob in pairs]
+        return v1.TokenLogProbs(logprobs_by_token=by_token, chosen=chosen, top=top, asked=asked)
 
     def _token(self, token_id: int, logprob: float) -> v1.TokenLogProb:
         raw = self._tokenizer.token_bytes(token_id)

@@ -13,13 +13,14 @@ from services.inference.generations import run_generations, together
 from services.inference.provider import Provider
 from services.inference.registry import ModelRegistry
 from services.inference.shielding import check_shields
-from services.inference.validate import check_chat, check_priority
+from services.inference.validate import check_chat, check_classify, check_priority, check_tokenize
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.errors import InvalidArgumentError
 from stack_client.safety import Safety
 
 MAX_BATCH = 256
 MAX_EMBED_TEXTS = 2048
+MAX_CLASSIFY_TEXTS = 256
 
 
 class InferenceService(v1.InferenceServiceServicer):
@@ -138,14 +139,15 @@ class InferenceService(v1.InferenceServiceServicer):
         raise AssertionError("no rerank model can be registered")
 
     async def Classify(self, request: v1.ClassifyRequest, context: RpcContext) -> v1.ClassifyResponse:
-        """Refuse: no provider serves classifiers yet, so no model has that type."""
-        self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_CLASSIFIER)
-        raise AssertionError("no classifier can be registered")
+        """Put texts into classes."""
+        provider = self._registry.ready(request.model_id, of_type=v1.MODEL_TYPE_CLASSIFIER)
+        _check_count(len(request.texts), field="texts", most=MAX_CLASSIFY_TEXTS)
+        check_classify(request)
+        return await provider.classify(request)
 
     async def Tokenize(self, request: v1.TokenizeRequest, context: RpcContext) -> v1.TokenizeResponse:
         """Turn text or a dialog into token ids."""
-        if request.WhichOneof("input") is None:
-            raise InvalidArgumentError("input is missing; set text or dialog", reason="MISSING_FIELD", field="input")
+        check_tokenize(request)
         model = self._registry.get(request.model_id)
         provider = self._registry.ready(request.model_id, of_type=model.model_type)
         return await provider.tokenize(request)

@@ -9,6 +9,8 @@ from stack_client.errors import InvalidArgumentError
 MAX_STOP_STRINGS = 16
 MAX_ANSWERS = 16
 MOST_PRIORITY = 100
+MAX_WINDOWS = 1024
+MAX_ASKED_TOKENS = 64
 
 
 def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) -> Sampling:
@@ -46,7 +48,12 @@ def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) ->
     _check(len(params.stop) <= MAX_STOP_STRINGS, "stop", len(params.stop), f"at most {MAX_STOP_STRINGS} strings")
     _check(all(params.stop), "stop", "an empty string", "non-empty strings")
     top_logprobs = None
+    asked_tokens: tuple[int, ...] = ()
     if logprobs is not None:
+        asked_tokens = tuple(logprobs.token_ids)
+        if len(asked_tokens) > MAX_ASKED_TOKENS:
+            message = f"logprobs.token_ids names {len(asked_tokens)} tokens; allowed: at most {MAX_ASKED_TOKENS}"
+            raise InvalidArgumentError(message, field="logprobs.token_ids")
         top_logprobs = logprobs.top_k
         if not 0 <= top_logprobs <= 20:
             raise InvalidArgumentError(
@@ -62,6 +69,7 @@ def sampling_of(params: v1.SamplingParams, logprobs: v1.LogProbConfig | None) ->
         logit_bias=tuple(sorted(params.logit_bias.items())),
         seed=params.seed if params.HasField("seed") else None,
         top_logprobs=top_logprobs,
+        asked_tokens=asked_tokens,
     )
 
 
@@ -83,6 +91,43 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
     if choice != "required" and choice not in {tool.tool_name for tool in request.tools}:
         raise InvalidArgumentError(
             f"tool_choice names {choice!r}, which is none of the tools given", field="tool_config.tool_choice"
+        )
+
+
+def check_classify(request: v1.ClassifyRequest) -> None:
+    """Refuse temperatures and windows that make no sense.
+
+    Raises:
+        InvalidArgumentError: If a field has a value that is not allowed; `field` names it.
+    """
+    if request.HasField("temperature") and not (request.temperature > 0 and math.isfinite(request.temperature)):
+        message = f"temperature is {request.temperature:g}; allowed: above 0"
+        raise InvalidArgumentError(message, field="temperature")
+    if not request.HasField("windows"):
+        return
+    if request.text_truncation in {v1.TEXT_TRUNCATION_START, v1.TEXT_TRUNCATION_END}:
+        message = "windows and text_truncation exclude each other: windows read the whole text"
+        raise InvalidArgumentError(message, field="text_truncation")
+    if request.windows.HasField("max_windows") and not 1 <= request.windows.max_windows <= MAX_WINDOWS:
+        message = f"windows.max_windows is {request.windows.max_windows}; allowed: 1 to {MAX_WINDOWS}"
+        raise InvalidArgumentError(message, field="windows.max_windows")
+
+
+def check_tokenize(request: v1.TokenizeRequest) -> None:
+    """Refuse fields that do not go with the input.
+
+    Raises:
+        InvalidArgumentError: If there is no input, or one with a field of the other kind.
+    """
+    kind = request.WhichOneof("input")
+    if kind is None:
+        raise InvalidArgumentError("input is missing; set text or dialog", reason="MISSING_FIELD", field="input")
+    if request.HasField("template_arguments") and kind != "dialog":
+        field = "template_arguments"
+        raise InvalidArgumentError(f"{field} are for a dialog; a text is not rendered", field=field)
+    if request.parse_special and kind != "text":
+        raise InvalidArgumentError(
+            "parse_special is for a text; messages never hold special tokens", field="parse_special"
         )
 
 

@@ -4,9 +4,9 @@ Source: llama-models, `llama3_1/prompt_format.md` and `llama3_2/text_prompt_form
 never by encoding a string that mixes markup and text: a user cannot forge a special token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from services.llama.chat_template import JinjaChatFormat
 from services.llama.errors import ChatFormatError
@@ -33,6 +33,7 @@ class Llama3ChatFormat:
     """
 
     argument_key: Literal["arguments", "parameters"] = "parameters"
+    template_variables: frozenset[str] = frozenset()
 
     def __init__(self, tokenizer: Tokenizer, family: Llama3Family) -> None:
         if family not in get_args(Llama3Family):
@@ -56,8 +57,11 @@ class Llama3ChatFormat:
         tool_prompt_format: ToolPromptFormat | None = None,
         add_generation_prompt: bool = True,
         today: date | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """See `ChatFormat.render`. Only the first message is merged with the tools' system text."""
+        if arguments:
+            raise ChatFormatError(f"this model has no chat template of its own to take {min(arguments)!r}")
         form = tool_prompt_format or self.tool_prompt_formats[0]
         rest = list(messages)
         system = rest.pop(0).content if rest and rest[0].role == "system" else None

@@ -18,17 +18,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from typing import Any, Literal, NoReturn
 
-from jinja2 import TemplateError, meta, nodes
+from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from services.llama.errors import ChatFormatError
 from services.llama.messages import ChatMessage, ToolDefinition, ToolPromptFormat
+from services.llama.template_ast import free_variables, wants_parts
 from services.llama.tokenizer import Tokenizer
 
 # Characters that no text should hold: Unicode's noncharacters, then private use.
 _MARKS = (*map(chr, range(0xFDD0, 0xFDF0)), *map(chr, range(0xE000, 0xF900)))
+# What every rendering gives to a template; not for callers to set.
+_OWN_VARIABLES = {
+    "messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "date_string", "strftime_now",
+}  # fmt: skip
 
 
 class _GenerationBlocks(Extension):
@@ -65,13 +70,16 @@ class JinjaChatFormat:
         self.tokenizer = tokenizer
         self.template = template
         self._tokens = {"bos_token": bos, "eos_token": eos}
-        self._environment = _environment()
+        self._environment = template_environment()
         try:
             tree = self._environment.parse(template or "")
             self._template = self._environment.from_string(template or "")
         except TemplateError as error:
             raise ChatFormatError(f"the checkpoint's chat template is not valid Jinja: {error}") from error
-        self.takes_tools = "tools" in meta.find_undeclared_variables(tree)
+        free = free_variables(tree, self._environment)
+        self.takes_tools = "tools" in free
+        self.template_variables: frozenset[str] = free - _OWN_VARIABLES
+        self._wants_parts = wants_parts(tree)
         quoted = {str(node.value) for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
         self._to_mark = _marking_pattern(list(tokenizer.special_tokens), quoted)
 
@@ -83,6 +91,7 @@ class JinjaChatFormat:
         tool_prompt_format: ToolPromptFormat | None = None,
         add_generation_prompt: bool = True,
         today: date | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """See `ChatFormat.render`. `end_of_message` has no counterpart in templates and is left to them."""
         if self.template is None:
@@ -91,17 +100,24 @@ class JinjaChatFormat:
             raise ChatFormatError(
                 f"tool_prompt_format {tool_prompt_format!r} is Llama 3's; this model's template decides, leave it unset"
             )
+        if unknown := (arguments or {}).keys() - self.template_variables:
+            known = ", ".join(sorted(self.template_variables)) or "none"
+            raise ChatFormatError(f"the checkpoint's chat template has no variable {min(unknown)!r}; it has: {known}")
         if not self.takes_tools:
             messages = _with_generic_tools(messages, tools)
         dicts = [_message_dict(message) for message in messages]
         functions = [_tool_dict(tool) for tool in tools] if self.takes_tools and tools else None
-        mark = self._unused_character([dicts, functions])
+        if self._wants_parts:
+            dicts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in dicts]
+        given = dict(arguments or {})
+        mark = self._unused_character([dicts, functions, given])
         variables: dict[str, Any] = {
             "messages": [{**self._marked(message, mark), "role": message["role"]} for message in dicts],
             "tools": self._marked(functions, mark),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **self._tokens,
+            **{name: self._marked(value, mark) for name, value in given.items()},
         }
         if today is not None:
             noon = datetime.combine(today, time(12))
@@ -160,7 +176,7 @@ def _marking_pattern(special: Iterable[str], quoted: Iterable[str]) -> re.Patter
     return re.compile("|".join(parts) or r"(?!)")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def template_environment() -> ImmutableSandboxedEnvironment:
     """The environment that chat templates are written for (transformers, "Chat templates": advanced usage)."""
 
     def raise_exception(message: str) -> NoReturn:

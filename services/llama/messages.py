@@ -83,6 +83,11 @@ class ChatFormat(Protocol):
         """Forms of calls that tools can be described for; the first one is the family's own."""
         ...
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """Variables of the checkpoint's own template that `render` takes as `arguments`; none without a template."""
+        ...
+
     def render(
         self,
         messages: Sequence[ChatMessage],
@@ -91,6 +96,7 @@ class ChatFormat(Protocol):
         tool_prompt_format: ToolPromptFormat | None = None,
         add_generation_prompt: bool = True,
         today: date | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Ids of the prompt. Text inside messages and tools never becomes a special token.
 
@@ -100,6 +106,7 @@ class ChatFormat(Protocol):
             tool_prompt_format: how custom tools are described and called; None takes the family's own.
             add_generation_prompt: open an assistant message at the end, for the model to fill.
             today: the date to state, where the family states one.
+            arguments: values of `template_variables`; their text never becomes a special token either.
 
         Raises:
             ChatFormatError: the conversation cannot be laid out so, or asks for what the family has no form for.

@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,8 +12,8 @@ from llamastack import v1
 from services.runtime.calls import current_call
 from services.runtime.stream import EventWriter, RpcContext
 from services.safety.audit import AuditLog
-from services.safety.categories import HAZARDS, hazard_name
 from services.safety.decide import as_struct, strictest, violation_of
+from services.safety.guard.profiles import HAZARDS
 from services.safety.judge import Bench, Outcome
 from services.safety.policies import Policies
 from services.safety.policy import Policy
@@ -21,13 +21,12 @@ from services.safety.registry import Entry, ShieldRegistry
 from services.safety.shield import Surface, surface_name
 from services.safety.stream import ModeratedStream, read_stream
 from services.safety.subjects import parts_of
+from services.safety.together import together
 from stack_client.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
 )
-
-T = TypeVar("T")
 
 POLICY = "policy"
 """In place of a shield's name: all that the policy binds to the surface."""
@@ -211,8 +210,8 @@ class SafetyService(v1.SafetyServiceServicer):
         verdict = combined([outcome.verdict for outcome in outcomes])
         violation = violation_of(verdict)
         flagged = violation is not None and verdict.level != v1.VIOLATION_LEVEL_INFO
-        names = [hazard_name(code) for code in verdict.codes]
-        scores = {hazard_name(code): score for code, score in verdict.category_scores.items()}
+        names = [HAZARDS.get(code, code) for code in verdict.codes]
+        scores = {HAZARDS.get(code, code): score for code, score in verdict.category_scores.items()}
         categories = {name: name in names for name in [*HAZARDS.values(), *scores, *names]} if scores or names else {}
         applied = dict.fromkeys(categories, v1.ModerationInputTypes(types=["text"]))
         result = v1.ModerationResult(
@@ -259,24 +258,6 @@ def combined(verdicts: list[v1.Verdict]) -> v1.Verdict:
     whole.coverage = min(verdict.coverage for verdict in verdicts)
     whole.latency_ms = max(verdict.latency_ms for verdict in verdicts)
     return whole
-
-
-async def together(work: Sequence[Awaitable[T]]) -> list[T]:
-    """Run all at once; the first failure cancels the others.
-
-    Raises:
-        StackError: The first failure.
-    """
-
-    async def one(item: Awaitable[T]) -> T:
-        return await item
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(item)) for item in work]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _shield_response(invocation: v1.ShieldInvocation, verdict: v1.Verdict) -> v1.ShieldResponse:

@@ -12,7 +12,7 @@ from llamastack import v1
 from stack_client.cli.connection import add_target, connected
 from stack_client.cli.options import Subparsers, on_terminal, print_json
 
-_TYPES = {"llm": v1.MODEL_TYPE_LLM, "embedding": v1.MODEL_TYPE_EMBEDDING}
+_TYPES = {"llm": v1.MODEL_TYPE_LLM, "embedding": v1.MODEL_TYPE_EMBEDDING, "classifier": v1.MODEL_TYPE_CLASSIFIER}
 
 
 def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -25,7 +25,7 @@ def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     actions.add_parser("list", help="list the models (default)", parents=[common])
     add = actions.add_parser("register", help="register a model and wait until it is ready", parents=[common])
     add.add_argument("model", metavar="NAME", help="identifier that requests will use; BASE@NAME for an adapter")
-    source = "a folder, a file or `packaged:NAME`; for an adapter a folder in PEFT's format (default: same as NAME)"
+    source = "a folder, a file, `packaged:NAME` or a hub id, OWNER/NAME (default: same as NAME)"
     add.add_argument("source", nargs="?", default="", metavar="SOURCE", help=source)
     add.add_argument(
         "--provider", default="", metavar="NAME", help="may be left out for adapters, or when there is only one"

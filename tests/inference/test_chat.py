@@ -9,8 +9,9 @@ import pytest
 
 from llamastack import v1
 from services.inference.provider import Work
+from stack_client.calls import unary
 from stack_client.content import content, text_of
-from stack_client.errors import DeadlineExceededError, StackError
+from stack_client.errors import DeadlineExceededError, InvalidArgumentError, StackError
 from tests.inference.conftest import Node
 
 MODEL = "smollm2-135m"
@@ -68,6 +69,47 @@ async def test_a_stop_string_ends_the_answer_before_it_wherever_it_falls(real: N
     received = await events(real, max_tokens=40, stop=[stop, "never in there"])
     assert streamed_text(received) == whole[: whole.index(stop)]
     assert received[-1].complete.finish_reason == v1.FINISH_REASON_STOP
+
+
+async def test_tokens_asked_for_come_with_every_token_also_with_the_end(real: Node) -> None:
+    inference = real.client.inference._stub
+    [yes] = await real.client.inference.tokenize(MODEL, "Yes")
+    asked = v1.LogProbConfig(token_ids=[yes, 2, 0])
+    one = v1.SamplingParams(max_tokens=4)
+    chat = v1.ChatCompletionRequest(
+        model_id=MODEL,
+        messages=[v1.Message(user=v1.UserMessage(content=content("Hi")))],
+        sampling_params=one,
+        logprobs=asked,
+    )
+    answer = await inference.ChatCompletion(chat)
+    assert len(answer.logprobs) == 4
+    for entry in answer.logprobs:
+        assert [token.token_id for token in entry.asked] == [yes, 2, 0]
+        assert entry.asked[0].token == "Yes"
+        assert all(token.logprob < 0 for token in entry.asked)
+    one.max_tokens = 1
+    one.logit_bias[2] = 100.0  # <|im_end|>: the answer is empty
+    text = v1.CompletionRequest(model_id=MODEL, token_ids=[yes, yes], sampling_params=one, logprobs=asked)
+    ended = await inference.Completion(text)
+    assert ended.content == ""
+    [entry] = ended.logprobs
+    assert entry.chosen.token_id == 2
+    assert entry.chosen.logprob == pytest.approx(entry.asked[1].logprob)
+
+
+async def test_a_token_asked_for_that_does_not_exist_is_refused_by_name(real: Node) -> None:
+    for token_ids, where in (
+        ([1, 999_999], "logprobs.token_ids[1]"),
+        ([-1], "logprobs.token_ids[0]"),
+        ([1] * 65, "logprobs.token_ids"),
+    ):
+        request = v1.CompletionRequest(
+            model_id=MODEL, content=content("Hi"), logprobs=v1.LogProbConfig(token_ids=token_ids)
+        )
+        with pytest.raises(InvalidArgumentError) as failure:
+            await unary(real.client.inference._stub.Completion(request))
+        assert failure.value.field == where
 
 
 async def test_logprobs_come_with_every_token_and_as_many_alternatives_as_asked(real: Node) -> None:

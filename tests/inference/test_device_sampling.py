@@ -142,6 +142,22 @@ def test_log_probabilities_are_those_of_the_models_own_logits() -> None:
     assert third.logprobs.top == ()
 
 
+def test_tokens_asked_for_by_some_rows_are_reported_to_them() -> None:
+    draws = [
+        draw("a", top_logprobs=0, asked_tokens=(4, 1, 4), logit_bias=((2, 9.0),)),
+        draw("b", top_logprobs=2),
+        draw("c", top_logprobs=1, asked_tokens=(0,), temperature=1.5),
+        draw("d"),
+    ]
+    rows = choose(LOGITS.expand(4, -1), draws)
+    expected = LOGITS.log_softmax(-1)
+    asked = [row.logprobs.asked if row.logprobs else None for row in rows]
+    assert asked[0] == pytest.approx(expected[torch.tensor([4, 1, 4])].tolist())
+    assert asked[1] == ()
+    assert asked[2] == pytest.approx([float(expected[0])])
+    assert asked[3] is None
+
+
 def test_places_of_forgotten_requests_are_used_again_and_more_are_made_when_needed() -> None:
     sampler = DeviceSampler(vocab_size=5, device=DEVICE)
     names = [str(n) for n in range(200)]

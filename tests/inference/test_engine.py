@@ -9,7 +9,7 @@ from services.inference.engine.engine import Engine
 from services.inference.engine.request import Emission, EngineLimits, Request, Sampling
 from services.llama.config import PRESETS
 from services.llama.model import CausalAttention, Llama
-from tests.inference.engines import torch_engine
+from tests.inference.engines import device_engine, torch_engine
 
 CONFIG = PRESETS["tiny"]
 PROMPTS = [tuple((7 * i + 3 * j) % CONFIG.vocab_size for j in range(length)) for i, length in enumerate((1, 5, 23, 40))]
@@ -161,6 +161,53 @@ def test_logprobs_are_those_of_the_models_own_distribution(model: Llama) -> None
     assert [token for token, _ in first.top] == expected.indices.tolist()
     assert [value for _, value in first.top] == pytest.approx(expected.values.tolist(), abs=1e-5)
     assert first.chosen == pytest.approx(float(logits.log_softmax(-1)[emissions[0].token_id]), abs=1e-5)
+
+
+def test_tokens_asked_for_are_reported_at_every_position_likely_or_not(model: Llama) -> None:
+    asked = (0, 7, 7, CONFIG.vocab_size - 1)
+    options: dict[str, Any] = {"temperature": 1.3, "seed": 1, "repetition_penalty": 1.3, "logit_bias": ((7, 5.0),)}
+    emissions = run(
+        torch_engine(model, limits=EngineLimits()), request(2, top_logprobs=0, asked_tokens=asked, **options)
+    )["r2"]
+    ids = [*PROMPTS[2], *tokens(emissions)]
+    logits = model(torch.tensor(ids), positions_T=torch.arange(len(ids)), attend=CausalAttention())
+    for place, emission in enumerate(emissions):
+        expected = logits[len(PROMPTS[2]) - 1 + place].log_softmax(-1)[torch.tensor(asked)]
+        assert emission.logprobs is not None
+        assert emission.logprobs.asked == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_token_asked_for_outside_the_vocabulary_is_refused(model: Llama) -> None:
+    for token in (-1, CONFIG.vocab_size):
+        with pytest.raises(ValueError, match="vocabulary"):
+            torch_engine(model, limits=EngineLimits()).add(request(2, top_logprobs=0, asked_tokens=(token,)))
+
+
+@pytest.mark.parametrize("make", [torch_engine, device_engine])
+def test_asking_for_one_token_after_a_cached_prefix_computes_only_what_is_new(model: Llama, make: Any) -> None:
+    engine = make(model, limits=EngineLimits(cached_tokens=1024))
+    prefix = tuple(j % CONFIG.vocab_size for j in range(64))
+
+    def ask(name: str, prompt: tuple[int, ...]) -> tuple[Emission, int]:
+        before = engine.figures.rows
+        sampling = Sampling(top_logprobs=0, asked_tokens=(3, 5))
+        emissions = run(engine, Request(request_id=name, prompt_ids=prompt, max_tokens=1, sampling=sampling))[name]
+        return emissions[0], engine.figures.rows - before
+
+    _, rows = ask("first", (*prefix, 1, 2, 3))
+    assert rows == 67
+    cached, rows = ask("second", (*prefix, 9, 8, 7, 6))
+    assert (cached.cached_tokens, rows) == (64, 4)
+    fresh = run(
+        make(model, limits=EngineLimits(cached_tokens=1024)),
+        Request(
+            request_id="x", prompt_ids=(*prefix, 9, 8, 7, 6), max_tokens=1,
+            sampling=Sampling(top_logprobs=0, asked_tokens=(3, 5)),
+        ),
+    )["x"][0]  # fmt: skip
+    assert cached.logprobs is not None
+    assert fresh.logprobs is not None
+    assert cached.logprobs.asked == pytest.approx(fresh.logprobs.asked, abs=1e-5)
 
 
 def test_what_does_not_fit_the_context_is_refused(model: Llama) -> None:

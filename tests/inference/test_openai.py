@@ -465,3 +465,38 @@ def user(text: str) -> v1.Message:
 
 def stub(node: Node) -> Any:
     return v1.InferenceServiceStub(node.client.channel("inference"))
+
+
+@pytest.mark.parametrize("form", ["chat", "completion"])
+def test_tokens_asked_for_are_read_from_a_vllms_answer(form: str) -> None:
+    others = {"token_id:5": -0.5, "token_id:9": -7.0, "token_id:3": -3.0}
+    given: dict[str, Any] = {"tokens": ["token_id:5"], "token_logprobs": [-0.5], "top_logprobs": [others]}
+    if form == "chat":
+        top = [{"token": name, "logprob": value} for name, value in others.items()]
+        given = {"content": [{"token": "token_id:5", "logprob": -0.5, "top_logprobs": top}]}
+    heard = Heard()
+    chunk = {"choices": [{"text": "word", "logprobs": given}]}
+    StreamReader(heard, top_logprobs=0, asked={9: "nine", 3: "three"}).read(chunk)
+    [position] = heard.logprobs
+    assert (position.chosen.token, position.chosen.token_id) == ("word", 5)
+    assert [(entry.token, entry.token_id, entry.logprob) for entry in position.asked] == [
+        ("nine", 9, -7.0),
+        ("three", 3, -3.0),
+    ]
+    with pytest.raises(UnsupportedError, match=r"logprobs\.token_ids"):
+        StreamReader(heard, top_logprobs=0, asked={4: "four"}).read(chunk)
+
+
+def test_tokens_are_asked_for_in_vllms_words_and_refused_elsewhere() -> None:
+    request = v1.CompletionRequest(
+        model_id="m", token_ids=[1], sampling_params=ONE, logprobs=v1.LogProbConfig(token_ids=[9, 3])
+    )
+    body = completion_body(request, model="m", dialect="vllm")
+    assert body["logprob_token_ids"] == [9, 3]
+    assert body["return_tokens_as_token_ids"] is True
+    for dialect in ("openai", "llamacpp", "sglang"):
+        with pytest.raises(UnsupportedError, match=r"logprobs\.token_ids"):
+            completion_body(request, model="m", dialect=dialect)
+    request.logprobs.top_k = 2
+    with pytest.raises(UnsupportedError, match="top_k"):
+        completion_body(request, model="m", dialect="vllm")

@@ -1,4 +1,4 @@
-"""A BERT encoder for sentence embeddings, in plain PyTorch (arXiv:1810.04805; pooling after arXiv:1908.10084).
+"""A BERT encoder in plain PyTorch (arXiv:1810.04805), and sentence vectors of it (pooling after arXiv:1908.10084).
 
 Shapes: B texts, S tokens of the longest text, D width, N heads, H head size.
 """
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, linear, normalize, scaled_dot_product_attention
+
+from services.inference.engine.encoder_weights import Weights, padded, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,52 +46,26 @@ class BertConfig:
         )
 
 
-class BertEmbedder:
-    """Mean-pooled, normalised sentence vectors in fp32."""
+class BertEncoder:
+    """Hidden states of token ids, in fp32.
 
-    def __init__(self, config: BertConfig, weights: dict[str, Tensor]) -> None:
+    Args:
+        config: Sizes.
+        weights: By their names in Hugging Face folders.
+        prefix: What their names begin with, for example `bert.` where a head stands beside the encoder.
+    """
+
+    def __init__(self, config: BertConfig, weights: Weights, *, prefix: str = "") -> None:
         self.config = config
         self._weights = weights
+        self._prefix = prefix
 
-    @classmethod
-    def load(cls, folder: Path, *, device: str) -> "BertEmbedder":
-        """Read config.json and model.safetensors of a sentence-transformers folder.
-
-        Raises:
-            ValueError: If a tensor is missing.
-        """
-        config = BertConfig.read(folder)
-        file = folder / "model.safetensors"
-        with safe_open(file, framework="pt", device=device) as tensors:
-            weights = {name: tensors.get_tensor(name).float() for name in tensors.keys()}  # noqa: SIM118 (no dict)
-        for name in ("embeddings.word_embeddings.weight", f"encoder.layer.{config.n_layers - 1}.output.dense.weight"):
-            if name not in weights:
-                raise ValueError(f"{file}: tensor {name} is missing")
-        return cls(config, weights)
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(tensor.numel() for tensor in self._weights.values() if tensor.is_floating_point())
-
-    @torch.inference_mode()
-    def embed(self, texts: list[list[int]]) -> Tensor:
-        """Vectors of length 1, (B, D), of texts given as token ids with their special tokens."""
-        device = self._weights["embeddings.word_embeddings.weight"].device
-        lengths_B = torch.tensor([len(ids) for ids in texts], device=device)
-        longest = int(lengths_B.max())
-        ids_BS = torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts], device=device)
-        real_BS = torch.arange(longest, device=device)[None] < lengths_B[:, None]
-        x_BSD = self._encode(ids_BS, real_BS)
-        mean_BD = (x_BSD * real_BS[..., None]).sum(1) / lengths_B[:, None]
-        return normalize(mean_BD, dim=-1)
-
-    def _encode(self, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
-        weights = self._weights
+    def encode(self, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
+        """Hidden states (B, S, D); those of padding, where `real_BS` is False, mean nothing."""
         x_BSD = (
-            embedding(ids_BS, weights["embeddings.word_embeddings.weight"])
-            + weights["embeddings.position_embeddings.weight"][: ids_BS.shape[1]]
-            + weights["embeddings.token_type_embeddings.weight"][0]
+            embedding(ids_BS, self._tensor("embeddings.word_embeddings.weight"))
+            + self._tensor("embeddings.position_embeddings.weight")[: ids_BS.shape[1]]
+            + self._tensor("embeddings.token_type_embeddings.weight")[0]
         )
         x_BSD = self._norm(x_BSD, "embeddings.LayerNorm")
         for layer in range(self.config.n_layers):
@@ -111,10 +86,51 @@ class BertEmbedder:
         o_BNSH = scaled_dot_product_attention(q_BNSH, k_BNSH, v_BNSH, attn_mask=real_BS[:, None, None])
         return o_BNSH.transpose(1, 2).flatten(2)
 
+    def _tensor(self, name: str) -> Tensor:
+        return self._weights[self._prefix + name]
+
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+        return linear(x, self._tensor(f"{name}.weight"), self._tensor(f"{name}.bias"))
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        return layer_norm(
-            x, (self.config.dim,), self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self.config.norm_eps
-        )
+        weight, bias = self._tensor(f"{name}.weight"), self._tensor(f"{name}.bias")
+        return layer_norm(x, (self.config.dim,), weight, bias, self.config.norm_eps)
+
+
+class BertEmbedder:
+    """Mean-pooled, normalised sentence vectors in fp32."""
+
+    def __init__(self, config: BertConfig, weights: Weights) -> None:
+        self.config = config
+        self._weights = weights
+        self._encoder = BertEncoder(config, weights)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str) -> "BertEmbedder":
+        """Read config.json and the weights of a sentence-transformers folder.
+
+        Raises:
+            ValueError: If a tensor is missing.
+        """
+        config = BertConfig.read(folder)
+        weights = read_weights(folder, device=device)
+        for name in ("embeddings.word_embeddings.weight", f"encoder.layer.{config.n_layers - 1}.output.dense.weight"):
+            weights[name]
+        return cls(config, weights)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return self._weights.parameters
+
+    @torch.inference_mode()
+    def embed(self, texts: list[list[int]]) -> Tensor:
+        """Vectors of length 1, (B, D), of texts given as token ids with their special tokens."""
+        ids_BS, real_BS = padded(texts, device=self._weights.device)
+        x_BSD = self._encoder.encode(ids_BS, real_BS)
+        return normalize(mean_pooled(x_BSD, real_BS), dim=-1)
+
+
+def mean_pooled(x_BSD: Tensor, real_BS: Tensor) -> Tensor:
+    """Mean of the hidden states of each text's own tokens, (B, D)."""
+    return (x_BSD * real_BS[..., None]).sum(1) / real_BS.sum(1, keepdim=True)

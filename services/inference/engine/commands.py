@@ -17,7 +17,7 @@ class Load:
     """Load a model; answered by `Loaded` or `LoadFailed`."""
 
     model: str
-    kind: Literal["llm", "embedding"]
+    kind: Literal["llm", "embedding", "classifier"]
     path: Path
     cache_dir: Path
     dtype: str
@@ -78,6 +78,15 @@ class Embed:
     texts: list[list[int]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """Classify windows given as token ids with their special tokens; answered by `Classified` or `RequestFailed`."""
+
+    model: str
+    request_id: str
+    windows: list[list[int]]
+
+
 @dataclass(frozen=True)
 class Stop:
     """End the process. Closing the pipe would not do: our reader's blocked read keeps it open."""
@@ -92,7 +101,9 @@ class Loaded:
     dtype: str
     parameters: int
     dimension: int = 0
-    """Length of an embedding model's vectors; 0 for text models."""
+    """Length of an embedding model's vectors, classes of a classifier; 0 for text models."""
+    architecture: str = ""
+    """Of a classifier, as its folder names it."""
     cached_tokens: int = 0
     """Tokens that the key/value cache holds; 0 for embedding models."""
     quantisation: Quantisation = "none"
@@ -100,7 +111,8 @@ class Loaded:
     kernels: str = ""
     """Variant of the compiled kernels that runs it; empty for plain PyTorch."""
     weights_hash: str = ""
-    """Identity of a text model's weights, or of those that an adapter says it was trained on; "" when it does not."""
+    """Identity of the weights of a text model or classifier, or of those that an adapter says it was trained on; ""
+    when it does not."""
     rank: int = 0
     """An adapter's largest rank; 0 for models."""
     targets: tuple[str, ...] = ()
@@ -153,8 +165,17 @@ class Embedded:
     dimension: int
 
 
-Command = Load | LoadAdapter | Unload | Add | Abort | Embed | Stop
-Event = Loaded | LoadFailed | Progress | Stepped | RequestFailed | Embedded
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """The raw outputs of a `Classify`, row-major float32 of shape (windows, classes)."""
+
+    request_id: str
+    logits: bytes
+    classes: int
+
+
+Command = Load | LoadAdapter | Unload | Add | Abort | Embed | Classify | Stop
+Event = Loaded | LoadFailed | Progress | Stepped | RequestFailed | Embedded | Classified
 
 
 def run(connection: Connection, threads: int) -> None:

@@ -65,8 +65,8 @@ class Engine:
         """Queue a request.
 
         Raises:
-            ValueError: If the id is in use, prompt and answer do not fit the context or the cache, or the grammar
-                cannot be compiled.
+            ValueError: If the id is in use, prompt and answer do not fit the context or the cache, a token that is
+                asked for does not exist, or the grammar cannot be compiled.
         """
         if request.request_id in self.scheduler:
             raise ValueError(f"request id {request.request_id!r} is in flight already")
@@ -78,6 +78,8 @@ class Engine:
         if len(request.prompt_ids) + request.max_tokens > config.max_context:
             length = f"{len(request.prompt_ids)} + {request.max_tokens}"
             raise ValueError(f"{length} tokens exceed the context of {config.max_context}")
+        if not all(0 <= token < config.vocab_size for token in request.sampling.asked_tokens):
+            raise ValueError(f"a token that is asked for lies outside the vocabulary of {config.vocab_size}")
         sampler = SequenceSampler(
             request.sampling,
             prompt_ids=request.prompt_ids,
@@ -174,7 +176,8 @@ class Engine:
         token = self._samplers[request.request_id].choose(logits_V)
         logprobs: Logprobs | None = None
         if request.sampling.top_logprobs is not None:
-            logprobs = logprobs_of(logits_V, chosen=token, top=request.sampling.top_logprobs)
+            top, asked = request.sampling.top_logprobs, request.sampling.asked_tokens
+            logprobs = logprobs_of(logits_V, chosen=token, top=top, asked=asked)
         sequence.tokens.append(token)
         return self._emit(sequence, token, logprobs)
 

@@ -28,6 +28,8 @@ class Sampling:
     """Makes sampling repeatable; None draws a fresh seed."""
     top_logprobs: int | None = None
     """Alternatives reported per token; None reports nothing, 0 only the chosen token."""
+    asked_tokens: tuple[int, ...] = ()
+    """Tokens whose log probability is reported beside each token, likely or not; only with `top_logprobs`."""
 
     @property
     def changes_logits(self) -> bool:
@@ -77,6 +79,8 @@ class Logprobs(NamedTuple):
     chosen: float
     top: tuple[tuple[int, float], ...]
     """(token id, log probability), most likely first."""
+    asked: tuple[float, ...] = ()
+    """Of `Sampling.asked_tokens`, in their order."""
 
 
 class Emission(NamedTuple):

@@ -6,6 +6,8 @@ requests share the batch. (Its logits may, in the last bits: see DECISIONS.md.)
 Shapes: B requests, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -96,11 +98,12 @@ class SequenceSampler:
         return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
 
 
-def logprobs_of(logits_V: Tensor, *, chosen: int, top: int) -> Logprobs:
-    """Log probabilities of the chosen token and the `top` most likely ones, from the model's own logits."""
+def logprobs_of(logits_V: Tensor, *, chosen: int, top: int, asked: Sequence[int] = ()) -> Logprobs:
+    """Log probabilities of the chosen token, the `top` most likely and those asked for, from the model's own logits."""
     logprobs_V = logits_V.log_softmax(-1)
     alternatives: tuple[tuple[int, float], ...] = ()
     if top:
         values, ids = logprobs_V.topk(top)
         alternatives = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return Logprobs(chosen=float(logprobs_V[chosen]), top=alternatives)
+    of_asked = tuple(logprobs_V[torch.tensor(asked)].tolist()) if asked else ()
+    return Logprobs(chosen=float(logprobs_V[chosen]), top=alternatives, asked=of_asked)

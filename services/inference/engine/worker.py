@@ -10,15 +10,20 @@ import queue
 import signal
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
 
 from services.inference.engine.bert import BertEmbedder
+from services.inference.engine.classifier import Classifier
+from services.inference.engine.classify_queue import ClassifyQueue
 from services.inference.engine.commands import (
     Abort,
     Add,
+    Classified,
+    Classify,
     Command,
     Embed,
     Embedded,
@@ -38,6 +43,7 @@ from services.inference.engine.cuda.engine import DeviceEngine
 from services.inference.engine.engine import Engine
 from services.inference.engine.loading import build_runner
 from services.inference.engine.request import Figures
+from services.inference.engine.tool_text import prepare_classifier
 from services.llama.checkpoint import load_text, prepare, weights_hash
 from services.llama.config import LlamaConfig
 from services.llama.lora import LoraAdapter, read_adapter
@@ -45,9 +51,11 @@ from services.llama.lora import LoraAdapter, read_adapter
 logger = logging.getLogger(__name__)
 
 EMBED_TEXTS_PER_TURN = 16  # so that a large embedding request does not starve decoding
+CLASSIFY_WINDOWS_PER_TURN = 16
+CLASSIFY_TOKENS_PER_TURN = 2048  # a few windows of a large classifier: what a decode step may wait for on a CPU
 
 
-Ready = tuple[Load | LoadAdapter, Engine | BertEmbedder | LoraAdapter, Loaded]
+Ready = tuple[Load | LoadAdapter, Engine | BertEmbedder | Classifier | LoraAdapter, Loaded]
 
 
 @dataclass
@@ -78,6 +86,8 @@ class Worker:
         self._engines: dict[str, Engine] = {}
         self._embedders: dict[str, BertEmbedder] = {}
         self._embeds: deque[EmbedWork] = deque()
+        self._classifiers: dict[str, Classifier] = {}
+        self._classifies = ClassifyQueue(windows=CLASSIFY_WINDOWS_PER_TURN, tokens=CLASSIFY_TOKENS_PER_TURN)
         self._wanted: dict[str, Load | LoadAdapter] = {}
         """The last load of every model and adapter that was not unloaded: what another one brings is dropped."""
         self._ready: queue.SimpleQueue[Ready] = queue.SimpleQueue()
@@ -88,8 +98,8 @@ class Worker:
     def run(self) -> None:
         """Serve until the pipe closes."""
         while True:
-            idle = not self._embeds and all(engine.idle for engine in self._engines.values())
-            readable = wait([self._connection, self._wake_read], timeout=None if idle else 0)
+            busy = self._embeds or self._classifies or not all(engine.idle for engine in self._engines.values())
+            readable = wait([self._connection, self._wake_read], timeout=0 if busy else None)
             if self._wake_read in readable:
                 self._wake_read.recv_bytes()
                 self._install()
@@ -98,7 +108,7 @@ class Worker:
             self._turn()
 
     def _turn(self) -> None:
-        """One step of every model that has work, then a few texts of the first embedding job."""
+        """One step of every model that has work, then a few texts of the first embedding job and of a classifier."""
         for model, engine in self._engines.items():
             emissions = [] if engine.idle else engine.step()
             self._report_failures(engine)
@@ -110,6 +120,8 @@ class Worker:
                 engine.queued = []
         if self._embeds:
             self._embed_some()
+        if self._classifies:
+            self._classify_some()
 
     def _report_failures(self, engine: Engine) -> None:
         for request_id, error in engine.failures:
@@ -139,9 +151,12 @@ class Worker:
                 if command.model in self._engines:
                     self._engines[command.model].abort(command.request_id)
                 self._embeds = deque(work for work in self._embeds if work.command.request_id != command.request_id)
+                self._classifies.drop(command.request_id)
             case Embed():
                 order = sorted(range(len(command.texts)), key=lambda index: len(command.texts[index]))
                 self._embeds.append(EmbedWork(command, order))
+            case Classify():
+                self._classifies.add(command.model, command.request_id, command.windows)
             case Load():
                 self._wanted[command.model] = command
                 threading.Thread(target=self._load, args=(command,), daemon=True).start()
@@ -177,6 +192,7 @@ class Worker:
             if engine is not None:
                 engine.close()
             self._embedders.pop(model, None)
+            self._classifiers.pop(model, None)
 
     def _start_adapter(self, command: LoadAdapter) -> None:
         base = self._wanted[command.base]
@@ -223,6 +239,8 @@ class Worker:
                     dimension=embedder.config.dim,
                 )
                 self._ready.put((command, embedder, loaded))
+            elif command.kind == "classifier":
+                self._ready.put(_load_classifier(command, report))
             else:
                 if command.path.suffix == ".gguf":
                     report("converting (once, then cached)")
@@ -271,6 +289,8 @@ class Worker:
                             self._start_adapter(other)
                 case BertEmbedder():
                     self._embedders[command.model] = served
+                case Classifier():
+                    self._classifiers[command.model] = served
                 case LoraAdapter():
                     assert isinstance(command, LoadAdapter)
                     if command.base not in self._engines:
@@ -312,9 +332,55 @@ class Worker:
         else:
             self._embeds.rotate(-1)
 
+    def _classify_some(self) -> None:
+        """Classify one batch of windows; a fault ends the requests that have windows in it."""
+        model, batch = self._classifies.take()
+        classifier = self._classifiers.get(model)
+        failure: RequestFailed | None = None
+        rows: list[list[float]] = []
+        if classifier is None:
+            failure = RequestFailed(request_id="", message=f"model {model} is not loaded")
+        else:
+            try:
+                rows = classifier.logits([window.ids for window in batch]).tolist()
+            except Exception as error:
+                logger.exception("classifying %d windows by %s failed", len(batch), model)
+                failure = RequestFailed(request_id="", message=f"{type(error).__name__}: {error}", internal=True)
+        if failure is not None:
+            for request_id in {window.request_id for window in batch}:
+                self._classifies.drop(request_id)
+                self._send(replace(failure, request_id=request_id))
+            return
+        for window, row in zip(batch, rows, strict=True):
+            whole = self._classifies.put(window, row)
+            if whole is not None:
+                logits = torch.tensor(whole).numpy().tobytes()
+                self._send(Classified(request_id=window.request_id, logits=logits, classes=len(row)))
+
     def _send(self, event: Event) -> None:
         with self._send_lock:
             try:
                 self._connection.send(event)
             except (BrokenPipeError, ConnectionResetError):
                 os._exit(0)  # the service is gone; nobody is left to serve
+
+
+def _load_classifier(command: Load, report: Callable[[str], None]) -> tuple[Load, Classifier, Loaded]:
+    """Read a classifier, converted first where it is packaged in another format.
+
+    Raises:
+        ValueError: If it is no classifier, or one of an unknown kind.
+    """
+    folder = prepare_classifier(command.path, cache_dir=command.cache_dir)
+    classifier = Classifier.load(folder, device=command.device)
+    report("identifying weights (read once, then remembered)")
+    loaded = Loaded(
+        model=command.model,
+        folder=folder,
+        dtype="float32",
+        parameters=classifier.parameters,
+        dimension=classifier.classes,
+        architecture=classifier.architecture,
+        weights_hash=weights_hash(folder, cache_dir=command.cache_dir),
+    )
+    return command, classifier, loaded

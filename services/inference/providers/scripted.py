@@ -30,6 +30,7 @@ from services.inference import dialog
 from services.inference.adapter_names import split_adapter
 from services.inference.config import ScriptedConfig
 from services.inference.provider import Answer, Facts, Report, Sink, Work
+from services.inference.providers.scripted_classifier import ScriptedClassifier
 from services.inference.validate import sampling_of
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
@@ -67,6 +68,7 @@ class ScriptedProvider:
     def __init__(self, config: ScriptedConfig) -> None:
         self._config = config
         self._scripts: dict[str, list[Rule]] = {}
+        self._classifiers: dict[str, ScriptedClassifier] = {}
         self._speaking = 0
 
     @property
@@ -85,6 +87,11 @@ class ScriptedProvider:
         """Read the model's script."""
         if split_adapter(model.identifier) is not None:
             raise UnsupportedError("the scripted provider has no adapters", field="model_id")
+        if model.model_type == v1.MODEL_TYPE_CLASSIFIER:
+            report("reading the script")
+            classifier = ScriptedClassifier(json_format.MessageToDict(model.metadata))
+            self._classifiers[model.identifier] = classifier
+            return classifier.facts
         if model.model_type == v1.MODEL_TYPE_EMBEDDING:
             self._scripts[model.identifier] = []
             return {"embedding_dimension": EMBEDDING_DIMENSION, "context_length": CONTEXT}
@@ -95,6 +102,7 @@ class ScriptedProvider:
 
     async def unload(self, model_id: str) -> None:
         """Forget the script."""
+        self._classifiers.pop(model_id, None)
         self._scripts.pop(model_id, None)  # one that could not be loaded has none
 
     async def chat(self, request: v1.ChatCompletionRequest, sink: Sink) -> Answer:
@@ -150,6 +158,14 @@ class ScriptedProvider:
             usage=v1.Usage(prompt_tokens=tokens, total_tokens=tokens),
             model_id=request.model_id,
         )
+
+    async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
+        """Classify by the script; see `scripted_classifier`."""
+        self._speaking += 1
+        try:
+            return await self._classifiers[request.model_id].classify(request)
+        finally:
+            self._speaking -= 1
 
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """A script has no vocabulary."""

@@ -6,17 +6,17 @@ This process never imports torch: tokenizers and chat formats live here, weights
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from llamastack import v1
 from services.inference import dialog
 from services.inference.adapter_names import split_adapter
-from services.inference.call_grammar import OfferedCalls, demanded_call, offered_calls
+from services.inference.classifier_text import ClassifierModel, classifier_model, classify_response, cut_texts
 from services.inference.config import TorchConfig
 from services.inference.constraints import format_grammar
 from services.inference.embedding_text import EmbeddingEncoder, EmbeddingModel, embedding_model
@@ -25,38 +25,37 @@ from services.inference.engine.request import Calls, EngineLimits, Request, Samp
 from services.inference.engine_client import EngineClient
 from services.inference.formats import choose_quantisation
 from services.inference.hardware import choose_device, choose_dtype, usable_cpus
-from services.inference.packaged import find_packaged
+from services.inference.locate import locate
 from services.inference.provider import Answer, Facts, Report, Sink, Work
-from services.inference.reading import PYTHON_TAG, Reading
+from services.inference.providers.torch_requests import (
+    BEGIN_OF_TEXT,
+    TextModel,
+    allowed_tokens,
+    check_ids,
+    grammars,
+    offload,
+    prompt_format,
+    template_arguments,
+)
+from services.inference.reading import Reading
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
-from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
-from services.llama.tokenizer import Tokenizer
+from services.llama.messages import ToolDefinition
 from services.runtime.calls import current_call
-from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnsupportedError
+from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, StackError, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-BEGIN_OF_TEXT = "<|begin_of_text|>"  # Llama 3 was trained with it before every text; SmolLM2 has nothing like it
-LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextModel:
-    """The text side of a model whose weights the engine holds."""
-
-    tokenizer: Tokenizer
-    chat_format: ChatFormat
-    context: int
-    loaded: commands.Loaded
+_KINDS: Mapping[int, Literal["llm", "embedding", "classifier"]] = {
+    v1.MODEL_TYPE_LLM: "llm",
+    v1.MODEL_TYPE_EMBEDDING: "embedding",
+    v1.MODEL_TYPE_CLASSIFIER: "classifier",
+}
 
 
 class TorchProvider:
-    """Serves Llama-family text models and BERT sentence encoders from one engine process."""
+    """Serves Llama-family text models, BERT sentence encoders and classifiers from one engine process."""
 
     def __init__(self, config: TorchConfig, *, cache_dir: Path) -> None:
         self._config = config
@@ -69,7 +68,7 @@ class TorchProvider:
             self._device, device_reason, self._dtype, dtype_reason, self._threads,
         )  # fmt: skip
         self._engine = EngineClient(threads=self._threads)
-        self._models: dict[str, TextModel | EmbeddingModel] = {}
+        self._models: dict[str, TextModel | EmbeddingModel | ClassifierModel] = {}
         self._ids = itertools.count(1)
 
     @property
@@ -95,18 +94,17 @@ class TorchProvider:
 
     async def load(self, model: v1.Model, report: Report) -> Facts:
         """Convert where needed, load the weights in the engine and the tokenizer here."""
-        if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING}:
+        if model.model_type not in _KINDS:
             kind = v1.ModelType.Name(model.model_type).removeprefix("MODEL_TYPE_").lower()
             raise UnsupportedError(f"the torch provider does not serve {kind} models yet", field="model_type")
         adapter = split_adapter(model.identifier)
         if adapter is not None:
             return await self._load_adapter(model, base=adapter[0], report=report)
-        embedding = model.model_type == v1.MODEL_TYPE_EMBEDDING
         quantisation = choose_quantisation(model, default=self._config.quantisation, device=self._device)
         command = commands.Load(
             model=model.identifier,
-            kind="embedding" if embedding else "llm",
-            path=_locate(model.provider_resource_id),
+            kind=_KINDS[model.model_type],
+            path=await asyncio.to_thread(locate, model.provider_resource_id, report=report),
             cache_dir=self._cache_dir / "models",
             dtype=self._dtype,
             device=self._device,
@@ -123,7 +121,9 @@ class TorchProvider:
         )
         loaded = await self._engine.load(command, report)
         report("loading the tokenizer")
-        if embedding:
+        if command.kind == "classifier":
+            return await self._classifier_loaded(loaded)
+        if command.kind == "embedding":
             encoder = await asyncio.to_thread(embedding_model, loaded.folder)
             self._models[model.identifier] = encoder
             return {"embedding_dimension": loaded.dimension, "context_length": encoder.context}
@@ -134,6 +134,9 @@ class TorchProvider:
         return {
             "context_length": text.context,
             "vocabulary": side.config.vocab_size,
+            "vocab_size": side.config.vocab_size,
+            "chat_template": side.has_template,
+            **({"guard_template": side.guard} if side.guard else {}),
             "parameters": loaded.parameters,
             "dtype": loaded.dtype,
             "device": self._device,
@@ -142,10 +145,29 @@ class TorchProvider:
             "kernels": loaded.kernels or "torch",
         }
 
+    async def _classifier_loaded(self, loaded: commands.Loaded) -> Facts:
+        """Read the text side of a classifier that the engine has loaded."""
+        try:
+            classifier = await asyncio.to_thread(classifier_model, loaded.folder, classes=loaded.dimension)
+        except StackError:
+            self._engine.unload(loaded.model)
+            raise
+        self._models[loaded.model] = classifier
+        return {
+            "labels": list(classifier.labels.names),
+            "window": classifier.context,
+            "overlap": classifier.overlap,
+            "architecture": loaded.architecture,
+            "weights_hash": loaded.weights_hash,
+            "parameters": loaded.parameters,
+            "device": self._device,
+        }
+
     async def _load_adapter(self, model: v1.Model, *, base: str, report: Report) -> Facts:
         """Load a LoRA adapter in the engine; text side and context are its base's."""
         text = self._text_model(base)
-        command = commands.LoadAdapter(model=model.identifier, base=base, path=_locate(model.provider_resource_id))
+        path = await asyncio.to_thread(locate, model.provider_resource_id, report=report)
+        command = commands.LoadAdapter(model=model.identifier, base=base, path=path)
         loaded = await self._engine.load(command, report)
         self._models[model.identifier] = text
         return {
@@ -174,12 +196,12 @@ class TorchProvider:
         sampling = sampling_of(request.sampling_params, request.logprobs if request.HasField("logprobs") else None)
         choice = request.tool_config.tool_choice
         tools = dialog.tool_definitions(request.tools) if choice != "none" else []
-        grammar, offered = await asyncio.to_thread(_grammars, model, request, tools)
+        grammar, offered = await asyncio.to_thread(grammars, model, request, tools)
         prompt = await self._render(model, request.messages, tools=tools, config=request.tool_config)
         reader = ToolStream(
             sink,
             tool_names=[tool.name for tool in tools],
-            tool_prompt_format=_prompt_format(request.tool_config),
+            tool_prompt_format=prompt_format(request.tool_config),
             openings=offered.openings if offered else None,
         )
         answer = await self._generate(
@@ -208,10 +230,10 @@ class TorchProvider:
             raise InvalidArgumentError("content and token_ids exclude each other", field="token_ids")
         if request.token_ids:
             prompt = list(request.token_ids)
-            _check_ids(prompt, model.tokenizer.vocab_size, field="token_ids")
+            check_ids(prompt, model.tokenizer.vocab_size, field="token_ids")
         else:
             text = dialog.text_of(request.content, "content")
-            prompt = await _offload(len(text), model.tokenizer.encode, text)
+            prompt = await offload(len(text), model.tokenizer.encode, text)
             begin = model.tokenizer.special_tokens.get(BEGIN_OF_TEXT)
             if begin is not None:
                 prompt = [begin, *prompt]
@@ -239,7 +261,7 @@ class TorchProvider:
             raise UnsupportedError(f"{field}: {request.model_id} cannot shorten its vectors", field=field)
         texts = [dialog.text_of(content, f"contents[{index}]") for index, content in enumerate(request.contents)]
         encode = EmbeddingEncoder(model, request)
-        ids = await _offload(sum(map(len, texts)), encode, texts)
+        ids = await offload(sum(map(len, texts)), encode, texts)
         embedded = await self._engine.embed(request.model_id, self._next_id("embed"), ids)
         vectors = np.frombuffer(embedded.vectors, dtype=np.float32).reshape(len(ids), embedded.dimension)
         tokens = sum(map(len, ids))
@@ -249,30 +271,49 @@ class TorchProvider:
             model_id=request.model_id,
         )
 
+    async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
+        """Classify texts in one engine job; its windows share batches with those of other callers."""
+        model = self._models[request.model_id]
+        assert isinstance(model, ClassifierModel)
+        cuts = await offload(sum(map(len, request.texts)), cut_texts, model, request)
+        windows = [model.framed(cut.ids[window.first : window.last]) for cut in cuts for window in cut.windows]
+        classified = await self._engine.classify(request.model_id, self._next_id("classify"), windows)
+        logits = np.frombuffer(classified.logits, dtype=np.float32).reshape(len(windows), classified.classes)
+        return classify_response(request, cuts, logits.astype(np.float64), labels=model.labels)
+
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Token ids of a text, or of the prompt that a dialog is rendered to."""
         model = self._models[request.model_id]
-        if isinstance(model, EmbeddingModel):
+        if not isinstance(model, TextModel):
             if request.WhichOneof("input") != "text":
-                raise InvalidArgumentError("an embedding model tokenizes text only", field="dialog")
+                raise InvalidArgumentError("only text models render dialogs; send text", field="dialog")
+            if request.parse_special:
+                raise UnsupportedError("parse_special: only text models take special tokens", field="parse_special")
             ids = model.tokenizer.encode(request.text).ids
         elif request.WhichOneof("input") == "dialog":
             tools = dialog.tool_definitions(request.tools)
-            ids = await self._render(model, request.dialog.messages, tools=tools, config=request.tool_config)
+            arguments = template_arguments(model, request)
+            ids = await self._render(
+                model, request.dialog.messages, tools=tools, config=request.tool_config, arguments=arguments
+            )
         else:
-            ids = await _offload(len(request.text), model.tokenizer.encode, request.text)
+            text, special = request.text, request.parse_special
+            ids = await offload(len(text), model.tokenizer.encode, text, special=special)
         return v1.TokenizeResponse(token_ids=ids, max_context=model.context)
 
     async def detokenize(self, request: v1.DetokenizeRequest) -> v1.DetokenizeResponse:
         """Text of token ids; special tokens by their names."""
         model = self._models[request.model_id]
         if isinstance(model, EmbeddingModel):
-            _check_ids(request.token_ids, model.tokenizer.get_vocab_size(), field="token_ids")
+            check_ids(request.token_ids, model.tokenizer.get_vocab_size(), field="token_ids")
             return v1.DetokenizeResponse(
                 text=model.tokenizer.decode(list(request.token_ids), skip_special_tokens=False)
             )
+        if isinstance(model, ClassifierModel):
+            check_ids(request.token_ids, model.tokenizer.size, field="token_ids")
+            return v1.DetokenizeResponse(text=model.tokenizer.decode(request.token_ids))
         tokenizer = model.tokenizer
-        _check_ids(request.token_ids, tokenizer.vocab_size, field="token_ids")
+        check_ids(request.token_ids, tokenizer.vocab_size, field="token_ids")
         names = {token_id: name.encode() for name, token_id in tokenizer.special_tokens.items()}
         raw = b"".join(names.get(token_id) or tokenizer.token_bytes(token_id) for token_id in request.token_ids)
         return v1.DetokenizeResponse(text=raw.decode(errors="replace"))
@@ -284,9 +325,10 @@ class TorchProvider:
         *,
         tools: list[ToolDefinition],
         config: v1.ToolConfig,
+        arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
         chat = dialog.chat_messages(messages)
-        form = _prompt_format(config)
+        form = prompt_format(config)
         if form and form not in model.chat_format.tool_prompt_formats:
             field, known = "tool_config.tool_prompt_format", ", ".join(model.chat_format.tool_prompt_formats)
             raise UnsupportedError(
@@ -294,10 +336,10 @@ class TorchProvider:
             )
 
         def render() -> list[int]:
-            return model.chat_format.render(chat, tools=tools, tool_prompt_format=form)
+            return model.chat_format.render(chat, tools=tools, tool_prompt_format=form, arguments=arguments)
 
         try:
-            return await _offload(sum(len(message.content) for message in chat), render)
+            return await offload(sum(len(message.content) for message in chat), render)
         except ValueError as error:  # the model's template refuses this dialog
             raise InvalidArgumentError(f"messages: {error}", field="messages") from error
 
@@ -316,11 +358,12 @@ class TorchProvider:
     ) -> Answer:
         """Run token ids through the engine and push the text into the sink."""
         for token_id in params.logit_bias:
-            _check_ids([token_id], model.tokenizer.vocab_size, field="sampling_params.logit_bias")
+            check_ids([token_id], model.tokenizer.vocab_size, field="sampling_params.logit_bias")
+        check_ids(sampling.asked_tokens, model.tokenizer.vocab_size, field="logprobs.token_ids")
         room = self._config.waiting_requests + self._config.running_requests
         if self._engine.in_flight >= room:
             raise ResourceExhaustedError(f"{room} requests are in flight; ask again in a second", retry_after=1.0)
-        max_tokens = _max_tokens(len(prompt), params.max_tokens, context=model.context, model_id=model_id)
+        max_tokens = allowed_tokens(len(prompt), params.max_tokens, context=model.context, model_id=model_id)
         reading = Reading(model.tokenizer, stop=tuple(params.stop), sink=sink, sampling=sampling)
         request = Request(
             request_id=self._next_id("gen"),
@@ -354,93 +397,3 @@ class TorchProvider:
 
     def _next_id(self, kind: str) -> str:
         return f"{kind}-{next(self._ids)}"
-
-
-def _locate(name: str) -> Path:
-    """The folder or file of a provider's model name.
-
-    Raises:
-        InvalidArgumentError: If there is none.
-    """
-    try:
-        path = find_packaged(name.removeprefix("packaged:")) if name.startswith("packaged:") else Path(name)
-    except FileNotFoundError as error:
-        raise InvalidArgumentError(str(error), field="provider_model_id") from error
-    try:
-        found = path.exists()
-    except OSError:  # for example a name that is longer than any file's
-        found = False
-    if not found:
-        message = f"there is no file or folder {name!r} on this inference node"
-        raise InvalidArgumentError(message, field="provider_model_id")
-    return path
-
-
-def _max_tokens(prompt: int, wanted: int, *, context: int, model_id: str) -> int:
-    """New tokens allowed: as many as wanted, or up to the context.
-
-    Raises:
-        InvalidArgumentError: If they do not fit.
-    """
-    if prompt + max(wanted, 1) > context:
-        raise InvalidArgumentError(
-            f"the prompt has {prompt} tokens and {max(wanted, 1)} more are asked for, but {model_id} reads {context}; "
-            "shorten the messages or lower max_tokens",
-            reason="CONTEXT_LENGTH_EXCEEDED",
-            metadata={"prompt_tokens": str(prompt), "context_length": str(context)},
-            field="messages",
-        )
-    return wanted or context - prompt
-
-
-def _check_ids(ids: Sequence[int], size: int, *, field: str) -> None:
-    for index, token_id in enumerate(ids):
-        if not 0 <= token_id < size:
-            where = f"{field}[{index}]"
-            raise InvalidArgumentError(f"{where} is {token_id}; the vocabulary has {size} tokens", field=where)
-
-
-def _grammars(
-    model: TextModel, request: v1.ChatCompletionRequest, tools: Sequence[ToolDefinition]
-) -> tuple[str, OfferedCalls | None]:
-    """What the answer must match, "" for any text; and the calls that it may be instead."""
-    config = request.tool_config
-    python_tag = model.tokenizer.special_tokens.get(PYTHON_TAG)
-    if not _demands_call(config):
-        grammar = format_grammar(request.response_format) if request.HasField("response_format") else ""
-        return grammar, offered_calls(tools, python_tag=python_tag) if tools else None
-    if request.HasField("response_format"):
-        message = "response_format and a tool_choice that demands a call exclude each other"
-        raise InvalidArgumentError(message, field="response_format")
-    grammar = demanded_call(
-        tools,
-        choice=config.tool_choice,
-        argument_key=model.chat_format.argument_key,
-        tool_prompt_format=_prompt_format(config) or model.chat_format.tool_prompt_formats[0],
-        python_tag=python_tag,
-    )
-    return grammar, None
-
-
-def _demands_call(config: v1.ToolConfig) -> bool:
-    return config.tool_choice not in {"", "auto", "none"}
-
-
-def _prompt_format(config: v1.ToolConfig) -> ToolPromptFormat | None:
-    """The format asked for; None is the family's own."""
-    match config.tool_prompt_format:
-        case v1.TOOL_PROMPT_FORMAT_JSON:
-            return "json"
-        case v1.TOOL_PROMPT_FORMAT_FUNCTION_TAG:
-            return "function_tag"
-        case v1.TOOL_PROMPT_FORMAT_PYTHON_LIST:
-            return "python_list"
-        case _:
-            return None
-
-
-async def _offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` here when the text is short, else in a thread: the hop costs more than a short text."""
-    if size < LONG_TEXT:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)

@@ -17,6 +17,7 @@ from services.llama.checkpoint.shard import WHOLE, Shard
 from services.llama.config import LlamaConfig, Quantisation
 from services.llama.config_readers import config_from_hf, config_from_meta
 from services.llama.errors import CheckpointError
+from services.llama.guard_templates import recognise
 from services.llama.tokenizer import JsonTokenizer, TiktokenTokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class TextSide:
     """Text to ids and back."""
     chat_format: ChatFormat
     """Conversations to ids."""
+    has_template: bool
+    """Whether the checkpoint brings a chat template."""
+    guard: str | None = None
+    """Which Llama Guard its template is of, as `guard_templates.recognise` names it."""
 
 
 def find_packaged(name: str) -> Path:
@@ -97,8 +102,9 @@ def load_text(prepared: Path, *, family: Llama3Family | None = None) -> TextSide
     Args:
         prepared: what `prepare` returned.
         family: lay conversations out as this Llama release did, whatever template the checkpoint brings. Unset, a
-            checkpoint's template is followed, except Llama 3's own, for which `Llama3ChatFormat` stands in: it does
-            the same by ids and knows all tool formats. 3.3 cannot be told from 3.1 by its files and must be given.
+            checkpoint's template is followed, also a Llama Guard's, except Llama 3's own, for which
+            `Llama3ChatFormat` stands in: it does the same by ids and knows all tool formats. 3.3 cannot be told from
+            3.1 by its files and must be given.
 
     Raises:
         CheckpointError, ConfigError, TokenizerError: a file is missing, damaged or of an unsupported kind.
@@ -112,7 +118,9 @@ def load_text(prepared: Path, *, family: Llama3Family | None = None) -> TextSide
             "the two belong to different models"
         )
     template = _chat_template(prepared, settings)
-    if family is None and "<|python_tag|>" in tokenizer.special_tokens and (template is None or _is_llama3(template)):
+    guard = recognise(template) if template else None
+    plain = template is None or (guard is None and _is_llama3(template))
+    if family is None and plain and "<|python_tag|>" in tokenizer.special_tokens:
         scaling = config.rope_scaling
         family = "3.2" if scaling is not None and scaling.factor == 32.0 else "3.1"
     chat_format: ChatFormat
@@ -121,7 +129,9 @@ def load_text(prepared: Path, *, family: Llama3Family | None = None) -> TextSide
     else:
         bos, eos = (_token_text(settings.get(key)) for key in ("bos_token", "eos_token"))
         chat_format = JinjaChatFormat(tokenizer, template, bos, eos)
-    return TextSide(config=config, tokenizer=tokenizer, chat_format=chat_format)
+    return TextSide(
+        config=config, tokenizer=tokenizer, chat_format=chat_format, has_template=template is not None, guard=guard
+    )
 
 
 def load_model(

@@ -4,7 +4,7 @@ A draw is the most likely token after noise: the largest of logit - log(e), with
 the softmax (the "Gumbel-max trick", arXiv:1611.00712, section 2). The noise of a token is a hash of the request's seed,
 the number of the draw and the token id, so that a seeded draw does not depend on who shares the step.
 
-Shapes: R rows, V vocabulary, W words of 32 bits that cover the vocabulary, A places for requests.
+Shapes: R rows, V vocabulary, K tokens asked for, W words of 32 bits that cover the vocabulary, A places for requests.
 """
 
 from collections.abc import Callable, Sequence
@@ -171,20 +171,27 @@ class DrawnTokens:
             return [Choice(token, None) for token in arrived[0]]
         choices = []
         rows = zip(*arrived, self._samplings, strict=True)
-        for token, chosen, values, ids, sampling in rows:
+        for token, chosen, values, ids, asked, sampling in rows:
             top = sampling.top_logprobs
             pairs = tuple(zip(ids[:top], values[:top], strict=True))
-            choices.append(Choice(token, None if top is None else Logprobs(chosen=chosen, top=pairs)))
+            of_asked = tuple(asked[: len(sampling.asked_tokens)])
+            choices.append(Choice(token, None if top is None else Logprobs(chosen=chosen, top=pairs, asked=of_asked)))
         return choices
 
 
 def _logprobs(logits_RV: Tensor, tokens_R: Tensor, samplings: Sequence[Sampling]) -> list[Tensor]:
-    """Of the chosen tokens, and values and ids of the most likely ones; nothing when nobody asked."""
-    asked = [sampling.top_logprobs for sampling in samplings if sampling.top_logprobs is not None]
-    if not asked:
+    """Of the chosen tokens, values and ids of the most likely ones, values of those asked for; nothing for nobody."""
+    tops = [sampling.top_logprobs for sampling in samplings if sampling.top_logprobs is not None]
+    if not tops:
         return []
     logprobs_RV = logits_RV.log_softmax(-1)
-    return [logprobs_RV.gather(1, tokens_R[:, None])[:, 0], *logprobs_RV.topk(max(asked), dim=-1)]
+    width = max(len(sampling.asked_tokens) for sampling in samplings)
+    asked_RK = logprobs_RV[:, :0]
+    if width:  # rows that ask for fewer are filled up with token 0, which reading leaves out
+        ids = [[*sampling.asked_tokens, *[0] * (width - len(sampling.asked_tokens))] for sampling in samplings]
+        asked_RK = logprobs_RV.gather(1, on_device(ids, logits_RV.device))
+    chosen_R = logprobs_RV.gather(1, tokens_R[:, None])[:, 0]
+    return [chosen_R, *logprobs_RV.topk(max(tops), dim=-1), asked_RK]
 
 
 def _mix(value: int) -> int:

@@ -1,7 +1,7 @@
 """From the chunks of a streamed OpenAI answer to the sink: text, whole tool calls, log probabilities, the end."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from services.inference import dialog
 from services.inference.provider import Answer, Sink
 from services.inference.providers.openai.endpoint import Json
 from services.llama.messages import ToolCall
-from stack_client.errors import UnavailableError
+from stack_client.errors import UnavailableError, UnsupportedError
 
 UNKNOWN_ID = -1
 """Token id where the endpoint gives only the token's text."""
@@ -38,11 +38,13 @@ class StreamReader:
     Args:
         sink: Takes the pieces.
         top_logprobs: Alternatives that the caller asked for; None without log probabilities.
+        asked: Texts of the tokens whose log probability the caller asked for; the endpoint names tokens by id then.
     """
 
-    def __init__(self, sink: Sink, *, top_logprobs: int | None) -> None:
+    def __init__(self, sink: Sink, *, top_logprobs: int | None, asked: Mapping[int, str] | None = None) -> None:
         self._sink = sink
         self._top = top_logprobs
+        self._asked = asked or {}
         self._calls: dict[int, _Call] = {}
         self._finish = ""
         self._usage: Json = {}
@@ -53,7 +55,11 @@ class StreamReader:
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
             text = delta.get("content") or choice.get("text") or delta.get("refusal") or ""
-            logprobs = list(_logprobs(choice.get("logprobs"), top=self._top)) if self._top is not None else []
+            logprobs: list[v1.TokenLogProbs] = []
+            if self._asked:
+                logprobs = list(_of_asked(choice.get("logprobs"), text=text, asked=self._asked))
+            elif self._top is not None:
+                logprobs = list(_logprobs(choice.get("logprobs"), top=self._top))
             if text or logprobs:
                 self._sink.text(text, tokens=max(1, len(logprobs)), logprobs=logprobs)
             for place, piece in enumerate(delta.get("tool_calls") or ()):
@@ -129,6 +135,37 @@ def _logprobs(given: Json | None, *, top: int) -> Iterator[v1.TokenLogProbs]:
             _token({"token": token, "logprob": logprob or 0.0}),
             [_token({"token": text, "logprob": value}) for text, value in ranked],
         )
+
+
+def _of_asked(given: Json | None, *, text: str, asked: Mapping[int, str]) -> Iterator[v1.TokenLogProbs]:
+    """Log probabilities of a chunk in which tokens are `token_id:N`.
+
+    Raises:
+        UnsupportedError: If one that was asked for is missing, as from endpoints that do not know the parameter.
+    """
+    positions = list(_logprobs(given, top=len(asked) + 1))
+    for position in positions:
+        found = {_id_of(entry.token): entry.logprob for entry in [*position.top, position.chosen]}
+        if missing := asked.keys() - found.keys():
+            field = "logprobs.token_ids"
+            message = f"{field}: the endpoint reported nothing about {min(missing)}; it takes a vLLM that knows them"
+            raise UnsupportedError(message, field=field)
+        chosen_id = _id_of(position.chosen.token)
+        # A chunk of one token says its text; of several tokens the text cannot be told apart.
+        said = asked.get(chosen_id, text if len(positions) == 1 else "")
+        chosen = _named(chosen_id, said, position.chosen.logprob)
+        entries = [_named(token_id, name, found[token_id]) for token_id, name in asked.items()]
+        yield v1.TokenLogProbs(logprobs_by_token={said: chosen.logprob}, chosen=chosen, asked=entries)
+
+
+def _named(token_id: int, text: str, logprob: float) -> v1.TokenLogProb:
+    return v1.TokenLogProb(token=text, token_id=token_id, bytes=text.encode(), logprob=logprob)
+
+
+def _id_of(token: str) -> int:
+    """The id in `token_id:N`."""
+    number = token.removeprefix("token_id:")
+    return int(number) if number.isdecimal() else UNKNOWN_ID
 
 
 def _position(chosen: v1.TokenLogProb, top: list[v1.TokenLogProb]) -> v1.TokenLogProbs:

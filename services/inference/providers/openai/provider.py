@@ -5,6 +5,7 @@ them is its to say. Usage is what the endpoint reports. The task of an embedding
 word for it.
 """
 
+import dataclasses
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -32,6 +33,8 @@ class RemoteModel:
     endpoint: Endpoint
     context: int = 0
     """Tokens that it reads; 0 when the endpoint does not say."""
+    texts: dict[int, str] = dataclasses.field(default_factory=dict)
+    """Of tokens that were asked for by id, once the endpoint has told them."""
 
 
 class OpenAIProvider:
@@ -63,7 +66,10 @@ class OpenAIProvider:
         """Check that the endpoint answers and lists the model; it may take `wait_seconds` to start."""
         if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING}:
             kind = v1.ModelType.Name(model.model_type).removeprefix("MODEL_TYPE_").lower()
-            raise UnsupportedError(f"the openai provider does not serve {kind} models", field="model_type")
+            message = f"the openai provider does not serve {kind} models"
+            if model.model_type == v1.MODEL_TYPE_CLASSIFIER:  # vLLM's `classify` has probabilities of whole texts only
+                message += ": endpoints give no windows with their characters and no raw outputs; use provider torch"
+            raise UnsupportedError(message, field="model_type")
         if split_adapter(model.identifier) is not None:
             message = "an endpoint's adapters are models of its own; register one under a name without @"
             raise UnsupportedError(message, field="model_id")
@@ -93,7 +99,8 @@ class OpenAIProvider:
         """Let the endpoint continue the dialog."""
         model = self._models[request.model_id]
         body = chat_body(request, model=model.name, dialect=model.endpoint.config.dialect, context=model.context)
-        answer = await _generate(model, "chat/completions", body, StreamReader(sink, top_logprobs=_top(request)), sink)
+        reader = StreamReader(sink, top_logprobs=_top(request), asked=await _asked(model, request))
+        answer = await _generate(model, "chat/completions", body, reader, sink)
         demanded = request.tool_config.tool_choice not in {"", "auto", "none"}
         if demanded and answer.finish_reason == v1.FINISH_REASON_STOP:
             field = "tool_config.tool_choice"
@@ -105,7 +112,8 @@ class OpenAIProvider:
         """Let the endpoint continue the text."""
         model = self._models[request.model_id]
         body = completion_body(request, model=model.name, dialect=model.endpoint.config.dialect, context=model.context)
-        return await _generate(model, "completions", body, StreamReader(sink, top_logprobs=_top(request)), sink)
+        reader = StreamReader(sink, top_logprobs=_top(request), asked=await _asked(model, request))
+        return await _generate(model, "completions", body, reader, sink)
 
     async def embed(self, request: v1.EmbedRequest) -> v1.EmbedResponse:
         """Let the endpoint embed the texts; a text that is too long is refused by it."""
@@ -128,6 +136,10 @@ class OpenAIProvider:
             usage=v1.Usage(prompt_tokens=tokens, total_tokens=tokens),
             model_id=request.model_id,
         )
+
+    async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
+        """No endpoint serves classifiers: `load` refuses them."""
+        raise UnsupportedError(f"model {request.model_id} is no classifier", field="model_id")
 
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Ask the endpoint for token ids, where its dialect has a call for it."""
@@ -161,6 +173,14 @@ async def _generate(model: RemoteModel, path: str, body: Json, reader: StreamRea
         async for chunk in chunks:
             reader.read(chunk)
     return reader.end()
+
+
+async def _asked(model: RemoteModel, request: v1.ChatCompletionRequest | v1.CompletionRequest) -> dict[int, str]:
+    """The tokens whose log probabilities are asked for, in that order, with their texts."""
+    for token_id in request.logprobs.token_ids:
+        if token_id not in model.texts:
+            model.texts[token_id] = await detokenize(model.endpoint, model.name, [token_id])
+    return {token_id: model.texts[token_id] for token_id in request.logprobs.token_ids}
 
 
 def _top(request: v1.ChatCompletionRequest | v1.CompletionRequest) -> int | None:

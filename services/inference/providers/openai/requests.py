@@ -55,7 +55,9 @@ def chat_body(request: v1.ChatCompletionRequest, *, model: str, dialect: Dialect
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if sampling.top_logprobs is not None:
+    if sampling.asked_tokens:
+        body |= {"logprobs": True, "top_logprobs": len(sampling.asked_tokens) + 1, **_asked(sampling, dialect)}
+    elif sampling.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": _alternatives(sampling.top_logprobs, dialect)}
     if request.HasField("response_format"):
         body |= _format(request.response_format, dialect)
@@ -87,7 +89,9 @@ def completion_body(request: v1.CompletionRequest, *, model: str, dialect: Diale
         # These servers end a completion after 16 tokens unless told otherwise, and only llama.cpp has a word for "all".
         _refuse(dialect != "llamacpp", "sampling_params.max_tokens", "this endpoint needs it for completions")
         body["max_tokens"] = -1
-    if sampling.top_logprobs is not None:
+    if sampling.asked_tokens:
+        body |= {"logprobs": len(sampling.asked_tokens) + 1, **_asked(sampling, dialect)}
+    elif sampling.top_logprobs is not None:
         body["logprobs"] = _alternatives(sampling.top_logprobs, dialect)
     if request.HasField("response_format"):
         _refuse(dialect == "openai", "response_format", "OpenAI's completions have none; use chat, or set its dialect")
@@ -132,6 +136,14 @@ def _priority(priority: int, dialect: Dialect) -> Json:
 def _alternatives(wanted: int, dialect: Dialect) -> int:
     """llama.cpp takes 0 for no log probabilities at all; what comes with 1 is dropped when the answer is read."""
     return max(1, wanted) if dialect == "llamacpp" else wanted
+
+
+def _asked(sampling: Sampling, dialect: Dialect) -> Json:
+    """VLLM reports named tokens in place of the most likely ones, and by their ids only when it is told to."""
+    field = "logprobs.token_ids"
+    _refuse(dialect != "vllm", field, "only endpoints of dialect vllm report named tokens")
+    _refuse(bool(sampling.top_logprobs), field, "vLLM reports them in place of the most likely ones; set top_k to 0")
+    return {"logprob_token_ids": list(sampling.asked_tokens), "return_tokens_as_token_ids": True}
 
 
 def _tools(request: v1.ChatCompletionRequest, dialect: Dialect) -> Json:

@@ -13,6 +13,9 @@ async def tokenize(endpoint: Endpoint, model: str, request: v1.TokenizeRequest) 
         UnsupportedError: If the endpoint's dialect has no such call.
     """
     _check(endpoint)
+    if request.HasField("template_arguments"):
+        field = "template_arguments"
+        raise UnsupportedError(f"{field}: which variables an endpoint's template has cannot be told", field=field)
     dialog: Json = {}
     if request.WhichOneof("input") == "dialog":
         chat = v1.ChatCompletionRequest(
@@ -25,7 +28,7 @@ async def tokenize(endpoint: Endpoint, model: str, request: v1.TokenizeRequest) 
         if dialog:
             asked = {"model": model, **dialog, "add_generation_prompt": True}
     else:
-        asked = {"content": request.text, "add_special": False, "parse_special": False}
+        asked = {"content": request.text, "add_special": False, "parse_special": request.parse_special}
         if dialog:
             prompt = (await endpoint.post("/apply-template", dialog))["prompt"]
             asked = {"content": prompt, "add_special": True, "parse_special": True}

@@ -1,0 +1,1 @@
+"""What the guard providers compute without calling anybody: prompts, windows, replies, scores, scanners."""
