@@ -27,12 +27,16 @@ _PHRASES: Mapping[str, Sequence[str]] = {
     "ignore-instructions": (
         rf"\b{_IGNORE}\s+{_FILL}{_FORMER}\s+{_FILL}(?:\w+\s+){{0,2}}{_ORDERS}\b",
         rf"\b{_IGNORE}\s+all\s+{_FILL}{_ORDERS}\b",
-        (r"\b(?:ignore|disregard|forget)\s+(?:everything|anything|all)\s+(?:that\s+)?(?:you\s+(?:were|have been|are)\s+(?:told|taught|given)"
-        r"|(?:was\s+)?(?:said|written|stated)?\s*(?:above|before\s+this))\b"),
+        (
+            r"\b(?:ignore|disregard|forget)\s+(?:everything|anything|all)\s+(?:that\s+)?(?:you\s+(?:were|have been|are)\s+(?:told|taught|given)"
+            r"|(?:was\s+)?(?:said|written|stated)?\s*(?:above|before\s+this))\b"
+        ),
     ),
     "ignore-instructions-other-languages": (
-        (r"\bignor(?:iere?|ieren sie)\s+(?:bitte\s+)?(?:alle\s+)?(?:deine|ihre|die|vorherigen|bisherigen|obigen)\s+(?:\w+\s+)?"
-        r"(?:anweisungen|regeln|vorgaben|richtlinien)\b"),
+        (
+            r"\bignor(?:iere?|ieren sie)\s+(?:bitte\s+)?(?:alle\s+)?(?:deine|ihre|die|vorherigen|bisherigen|obigen)\s+(?:\w+\s+)?"
+            r"(?:anweisungen|regeln|vorgaben|richtlinien)\b"
+        ),
         r"\b(?:vergiss|missachte)\s+(?:alle\s+)?(?:deine|die|vorherigen|bisherigen)\s+(?:\w+\s+)?(?:anweisungen|regeln|vorgaben)\b",
         r"\b(?:ignore[zr]?|oublie[zr]?)\s+(?:toutes\s+)?(?:les|vos|tes)\s+(?:\w+\s+)?(?:instructions|consignes|règles)\b",
         r"\b(?:ignor[ae]|olvida|olvide)\s+(?:todas\s+)?(?:las|tus|sus)\s+(?:\w+\s+)?(?:instrucciones|reglas|órdenes)\b",
@@ -41,12 +45,16 @@ _PHRASES: Mapping[str, Sequence[str]] = {
     ),
     "prompt-extraction": (
         rf"\b{_SHOW}\s+(?:\w+\s+){{0,4}}(?:your|the)\s+(?:\w+\s+)?(?:system|hidden|initial|original|secret)\s+prompt\b",
-        (rf"\b{_SHOW}\s+(?:\w+\s+){{0,3}}your\s+(?:\w+\s+)?(?:system|hidden|initial|original|secret|exact)\s+"
-        r"(?:instructions|rules|message|directives)\b"),
+        (
+            rf"\b{_SHOW}\s+(?:\w+\s+){{0,3}}your\s+(?:\w+\s+)?(?:system|hidden|initial|original|secret|exact)\s+"
+            r"(?:instructions|rules|message|directives)\b"
+        ),
     ),
     "no-rules-persona": (
-        (r"\byou\s+(?:are|have|will be)\s+(?:now\s+)?(?:\w+\s+){0,3}(?:freed?|released|unbound)\s+(?:from|of)\s+(?:all\s+|any\s+)?"
-        r"(?:\w+\s+)?(?:restrictions|rules|limitations|policies)\b"),
+        (
+            r"\byou\s+(?:are|have|will be)\s+(?:now\s+)?(?:\w+\s+){0,3}(?:freed?|released|unbound)\s+(?:from|of)\s+(?:all\s+|any\s+)?"
+            r"(?:\w+\s+)?(?:restrictions|rules|limitations|policies)\b"
+        ),
         r"\byou\s+(?:now\s+)?have\s+no\s+(?:\w+\s+)?(?:restrictions|rules|guidelines|content policy|filters|limitations)\b",
         r"\byou\s+are\s+(?:now\s+)?(?:an?\s+)?(?:unrestricted|unfiltered|uncensored|jailbroken)\b",
         r"\byou\s+are\s+now\s+in\s+(?:developer|god|debug|admin|jailbreak|unrestricted)\s+mode\b",
@@ -60,14 +68,18 @@ _PHRASES: Mapping[str, Sequence[str]] = {
 
 _TOOL_PHRASES: Mapping[str, Sequence[str]] = {
     "addresses-the-model": (
-        (r"\b(?:note|message|attention|instructions?|important)\s*(?:to|for)?\s*[:,]?\s*(?:the\s+)?(?:ai|llm|language model|chatbot)"
-        r"(?:\s+(?:assistant|agent|model))?\b[^.\n]{0,80}\b(?:must|should|ignore|send|forward|reveal|execute|call)\b"),
+        (
+            r"\b(?:note|message|attention|instructions?|important)\s*(?:to|for)?\s*[:,]?\s*(?:the\s+)?(?:ai|llm|language model|chatbot)"
+            r"(?:\s+(?:assistant|agent|model))?\b[^.\n]{0,80}\b(?:must|should|ignore|send|forward|reveal|execute|call)\b"
+        ),
         r"\b(?:ai|llm)\s+(?:assistants?|agents?|models?)\s+(?:reading|processing|parsing|summari[sz]ing)\s+this\b",
     ),
     "hidden-markup": (
         r"<!--[^>]{0,400}\b(?:ai|llm|assistant|agent|chatbot|language model|system prompt)\b[^>]{0,400}-->",
-        (r"style\s*=\s*[\"'][^\"'>]{0,200}(?:display\s*:\s*none|font-size\s*:\s*0|visibility\s*:\s*hidden)[^\"'>]{0,200}[\"'][^>]{0,100}>"
-        r"[^<]{0,400}\b(?:ai|llm|assistant|agent|ignore|instructions?)\b"),
+        (
+            r"style\s*=\s*[\"'][^\"'>]{0,200}(?:display\s*:\s*none|font-size\s*:\s*0|visibility\s*:\s*hidden)[^\"'>]{0,200}[\"'][^>]{0,100}>"
+            r"[^<]{0,400}\b(?:ai|llm|assistant|agent|ignore|instructions?)\b"
+        ),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""`python -m services.safety.evaluate`: measure the shields of a running stack; corpora may lie in folders of their own."""
+"""`python -m services.safety.evaluate`: measure the shields of a running stack."""
 
 import argparse
 import sys
@@ -15,7 +15,9 @@ def main() -> int:
     """Measure from the command line."""
     parser = argparse.ArgumentParser(prog="python -m services.safety.evaluate", description=__doc__)
     parser.add_argument("shields", nargs="*", metavar="SHIELD", help="names (default: all)")
-    parser.add_argument("--safety", metavar="ADDRESS", help="address of the safety service (default: the running stack)")
+    parser.add_argument(
+        "--safety", metavar="ADDRESS", help="address of the safety service (default: the running stack)"
+    )
     parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help="labelled texts, JSON lines")
     parser.add_argument("--site", type=Path, action="append", default=[], help="a folder that holds corpus packages")
     parser.add_argument("--out", type=Path, default=Path("shield-eval"), metavar="DIR", help="for curves and figures")

@@ -78,8 +78,8 @@ def _record(line: str, *, where: str, source: str) -> Labelled:
 def packaged(wanted: Sequence[Split] = ("dev", "test")) -> tuple[list[Labelled], list[str]]:
     """Dev and test texts of the corpora that are installed, and what is missing, as sentences.
 
-    Injections of the mail corpus and the CTF stand in passages, those of bastioncorpus for tools also in the documents of
-    tau2; each passage is there a second time without its attack.
+    Injections of the mail corpus and the CTF stand in passages, those of bastioncorpus for tools also in the documents
+    of tau2; each passage is there a second time without its attack.
     """
     library = Corpora(splits=("train", "dev", "test"))
     found: list[Labelled] = []
@@ -90,7 +90,7 @@ def packaged(wanted: Sequence[Split] = ("dev", "test")) -> tuple[list[Labelled],
         for source in SPLITS[split]:
             if source not in only_hosts:
                 found += _rows(library, source, split, missing)
-        attacks, hosts = planted[split] if split in planted else ((), "")
+        attacks, hosts = planted.get(split, ((), ""))
         found += _planted(library, attacks, hosts, split, missing)
     return found, sorted(set(missing))
 
@@ -103,9 +103,7 @@ def _rows(library: Corpora, source: str, split: Split, missing: list[str]) -> li
         return []
 
 
-def _planted(
-    library: Corpora, attacks: Sequence[str], hosts: str, split: Split, missing: list[str]
-) -> list[Labelled]:
+def _planted(library: Corpora, attacks: Sequence[str], hosts: str, split: Split, missing: list[str]) -> list[Labelled]:
     try:
         # Their turns alternate, as when the card was made, so that both are planted whatever the number of hosts.
         rows = [library.rows(name) for name in attacks]
@@ -114,7 +112,10 @@ def _planted(
     except MissingCorpusError as error:
         missing.append(str(error))
         return []
-    return [_labelled(replace(row, source=f"{row.source}, planted" if row.injection else row.source), split) for row in pairs]
+    return [
+        _labelled(replace(row, source=f"{row.source}, planted" if row.injection else row.source), split)
+        for row in pairs
+    ]
 
 
 def _labelled(row: Row, split: Split) -> Labelled:

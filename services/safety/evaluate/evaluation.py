@@ -1,6 +1,5 @@
 """One evaluation from texts to files; `stack eval shields` and `python -m services.safety.evaluate` call it."""
 
-import asyncio
 import hashlib
 import json
 import random
@@ -46,7 +45,9 @@ def run(
         InvalidArgumentError: If a file holds something else.
         StackError: If a shield does not exist or the service cannot be asked.
     """
-    texts, missing = datasets.packaged() if not data else ([row for path in data for row in datasets.read_file(path)], [])
+    texts, missing = (
+        datasets.packaged() if not data else ([row for path in data for row in datasets.read_file(path)], [])
+    )
     texts = _limited(texts, limit)
     if not texts:
         print("\n".join(missing))

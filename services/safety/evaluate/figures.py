@@ -120,7 +120,9 @@ def _warnings(negatives: Scores, dev: Scores) -> list[str]:
         if 0 < len(values) < SUPPORTED_NEGATIVES or (name == "harmless texts" and not len(values)):
             found.append(f"{len(values)} {name}: fewer than {SUPPORTED_NEGATIVES} support no figure at 1 %")
     if not len(dev):
-        found.append("no dev texts for this surface: figures at 1 % and 5 % rank these texts, they are no operating points")
+        found.append(
+            "no dev texts for this surface: figures at 1 % and 5 % rank these texts, they are no operating points"
+        )
     return found
 
 

@@ -119,7 +119,12 @@ def target_of(model: v1.Model, settings: GuardSettings, guards: Guards) -> Targe
     else:
         checkpoint = _uses_checkpoint(categories, settings, template=str(facts.get("guard_template", "")))
         route = TokenRoute(asked, categories, checkpoint=checkpoint, max_tokens=settings.max_tokens)
-    return Target(model=asked, categories=categories, route=route, model_hash=str(facts.get("weights_hash", "")).removeprefix("sha256:"))
+    return Target(
+        model=asked,
+        categories=categories,
+        route=route,
+        model_hash=str(facts.get("weights_hash", "")).removeprefix("sha256:"),
+    )
 
 
 def _profile(model: v1.Model, settings: GuardSettings, template: str) -> Profile:
