@@ -220,8 +220,10 @@ _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t
 _LEET_TOKEN = re.compile(r"[A-Za-z0-9@$!]+")
 _LEET_SIGN = "[013457@$!]"
 _LEET_INSIDE = re.compile(rf"[A-Za-z]{_LEET_SIGN}+[A-Za-z]")
-_LEET_EDGE = re.compile(rf"{_LEET_SIGN}{{1,2}}[A-Za-z]+|[A-Za-z]{{2,}}{_LEET_SIGN}+")
-_ORDINAL = re.compile(r"\d+(?:st|nd|rd|th|s|am|pm|[kmgt]?b|k|m|x|d|h|e\d+|kg|km|cm|mm|ms|kw|hz|ghz|mhz)", re.IGNORECASE)
+_LEET_WORD = re.compile(rf"(?:{_LEET_SIGN}|[A-Za-z])+")
+_ORDINAL = re.compile(
+    r"(?:\d*1st|\d*2nd|\d*3rd|\d+th)|\d+(?:s|am|pm|[kmgt]?b|k|m|x|d|h|e\d+|kg|km|cm|mm|ms|kw|hz|ghz|mhz)", re.IGNORECASE
+)
 _SHOUTED = re.compile(r"\b[A-Z]{2,}(?:[^\w]{1,8}[A-Z]+\b){2,}")
 
 
@@ -237,12 +239,14 @@ def _spaced_edits(text: str) -> Iterator[Edit]:
 def _leet_edits(text: str) -> Iterator[Edit]:
     """Digits and signs that stand for letters, in words that also hold letters; never in addresses, units, ordinals."""
     sure = [match for match in _LEET_TOKEN.finditer(text) if _is_leet(match, text)]
-    # A digit at the edge of a word is a letter only in a text that spells so elsewhere.
+    # A digit at the edge of a word, as in mp3, is a letter only in a text that spells so elsewhere.
     habit = len(sure) >= 2
     for match in _LEET_TOKEN.finditer(text) if habit else iter(sure):
-        if _is_leet(match, text) or (_LEET_EDGE.fullmatch(match.group()) and not _ORDINAL.fullmatch(match.group())):
-            word = match.group()
-            core = word.rstrip("!")
+        word = match.group()
+        core = word.rstrip("!")
+        if _is_leet(match, text) or (
+            _LEET_WORD.fullmatch(core) and not core.isdigit() and not _ORDINAL.fullmatch(core)
+        ):
             yield Edit(start=match.start(), end=match.end(), text=core.translate(_LEET) + word[len(core) :])
 
 

@@ -114,7 +114,7 @@ def test_every_character_leads_to_an_ordered_place_in_the_raw_text(raw: str) -> 
     assert mapped.raw_span(0, len(mapped.text))[1] <= len(raw)
 
 
-ODD = "aIе0134@$! .-_\u200b\u0301\U000e0041%&#;=x4142QUJDRA"
+ODD = "aI\u04350134@$! .-_\u200b\u0301\U000e0041%&#;=x4142QUJDRA"
 
 
 @given(st.text(alphabet=ODD, max_size=200))

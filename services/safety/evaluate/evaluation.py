@@ -103,10 +103,11 @@ async def _grid(client: StackClient, shield: str, texts: Sequence[Labelled]) -> 
         attacks = _sample([text for text in chosen if text.task == "injection"], _ATTACKS)
         controls = _sample([text for text in chosen if not text.task], _CONTROLS)
         if attacks and controls:
-            grid[surface] = figures.grid({
-                name: await outcomes(client, shield, [replace(text, text=change(text.text)) for text in attacks + controls])
-                for name, change in TRANSFORMS.items()
-            })  # fmt: skip
+            found = {}
+            for name, change in TRANSFORMS.items():
+                changed = [replace(text, text=change(text.text)) for text in attacks + controls]
+                found[name] = await outcomes(client, shield, changed)
+            grid[surface] = figures.grid(found)
     return grid
 
 

@@ -1,7 +1,7 @@
 """Provider `embedded`: the default without a guard model. Rules, a packaged detector, small heads; always `baseline`.
 
 What is judged by what: text from tools, stores and files by rules and the detector; a user's turn by rules, heads and
-the detector; what a model writes by the head of harmful content, and by rules where it goes to a tool or is program text.
+the detector; what a model writes by the head of harmful content, and by rules where a tool or interpreter gets it.
 """
 
 import asyncio
@@ -106,7 +106,8 @@ class EmbeddedShield(Shield):
         except (NotFoundError, UnsupportedError) as error:
             evidence.failure = (
                 f"the detector {self._settings.detector!r} is not served, so text from tools cannot be "
-                f"judged ({error.message}); install stackone-defender where the inference service runs and add it to its models"
+                f"judged ({error.message}); install stackone-defender where the inference service runs, "
+                "and add it to its models"
             )
             return
         if best is not None:
