@@ -26,6 +26,7 @@ HOSTS = "squad/passages"
 TOOL_HARMLESS = ("templates/b-tool",)
 UNTRUSTED = ("tool_result", "retrieved", "file", "memory_write")
 
+HEAD_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 BLOCK_RATE, WARN_RATE = 0.01, 0.05
 """Shares of harmless dev texts that thresholds let be flagged."""
 
@@ -36,7 +37,8 @@ async def measure(
     """Calibrations, thresholds and dev figures."""
     injection = {name: vectors[name].best(trained.injection_logits) for name in (*USER_ATTACKS, *USER_HARMLESS)}
     detector = {name: await evidence.detect(features, vectors[name].rows) for name in injection}
-    both = {name: injection[name] + detector[name] for name in injection}
+    weight = _weight_of_head(injection, detector)
+    both = {name: weight * injection[name] + detector[name] for name in injection}
     content = {
         name: vectors[name].best(trained.content_logits)
         for name in (*USER_ATTACKS, *USER_HARMLESS, *HARMFUL_PROMPTS, *ANSWERS, *HARMLESS_ANSWERS)
@@ -49,6 +51,7 @@ async def measure(
         "content_user": _calibrate(_join(content, HARMFUL_PROMPTS), _join(content, USER_HARMLESS)),
         "content_assistant": _calibrate(content[ANSWERS[0]][harmful_answer], good_answers),
     }
+    calibration["injection"]["head_weight"] = weight
     card = Card(raw={"calibration": calibration})
     score = np.vectorize(card.score, otypes=[float])
     user = {
@@ -205,6 +208,17 @@ def _calibrate(positives: Array, negatives: Array) -> dict[str, float]:
     slope, _ = logistic.fit(logits, labels, weights, penalty=1e-3)
     # A slope at or below 0 would turn a useless head around; such a head must stay useless.
     return {"shift": round(threshold_at(negatives, BLOCK_RATE), 4), "slope": round(max(float(slope[0]), 0.1), 4)}
+
+
+def _weight_of_head(injection: Mapping[str, Array], detector: Mapping[str, Array]) -> float:
+    """How much of the head's logit is added to the detector's: the weight with which 1 % false alarms find most."""
+
+    def found(weight: float) -> tuple[float, float]:
+        both = {name: weight * injection[name] + detector[name] for name in injection}
+        sides = _join(both, USER_ATTACKS), _join(both, USER_HARMLESS)
+        return recall_at(*sides, BLOCK_RATE), roc_auc(*sides)
+
+    return max(HEAD_WEIGHTS, key=found)
 
 
 def _thresholds(positives: Array, negatives: Array) -> dict[str, Any]:

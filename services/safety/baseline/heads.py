@@ -71,6 +71,11 @@ class Card:
         entry = self.raw["calibration"][task]
         return float(sigmoid(np.float64(entry["slope"] * (logit - entry["shift"]))))  # type: ignore[arg-type]
 
+    def injection_logit(self, head: float, detector: float) -> float:
+        """The logit of task `injection` from the head's logit and the detector's main logit."""
+        weight: float = self.raw["calibration"]["injection"]["head_weight"]
+        return weight * head + detector / TEMPERATURE
+
     def threshold(self, surface: str) -> float:
         """Score at which texts of a surface are blocked: 1 % of the harmless dev texts."""
         return float(self.raw["thresholds"][surface]["block"])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llamastack import v1
 from services.safety.baseline import phrases
 from services.safety.baseline.content_labels import CONTENT_CODES
-from services.safety.baseline.heads import TEMPERATURE, detector_score, load_card, load_heads
+from services.safety.baseline.heads import detector_score, load_card, load_heads
 from services.safety.baseline.reading import Part, Reading, Window, read
 from services.safety.guards import Guards
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface, surface_name
@@ -260,7 +260,7 @@ def _add_injection(
     if detected is None:
         score = card.score("injection_alone", float(logits[best]))
     else:
-        score = card.score("injection", float(logits[best]) + detected[0] / TEMPERATURE)
+        score = card.score("injection", card.injection_logit(float(logits[best]), detected[0]))
         evidence.metadata["detector"] = {"main": round(detected[0], 3), "aux": round(detected[1], 3)}
     place = Span(start=windows[best].start, end=windows[best].end, code=phrases.INJECTION)
     _note(evidence, phrases.INJECTION, score, place)
