@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import constraints, gpu, inference, inference_overhead, quality, sdk, start
+from benchmarks import constraints, gpu, inference, inference_overhead, quality, safety, sdk, start
 
 ALL = {
     "gpu": gpu.main,
@@ -12,6 +12,7 @@ ALL = {
     "quality": quality.main,
     "inference": inference.main,
     "constraints": constraints.main,
+    "safety": safety.main,
 }
 
 

@@ -17,7 +17,7 @@ from stack_client.home import Home, ServiceRecord, StackRecord
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0
-SERVICES = ("inference", "agents")
+SERVICES = ("inference", "safety", "agents")
 LAUNCH = """
 import sys
 from pathlib import Path
@@ -28,6 +28,7 @@ sys.exit(run(sys.argv[2:], config_path=Path(sys.argv[1]) / "stack.yaml", home=Pa
 SCRIPT: Sequence[Mapping[str, Any]] = (
     {"role": "user", "match": r"^say (.+)", "reply": "{1}"},
     {"role": "user", "match": "^hang", "reply": "one two three", "hang": True},
+    {"role": "user", "match": "^slowly (.+)", "reply": "{1}", "token_seconds": 0.02},
     {"role": "user", "match": "^break", "reply": "one two three", "error": "the scripted engine broke"},
     {"role": "user", "tools": True, "match": "weather", "tool_calls": [
         {"tool_name": "get_weather", "arguments": {"city": "Oslo"}},
@@ -44,11 +45,18 @@ class StackProcess:
         self.addresses = {name: f"unix:{home / name}.sock" for name in SERVICES}
         self._processes: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
         scripted = {"model_id": "scripted", "provider_id": "scripted", "metadata": {"script": list(SCRIPT)}}
+        guard_script = [
+            {"match": "stall", "hang": True},
+            {"match": "forbidden", "reply": "unsafe\nS1"},
+            {"reply": "safe"},
+        ]
+        guard = {"model_id": "the-guard", "provider_id": "scripted", "metadata": {"script": guard_script}}
         embedding = {"model_id": "words", "provider_id": "scripted", "model_type": "embedding"}
         config = {
             "addresses": self.addresses,
             "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
-            "inference": {"models": [scripted, embedding]},
+            "inference": {"models": [scripted, guard, embedding]},
+            "safety": {"baseline": False},
         }
         (home / "stack.yaml").write_text(json.dumps(config))
 

@@ -39,7 +39,11 @@ class EncoderTokenizer(Protocol):
 
 
 class JsonEncoderTokenizer:
-    """A `tokenizer.json`, without the truncation and padding that it may ask for."""
+    """A `tokenizer.json`, without the truncation and padding that it may ask for.
+
+    Raises:
+        InvalidArgumentError: If it adds no special tokens.
+    """
 
     def __init__(self, file: Path) -> None:
         self._model: Tokenizer = Tokenizer.from_file(str(file))
@@ -51,6 +55,9 @@ class JsonEncoderTokenizer:
         tail = special[::-1].index(0) if 0 in special else 0
         self.before: Sequence[int] = framed.ids[:head]
         self.after: Sequence[int] = framed.ids[len(special) - tail :]
+        if not self.before:
+            message = f"{file}: it puts no special token before a text, which encoders read their classes from"
+            raise InvalidArgumentError(message, field="provider_model_id")
         self._model.encode_special_tokens = True
         self.size: int = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
 

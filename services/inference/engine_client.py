@@ -34,6 +34,14 @@ class Generation:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
+class Job:
+    """A request in flight that has one answer: an embedding or a classification."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+
 class Loading:
     """A model or an adapter that is being loaded or is loaded."""
 
@@ -53,7 +61,7 @@ class EngineClient:
         self._models: dict[str, Loading] = {}
         self._serving: set[str] = set()
         self._generations: dict[str, Generation] = {}
-        self._jobs: dict[str, asyncio.Future[Any]] = {}
+        self._jobs: dict[str, Job] = {}
         self._stopping = False
         self._deaths = 0
         self._restart: asyncio.TimerHandle | None = None
@@ -120,9 +128,10 @@ class EngineClient:
         self._serving.discard(model)
         self._outbox.put(commands.Unload(model=model))
         error = UnavailableError(f"model {model} was unregistered while it answered")
-        ended = [key for key, generation in self._generations.items() if generation.model == model]
-        for key in ended:
+        for key in [key for key, generation in self._generations.items() if generation.model == model]:
             _fail(self._generations.pop(key), error)
+        for key in [key for key, job in self._jobs.items() if job.model == model]:
+            _fail(self._jobs.pop(key), error)
 
     async def generate(self, model: str, request: Request, on_token: Callable[[Emission], None]) -> None:
         """Run a request to its end, calling `on_token` for every token; when cancelled the request is aborted.
@@ -167,11 +176,10 @@ class EngineClient:
 
     async def _job(self, command: commands.Embed | commands.Classify) -> Any:  # noqa: ANN401 (the command's answer)
         self._check_serving(command.model)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._jobs[command.request_id] = future
+        job = self._jobs[command.request_id] = Job(command.model)
         try:
             self._outbox.put(command)
-            return await future
+            return await job.done
         finally:
             if self._jobs.pop(command.request_id, None) is not None:
                 self._outbox.put(commands.Abort(model=command.model, request_id=command.request_id))
@@ -194,11 +202,11 @@ class EngineClient:
             case commands.RequestFailed():
                 error = InternalError(event.message) if event.internal else InvalidArgumentError(event.message)
                 _fail(self._generations.pop(event.request_id, None), error)
-                _fail_future(self._jobs.pop(event.request_id, None), error)
+                _fail(self._jobs.pop(event.request_id, None), error)
             case commands.Embedded() | commands.Classified():
-                future = self._jobs.pop(event.request_id, None)
-                if future and not future.done():
-                    future.set_result(event)
+                job = self._jobs.pop(event.request_id, None)
+                if job and not job.done.done():
+                    job.done.set_result(event)
             case commands.Progress():
                 if event.model in self._models:
                     self._models[event.model].report(event.message)
@@ -267,10 +275,9 @@ class EngineClient:
             self._outbox.put(loading.command)
 
     def _fail_in_flight(self, error: UnavailableError) -> None:
-        for generation in self._generations.values():
-            _fail(generation, error)
-        for future in self._jobs.values():
-            _fail_future(future, error)
+        requests: list[Generation | Job] = [*self._generations.values(), *self._jobs.values()]
+        for request in requests:
+            _fail(request, error)
         if self._stopping:
             for loading in self._models.values():
                 _fail_future(loading.done, error)
@@ -289,9 +296,9 @@ def _write(connection: Connection, outbox: Outbox) -> None:
             return  # the reader sees the same end and reports it
 
 
-def _fail(generation: Generation | None, error: Exception) -> None:
-    if generation:
-        _fail_future(generation.done, error)
+def _fail(request: Generation | Job | None, error: Exception) -> None:
+    if request:
+        _fail_future(request.done, error)
 
 
 def _fail_future(future: "asyncio.Future[Any] | None", error: Exception) -> None:

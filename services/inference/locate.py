@@ -54,7 +54,7 @@ def _from_hub(name: str, *, report: Report) -> Path:
     options: dict[str, Any] = {
         "allow_patterns": list(_WANTED),
         "ignore_patterns": list(_UNWANTED),
-        "cache_dir": os.environ.get("HF_HUB_CACHE"),
+        "cache_dir": os.environ.get("HF_HUB_CACHE"),  # the library's own variables: caches are shared with its tools
     }
     try:
         cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **options))

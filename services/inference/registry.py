@@ -159,7 +159,8 @@ class ModelRegistry:
             is_, wanted = (
                 v1.ModelType.Name(kind).removeprefix("MODEL_TYPE_").lower() for kind in (model.model_type, of_type)
             )
-            message = f"model {model_id!r} is an {is_} model; this call needs an {wanted} model"
+            article, other = ("an" if kind in {"llm", "embedding"} else "a" for kind in (is_, wanted))
+            message = f"model {model_id!r} is {article} {is_} model; this call needs {other} {wanted} model"
             raise InvalidArgumentError(message, reason="WRONG_MODEL_TYPE", field=field)
         if model.state == v1.MODEL_STATE_FAILED:
             raise UnavailableError(f"model {model_id!r} could not be loaded: {model.state_message}", reason="NOT_READY")

@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 from services.llama.chat_template import template_environment
 from services.llama.template_ast import wants_parts
 
-_CODE = re.compile(r"(?<![A-Za-z0-9])([OS])([1-9][0-9]?)[\"']?\s*:")
-"""A hazard code before its name: as text, `S1: ...`, or as the key of a map, `"S1": ...`."""
+_CODE = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\n))([OS])([1-9][0-9]?)[\"']?\s*:")
+"""A hazard code before its name: `S1: ...` as text or behind a written line end, or the key of a map, `"S1": ...`."""
 _INSTRUCTION, _LLAMA3, _LLAMA4 = "[INST]", "<|start_header_id|>", "<|header_start|>"
 _IMAGE = re.compile(r"<\|image\|>|[\"']image[\"']")
 

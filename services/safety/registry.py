@@ -63,7 +63,7 @@ class Entry:
     def every_message(self) -> bool:
         """Whether earlier messages of users and tools are judged too."""
         chosen = self.settings.every_message
-        return bool(getattr(self.implementation, "every_message", False)) if chosen is None else chosen
+        return self.implementation.every_message if chosen is None else chosen
 
 
 class ShieldRegistry:

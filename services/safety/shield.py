@@ -92,6 +92,8 @@ class Shield(Protocol):
     """The embedded default, no full guard model."""
     streams: bool
     """Whether it can judge a growing text window by window; else a stream is judged once, at its end."""
+    every_message: bool
+    """Whether it judges every message of users and tools that a call brings, where its parameters do not say."""
 
     def default_threshold(self, surface: Surface) -> float:
         """Score from which a finding counts where neither registration nor policy says."""

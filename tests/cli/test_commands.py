@@ -76,6 +76,18 @@ def test_models_are_registered_and_unregistered(command: Command) -> None:
     assert done.stderr.startswith("error: no model 'new'; this stack serves: ")
 
 
+def test_a_classifier_is_registered_by_its_type(command: Command) -> None:
+    script = '{"script": [{"match": "ignore", "scores": {"malicious": 0.9}}]}'
+    done = command(
+        "models", "register", "guard", "--type", "classifier", "--provider", "scripted", "--metadata", script
+    )
+    assert (done.returncode, done.stdout) == (0, "guard is ready\n")
+    assert "guard classifier ready scripted guard" in command("models", "list").stdout.splitlines()
+    failed = command("chat", "guard", "hi")
+    assert "error: model 'guard' is a classifier model; this call needs an llm model" in failed.stderr
+    assert command("models", "unregister", "guard").returncode == 0
+
+
 def test_a_model_that_cannot_be_loaded_fails_its_registration(command: Command) -> None:
     done = command("models", "register", "bad", "--provider", "scripted", "--metadata", '{"script": [{"match": "("}]}')
     assert done.returncode == 1

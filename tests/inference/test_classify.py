@@ -12,7 +12,8 @@ import pytest
 from google.protobuf import json_format
 
 from llamastack import v1
-from services.inference.packaged import find_packaged
+from services.inference.config import InferenceConfig
+from services.inference.packaged import find_packaged, is_installed
 from stack_client.calls import unary
 from stack_client.errors import InvalidArgumentError, StackError, UnavailableError, UnsupportedError
 from tests.inference.classifiers import deberta_folder
@@ -192,6 +193,27 @@ async def test_a_cancelled_call_leaves_the_engine_to_others(engine: Node) -> Non
         while client._jobs:
             await asyncio.sleep(0.01)
     assert (await classify(engine, "tool-text-detector", "hello")).results[0].coverage == 1.0
+
+
+async def test_calls_of_a_model_that_is_unregistered_end(engine: Node, tmp_path: Path) -> None:
+    folder = deberta_folder(tmp_path)
+    await engine.client.models.register(
+        "brief", provider_model_id=str(folder), provider_id="torch", model_type=v1.MODEL_TYPE_CLASSIFIER
+    )
+    await engine.client.models.wait_ready("brief", timeout=60)
+    call = asyncio.create_task(classify(engine, "brief", [FILLER * 500] * 64, windows=v1.ClassifyWindows()))
+    async with asyncio.timeout(30):
+        while not engine.torch.engine._jobs:
+            await asyncio.sleep(0.01)
+    await engine.client.models.unregister("brief")
+    with pytest.raises(UnavailableError, match="unregistered"):
+        await call
+
+
+def test_the_default_has_the_detector_where_its_package_is_installed() -> None:
+    names = [model.model_id for model in InferenceConfig().models]
+    assert names[:2] == ["smollm2-135m", "all-minilm-l6-v2"]
+    assert names[2:] == (["tool-text-detector"] if is_installed("tool-text-detector") else [])
 
 
 async def test_a_folder_that_is_no_classifier_is_refused_with_the_reason(engine: Node, tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_a_tokenizer_file_is_read_without_its_truncation_and_padding(tmp_path: P
     assert 2 not in tokenizer.encode("[SEP]").ids
 
 
+def test_a_tokenizer_file_without_special_tokens_is_refused(tmp_path: Path) -> None:
+    bytes_tokenizer(tmp_path)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**spec, "post_processor": None}))
+    with pytest.raises(InvalidArgumentError, match="special token"):
+        encoder_tokenizer(tmp_path)
+
+
 def spm_folder(folder: Path, **options: Any) -> Any:
     """A small SentencePiece model with DeBERTa-v2's special tokens; the library's processor of it."""
     sentencepiece = pytest.importorskip("sentencepiece")
@@ -258,7 +266,7 @@ def test_classes_that_do_not_exclude_each_other_have_a_sigmoid_each() -> None:
     assert scores == pytest.approx(np.array([[0.7310586, 0.2689414], [1.0, 0.0]]))
 
 
-def test_callers_share_batches_of_near_lengths_and_the_first_is_never_passed_over() -> None:
+def test_callers_share_batches_of_near_lengths_and_take_turns_in_leading_them() -> None:
     queue = ClassifyQueue(windows=4, tokens=100)
     queue.add("m", "first", [[0] * 50, [0] * 10])
     queue.add("m", "second", [[0] * 11] * 5)
@@ -272,18 +280,43 @@ def test_callers_share_batches_of_near_lengths_and_the_first_is_never_passed_ove
             if rows is not None and window.request_id == "first":
                 assert rows == [[50.0], [10.0]]
     assert taken[0] == [("first", 10), ("second", 11), ("second", 11), ("second", 11)]
-    assert taken[1][0] == ("first", 50)
-    assert taken[1] == [("first", 50), ("second", 11)]  # two times 50 tokens, padding included, are all that is allowed
+    assert taken[1] == [("second", 11), ("second", 11)]
+    assert taken[2] == [("first", 50)]
 
 
-def test_models_take_turns_and_a_dropped_request_is_gone() -> None:
+def test_padding_counts_against_the_tokens_of_a_batch() -> None:
+    queue = ClassifyQueue(windows=4, tokens=100)
+    queue.add("m", "long", [[0] * 50, [0] * 120])
+    queue.add("m", "short", [[0] * 11] * 5)
+    assert [len(window.ids) for window in queue.take()[1]] == [50, 11]  # two times 50 are all that is allowed
+    assert [len(window.ids) for window in queue.take()[1]] == [11, 11, 11, 11]
+    queue.drop("short")
+    for window in queue.take()[1]:
+        queue.put(window, [0.0])
+    assert [len(window.ids) for window in queue.take()[1]] == [120]  # one that is longer is taken alone
+
+
+def test_a_short_text_does_not_wait_behind_a_long_one() -> None:
+    queue = ClassifyQueue(windows=2, tokens=1000)
+    queue.add("m", "long", [[0] * 100] * 50)
+    queue.add("n", "other model", [[0] * 100] * 50)
+    for _ in range(3):
+        queue.take()
+    queue.add("m", "short", [[0] * 5])
+    turns = [queue.take() for _ in range(3)]
+    assert [model for model, _ in turns] == ["n", "m", "m"]
+    assert "short" in {batch[0].request_id for _, batch in turns}
+
+
+def test_a_dropped_request_is_gone() -> None:
     queue = ClassifyQueue(windows=1, tokens=100)
     for model in ("a", "b"):
         queue.add(model, f"of {model}", [[1], [2], [3]])
-    assert [queue.take()[0] for _ in range(4)] == ["a", "b", "a", "b"]
-    _, [window] = queue.take()
+    taken = [queue.take() for _ in range(2)]
     queue.drop("of a")
-    assert queue.put(window, [0.0]) is None
+    queue.drop("of a")
+    for _, [window] in taken:
+        assert queue.put(window, [0.0]) is None
     assert {queue.take()[0] for _ in range(2)} == {"b"}
     queue.drop("of b")
     assert not queue

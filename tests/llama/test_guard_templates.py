@@ -57,6 +57,12 @@ def test_every_guards_template_is_recognised_by_its_structure(name: str) -> None
     assert recognise(GUARDS[name]) == name
 
 
+def test_a_template_may_write_its_lines_as_one_string() -> None:
+    written = lines("S", 14).replace("\n", "\\n")
+    template = f"{LLAMA3[0]}{{{{ 'Judge.\\n{written}' }}}}{STRING_TURNS}Answer 'safe' or 'unsafe'.{LLAMA3[1]}"
+    assert recognise(template) == "llama-guard-3-8b"
+
+
 @pytest.mark.parametrize(
     "template",
     [

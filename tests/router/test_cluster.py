@@ -5,6 +5,7 @@ import signal
 
 import grpc
 import pytest
+from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
 from stack_client.content import content
@@ -179,6 +180,19 @@ async def test_every_call_of_inference_goes_through(cluster: Cluster) -> None:
     ]
     reasons = [(await failure_of(call)).reason for call in refused]
     assert reasons == ["UNSUPPORTED", "UNSUPPORTED", "WRONG_MODEL_TYPE", "WRONG_MODEL_TYPE"]
+
+
+async def test_texts_are_classified_through_the_router(cluster: Cluster) -> None:
+    script = Struct()
+    script.update({"script": [{"match": "ignore", "scores": {"malicious": 0.9}}]})
+    guard = v1.RegisterModelRequest(
+        model_id="guard", provider_id="scripted", model_type=v1.MODEL_TYPE_CLASSIFIER, metadata=script
+    )
+    await cluster.models.RegisterModel(guard)
+    await cluster.until(lambda nodes: all("guard" in node.ready_models for node in nodes.values()))
+    request = v1.ClassifyRequest(model_id="guard", texts=["hello", "ignore this"], windows=v1.ClassifyWindows())
+    response = await cluster.inference.Classify(request)
+    assert [result.label for result in response.results] == ["benign", "malicious"]
 
 
 async def test_models_of_all_nodes_are_one_list_and_registering_reaches_all(cluster: Cluster) -> None:

@@ -9,7 +9,7 @@ from llamastack import v1
 from services.safety.guards import Guards
 from services.safety.providers import PROVIDERS
 from services.safety.shield import Judgement, ProviderContext, Shield, Subject, Surface
-from stack_client.content import MessageLike, messages
+from stack_client.content import MessageLike, messages, struct
 from tests.inference.conftest import Node, running_node
 
 SCRIPT = [
@@ -50,7 +50,11 @@ async def judge(
     """One judgement, with the shield's own threshold unless another is given."""
     limit = shield.default_threshold(surface) if threshold is None else threshold
     subject = Subject(text=text, surface=surface, dialog=messages(list(dialog)), threshold=limit, settled=settled)
-    return await shield.judge(subject)
+    found = await shield.judge(subject)
+    assert struct(found.metadata) is not None  # it can be carried
+    assert 0 <= found.coverage <= 1
+    assert (found.score is None) == bool(found.failure)
+    return found
 
 
 def fact(judgement: Judgement, key: str) -> Any:

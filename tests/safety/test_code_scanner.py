@@ -1,5 +1,7 @@
+import asyncio
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,6 +133,20 @@ async def test_a_scan_that_takes_too_long_is_stopped() -> None:
     shield = await shield_of("code-scanner", None, timeout=0.1)
     found = await judge(shield, FINE * 4000, surface=CODE)
     assert "within 0.1 s" in found.failure
+
+
+async def test_a_scan_that_is_cancelled_leaves_no_process(shield: Shield) -> None:
+    def scanners() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if "bandit_worker.py" in " ".join(child.cmdline())]
+
+    task = asyncio.create_task(judge(shield, FINE * 4000, surface=CODE))
+    async with asyncio.timeout(20):
+        while not scanners():
+            await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert scanners() == []
 
 
 @pytest.mark.parametrize("params", [{"on_unsupported": "ignore"}, {"timeout": 0}, {"rules": []}])

@@ -9,7 +9,13 @@ import pytest
 from llamastack import v1
 from services.safety.guards import Guards
 from services.safety.shield import Shield
-from stack_client.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from stack_client.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StackError,
+    UnavailableError,
+)
 from tests.safety.guard_models import GUARD, fact, guarding, judge, shield_of
 
 ANSWER = v1.SAFETY_SURFACE_ASSISTANT
@@ -157,3 +163,23 @@ async def test_an_added_category_is_part_of_the_prompt_and_of_the_answer(tmp_pat
         found = await judge(await shield_of("llama-guard", guards, categories=spoilers), "She dies")
         assert (found.codes, fact(found, "category_names")) == (("C1",), {"C1": "Spoilers"})
         assert (await judge(await shield_of("llama-guard", guards), "She dies")).codes == ()
+
+
+async def test_a_guard_that_could_not_be_loaded_is_registered_and_never_judges(tmp_path: Path) -> None:
+    async with guarding(tmp_path) as (guards, node):
+        broken = {"script": [{"match": "("}]}
+        await node.client.models.register("lame", provider_id="scripted", metadata=broken)
+        with pytest.raises(StackError):
+            await node.client.models.wait_ready("lame", timeout=30)
+        shield = await shield_of("llama-guard", guards, "lame")
+        with pytest.raises(FailedPreconditionError, match="could not be loaded"):
+            await judge(shield, "hello")
+
+
+async def test_a_guard_that_is_gone_does_not_call_anything_safe(tmp_path: Path) -> None:
+    async with guarding(tmp_path) as (guards, node):
+        shield = await shield_of("llama-guard", guards)
+        assert (await judge(shield, "hello")).score == 0.0
+        await node.client.models.unregister("guard")
+        with pytest.raises(NotFoundError):
+            await judge(shield, "hello")

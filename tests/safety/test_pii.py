@@ -92,8 +92,13 @@ async def test_numbers_without_a_country_are_read_in_the_language_asked_for() ->
 
 
 async def test_text_beyond_the_limit_lowers_the_coverage(shield: Shield) -> None:
-    found = await judge(shield, "word " * 50_000)
+    found = await judge(shield, "word " * 25_000)
     assert found.coverage == pytest.approx(0.8)
+
+
+async def test_thousands_of_findings_are_all_reported_in_order(shield: Shield) -> None:
+    found = await judge(shield, "192.0.2.1 " * 5000)
+    assert [span.start for span in found.spans] == list(range(0, 50_000, 10))
 
 
 async def test_nothing_is_asked_of_the_network(shield: Shield, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,34 +99,34 @@ def number_shares(tokens: int, triggers: int) -> Mapping[str, float]:
 
 def template_of(profile: str) -> str:
     """A chat template that writes what our own builder writes, categories as arguments where the profile takes them."""
-    chosen = category_set(PROFILES[profile], excluded=(), custom={})
-    whole = prompt.whole([Turn("User", "TEXT")], chosen)
-    task, closing = whole.index("'User'"), whole.index("LAST User")
-    head, tail = whole[: task + 1], whole[closing + 5 + 4 :]
-    middle, after = whole[task + 5 : whole.index("User: TEXT")], whole[whole.index("TEXT\n\n") + 6 : closing + 5]
-    if PROFILES[profile].template_arguments:
-        first, last = middle.index("S1: "), middle.index("<END")
-        lines = "{% for key in categories if key not in excluded_category_keys %}{{ key ~ ': ' ~ categories[key] ~ '\\n' }}{% endfor %}"
-        middle = middle[:first] + lines + middle[last:]
-    text = "part.text" if PROFILES[profile].template_arguments else "message.content"
-    said = "{{ 'User' if message.role == 'user' else 'Agent' }}: {{ " + text + " }}{{ '\\n\\n' }}"
-    if text == "part.text":
-        said = "{% for part in message.content %}" + said + "{% endfor %}"
-    known = json.dumps({code: f"{name}." for code, name in PROFILES[profile].categories.items()})
-    role = "{{ role }}"
-    return (
-        "{% set role = 'User' if messages | length % 2 else 'Agent' %}"
-        f"{{% set categories = categories or {known} %}}{{% set excluded_category_keys = excluded_category_keys or [] %}}"
-        f"{_literal(head)}{role}{_literal(middle, split=True)}"
-        f"{{% for message in messages %}}{said}{{% endfor %}}{_literal(after)}{role}{_literal(tail)}"
-    )
+    chosen = PROFILES[profile]
+    parts = chosen.template_arguments
+    whole = prompt.whole([Turn("User", "TEXT")], category_set(chosen, excluded=(), custom={}))
+    before, after = whole.split("User: TEXT\n\n")
+    said = "{{ names[message.role] }}: {{ CONTENT }}{{ '\n\n' }}"
+    if parts:
+        said = "{% for part in message.content %}" + said.replace("CONTENT", "part.text") + "{% endfor %}"
+    said = said.replace("CONTENT", "message.content")
+    names = "{% set names = {'user': 'User', 'assistant': 'Agent'} %}"
+    last = "{% set role = names[messages[-1].role] %}"
+    known = json.dumps({code: f"{name}." for code, name in chosen.categories.items()})
+    wanted = "{% for key in categories if key not in (excluded_category_keys or []) %}"
+    lines = wanted + "{{ key ~ ': ' ~ categories[key] ~ '\n' }}{% endfor %}"
+    if parts:
+        first, rest = before.index("S1: "), before.index("<END")
+        before = _literal(before[:first]) + lines + _literal(before[rest:])
+        names += "{% if not categories is defined %}{% set categories = " + known + " %}{% endif %}"
+    else:
+        before = _literal(before)
+    return f"{names}{last}{before}{{% for message in messages %}}{said}{{% endfor %}}{_literal(after)}"
 
 
-def _literal(text: str, *, split: bool = False) -> str:
-    if split and "{%" in text:
-        first, last = text.index("{%"), text.rindex("%}") + 2
-        return _literal(text[:first]) + text[first:last] + _literal(text[last:])
-    return "{{ " + json.dumps(text) + " }}"
+def _literal(text: str) -> str:
+    """Text of a prompt that judges the User, for a template: with the role that is judged in its places."""
+    for fixed in ("'User' messages", "LAST User message"):
+        text = text.replace(fixed, fixed.replace("User", "\0"))
+    pieces = [json.dumps(piece).replace("\\n", "\n") for piece in text.split("\0")]
+    return "{{ role }}".join(f"{{{{ {piece} }}}}" for piece in pieces)
 
 
 def triggers_in(ids: Sequence[int], tokenizer: TiktokenTokenizer) -> int:

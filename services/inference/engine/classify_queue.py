@@ -1,7 +1,7 @@
 """Windows that wait to be classified: those of all callers of a model share batches of about one length.
 
-Each batch is led by the request that has waited longest among the models' turns, so that none starves; the rest of it
-are the windows, of whomever, whose length is nearest, so that it pads little.
+The requests take turns in leading a batch, so that a short text does not wait behind a long one, and none starves. The
+rest of a batch are the windows, of whomever, whose length is nearest, so that it pads little.
 """
 
 import heapq
@@ -43,6 +43,7 @@ class ClassifyQueue:
         self._most_tokens = tokens
         self._works: dict[str, _Work] = {}
         self._turns: deque[str] = deque()
+        """Requests, the one that leads next first."""
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
@@ -51,35 +52,36 @@ class ClassifyQueue:
     def add(self, model: str, request_id: str, windows: Sequence[list[int]]) -> None:
         """Queue a request of at least one window."""
         self._works[request_id] = _Work(model, windows, set(range(len(windows))))
-        if model not in self._turns:
-            self._turns.append(model)
+        self._turns.append(request_id)
 
     def drop(self, request_id: str) -> None:
         """Forget a request, if it is here."""
-        self._works.pop(request_id, None)
+        if self._works.pop(request_id, None) is not None:
+            self._turns.remove(request_id)
 
     def take(self) -> tuple[str, list[Window]]:
-        """The next batch and its model; the models take turns. Its windows stay queued until `put` or `drop`."""
-        model = self._next_model()
-        works = {request_id: work for request_id, work in self._works.items() if work.model == model}
-        first_id, first = next(iter(works.items()))
-        lead = min(first.waiting, key=lambda index: len(first.windows[index]))
-        length = len(first.windows[lead])
+        """The next batch and its model. Its windows stay queued until `put` or `drop`."""
+        lead_id = self._turns[0]
+        self._turns.rotate(-1)
+        lead = self._works[lead_id]
+        place = min(lead.waiting, key=lambda index: len(lead.windows[index]))
+        length = len(lead.windows[place])
+        works = [(request_id, work) for request_id, work in self._works.items() if work.model == lead.model]
         others = (
             (abs(len(work.windows[index]) - length), order, request_id, index)
-            for order, (request_id, work) in enumerate(works.items())
+            for order, (request_id, work) in enumerate(works)
             for index in work.waiting
-            if (request_id, index) != (first_id, lead)
+            if (request_id, index) != (lead_id, place)
         )
-        batch = [Window(first_id, lead, first.windows[lead])]
+        batch = [Window(lead_id, place, lead.windows[place])]
         longest = length
         for _, _, request_id, index in heapq.nsmallest(self._most_windows - 1, others):
-            window = Window(request_id, index, works[request_id].windows[index])
+            window = Window(request_id, index, self._works[request_id].windows[index])
             longest = max(longest, len(window.ids))
             if longest * (len(batch) + 1) > self._most_tokens:
                 break
             batch.append(window)
-        return model, batch
+        return lead.model, batch
 
     def put(self, window: Window, row: list[float]) -> list[list[float]] | None:
         """Give a window its result; all rows of the request, which is forgotten, when it was the last one."""
@@ -90,14 +92,5 @@ class ClassifyQueue:
         work.rows[window.place] = row
         if work.waiting:
             return None
-        del self._works[window.request_id]
+        self.drop(window.request_id)
         return [work.rows[index] for index in range(len(work.windows))]
-
-    def _next_model(self) -> str:
-        """The model whose turn it is; models without work leave the round."""
-        busy = {work.model for work in self._works.values()}
-        while self._turns[0] not in busy:
-            self._turns.popleft()
-        model = self._turns[0]
-        self._turns.rotate(-1)
-        return model

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,6 +131,15 @@ def position_buckets(length: int, *, buckets: int, max_distance: int) -> Tensor:
     return torch.where(distance_SS.abs() <= half, distance_SS, (steps_SS * distance_SS.sign()).long())
 
 
+class _Positions(NamedTuple):
+    """The relative positions of a length."""
+
+    places_SS: Tensor
+    """Of each query and key, among `rows`."""
+    rows: slice
+    """Those of the tables that this length has; only they are multiplied."""
+
+
 class DebertaEncoder:
     """Hidden states of token ids, in fp32.
 
@@ -150,10 +159,10 @@ class DebertaEncoder:
     def encode(self, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
         """Hidden states (B, S, D); those of padding, where `real_BS` is False, mean nothing."""
         x_BSD = embedded_BSD = self._embed(ids_BS) * real_BS[..., None]
-        entries_SS = self._entries(ids_BS.shape[1])
+        positions = self._positions(ids_BS.shape[1])
         for layer in range(self.config.n_layers):
             prefix = f"encoder.layer.{layer}"
-            a_BSD = self._attention(x_BSD, real_BS, entries_SS, layer)
+            a_BSD = self._attention(x_BSD, real_BS, positions, layer)
             x_BSD = self._norm(
                 x_BSD + self._linear(a_BSD, f"{prefix}.attention.output.dense"), f"{prefix}.attention.output.LayerNorm"
             )
@@ -174,13 +183,14 @@ class DebertaEncoder:
             x_BSE = linear(x_BSE, self._tensor("embeddings.embed_proj.weight"))
         return self._norm(x_BSE, "embeddings.LayerNorm")
 
-    def _entries(self, length: int) -> Tensor:
-        """Row of the tables of positions for each query and key, (S, S)."""
+    def _positions(self, length: int) -> _Positions:
         config = self.config
         if not config.relative:
-            return torch.empty(0)
-        buckets_SS = position_buckets(length, buckets=config.buckets, max_distance=config.max_distance)
-        return (buckets_SS + config.span).clamp(0, 2 * config.span - 1).to(self._weights.device)
+            return _Positions(torch.empty(0), slice(0))
+        entries_SS = position_buckets(length, buckets=config.buckets, max_distance=config.max_distance) + config.span
+        entries_SS = entries_SS.clamp(0, 2 * config.span - 1)
+        low, high = int(entries_SS.min()), int(entries_SS.max()) + 1
+        return _Positions((entries_SS - low).to(self._weights.device), slice(low, high))
 
     def _position_tables(self, layer: int) -> dict[str, Tensor]:
         """Keys (`c2p`) and queries (`p2c`) of the relative positions, (N, H, R)."""
@@ -198,7 +208,7 @@ class DebertaEncoder:
             if direction in config.directions
         }
 
-    def _attention(self, x_BSD: Tensor, real_BS: Tensor, entries_SS: Tensor, layer: int) -> Tensor:
+    def _attention(self, x_BSD: Tensor, real_BS: Tensor, positions: _Positions, layer: int) -> Tensor:
         prefix = f"encoder.layer.{layer}.attention.self"
         shape = (*x_BSD.shape[:2], self.config.n_heads, -1)
         q_BNSH, k_BNSH, v_BNSH = (
@@ -207,23 +217,22 @@ class DebertaEncoder:
         )
         scores_BNSS = q_BNSH @ k_BNSH.transpose(-1, -2)
         if self.config.relative:
-            scores_BNSS = scores_BNSS + self._position_scores(q_BNSH, k_BNSH, entries_SS, self._tables[layer])
+            scores_BNSS = scores_BNSS + self._position_scores(q_BNSH, k_BNSH, positions, self._tables[layer])
         # Every kind of score adds variance, so their sum is scaled by the square root of their number too.
         scores_BNSS = scores_BNSS / math.sqrt(q_BNSH.shape[-1] * (1 + len(self.config.directions)))
         scores_BNSS = scores_BNSS.masked_fill(~real_BS[:, None, None], float("-inf"))
         return (scores_BNSS.softmax(-1) @ v_BNSH).transpose(1, 2).flatten(2)
 
     def _position_scores(
-        self, q_BNSH: Tensor, k_BNSH: Tensor, entries_SS: Tensor, tables: Mapping[str, Tensor]
+        self, q_BNSH: Tensor, k_BNSH: Tensor, positions: _Positions, tables: Mapping[str, Tensor]
     ) -> Tensor:
-        """Scores (B, N, S, S) of contents against relative positions. Only rows that this length has are multiplied."""
-        low, high = int(entries_SS.min()), int(entries_SS.max()) + 1
-        places_BNSS = (entries_SS - low).expand(*q_BNSH.shape[:2], -1, -1)
+        """Scores (B, N, S, S) of contents against relative positions."""
+        places_BNSS = positions.places_SS.expand(*q_BNSH.shape[:2], -1, -1)
         scores = q_BNSH.new_zeros(())
         if "c2p" in tables:
-            scores = scores + (q_BNSH @ tables["c2p"][..., low:high]).gather(-1, places_BNSS)
+            scores = scores + (q_BNSH @ tables["c2p"][..., positions.rows]).gather(-1, places_BNSS)
         if "p2c" in tables:
-            by_key_BNSS = (k_BNSH @ tables["p2c"][..., low:high]).gather(-1, places_BNSS.transpose(-1, -2))
+            by_key_BNSS = (k_BNSH @ tables["p2c"][..., positions.rows]).gather(-1, places_BNSS.transpose(-1, -2))
             scores = scores + by_key_BNSS.transpose(-1, -2)
         return scores
 

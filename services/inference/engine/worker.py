@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 EMBED_TEXTS_PER_TURN = 16  # so that a large embedding request does not starve decoding
 CLASSIFY_WINDOWS_PER_TURN = 16
-CLASSIFY_TOKENS_PER_TURN = 2048  # a few windows of a large classifier: what a decode step may wait for on a CPU
+CLASSIFY_TOKENS_PER_TURN = 1024  # a turn is what decode steps wait for; on CPUs longer batches are no faster per window
 
 
 Ready = tuple[Load | LoadAdapter, Engine | BertEmbedder | Classifier | LoraAdapter, Loaded]

@@ -12,10 +12,10 @@ from services.safety.guard.model import GuardModel, Tally, Words, agent_message,
 from services.safety.guard.prompt import Turn
 from services.safety.guard.reply import Reply, parse_reply
 from services.safety.guard.scores import OUTSIDE_LIMIT, WordScore, shares, word_score
-from services.safety.guard.windows import Size
+from services.safety.guard.windows import Size, Window
 from services.safety.together import together
 from stack_client.content import text_of
-from stack_client.errors import UnsupportedError
+from stack_client.errors import FailedPreconditionError, UnsupportedError
 
 CHARS_PER_TOKEN = 2
 """Assumed of models that cannot count; real text has about four, so that a prompt taken to fit does fit."""
@@ -56,8 +56,8 @@ class Route(Protocol):
             StackError: If a call fails.
         """
 
-    async def ask(self, turns: Sequence[Turn], threshold: float, tally: Tally) -> Answer:
-        """The guard's answer about the last turn.
+    async def ask(self, window: Window, threshold: float, tally: Tally) -> Answer:
+        """The guard's answer about a window's last turn, measured before.
 
         Raises:
             StackError: If a call fails.
@@ -72,18 +72,17 @@ class TokenRoute:
         self._model = model
         self._categories = categories
         self._max_tokens = max_tokens
-        self._prompts: dict[tuple[Turn, ...], list[int]] = {}
 
     async def measure(self, turns: Sequence[Turn]) -> Size:
         """Tokens by the model's own count."""
         response = await self._tokenized(turns)
-        self._prompts[tuple(turns)] = list(response.token_ids)
         # Beside the answer, the newline pair and a forced start of the answer need room.
-        return Size(len(response.token_ids), response.max_context - self._max_tokens - 8)
+        room = response.max_context - self._max_tokens - 8
+        return Size(len(response.token_ids), room, tuple(response.token_ids))
 
-    async def ask(self, turns: Sequence[Turn], threshold: float, tally: Tally) -> Answer:
+    async def ask(self, window: Window, threshold: float, tally: Tally) -> Answer:
         """Read two logits after the newline pair."""
-        ids = self._prompts.get(tuple(turns)) or list((await self._tokenized(turns)).token_ids)
+        ids = list(window.ids)
         words = await self._model.words(self._categories)
         if words is None:
             return await self._by_text(ids, tally)
@@ -92,7 +91,6 @@ class TokenRoute:
             ids = [*ids, *pair]
         score = await self._word_score(ids, words, tally)
         if score is None or score.outside_mass > OUTSIDE_LIMIT:
-            self._model.forget_words()
             answer = await self._by_text(ids, tally)
             return replace(answer, outside_mass=score.outside_mass if score else None)
         if score.p_unsafe < threshold:
@@ -189,11 +187,11 @@ class ChatRoute:
             tokens = TEMPLATE_TOKENS + sum(len(turn.text) for turn in turns) // CHARS_PER_TOKEN
         return Size(tokens, self._context - self._max_tokens)
 
-    async def ask(self, turns: Sequence[Turn], threshold: float, tally: Tally) -> Answer:  # noqa: ARG002 (one call answers all)
+    async def ask(self, window: Window, threshold: float, tally: Tally) -> Answer:  # noqa: ARG002 (one call tells all)
         """Let the model write its verdict."""
-        messages = dialog_of(turns)
+        messages = dialog_of(window.turns)
         if self.template == "builtin":
-            messages = [user_message(prompt.body(turns, self._categories))]
+            messages = [user_message(prompt.body(window.turns, self._categories))]
         response = await self._chat(messages, tally)
         complete = response.finish_reason == v1.FINISH_REASON_STOP
         text = text_of(response.completion_message.content)
@@ -213,8 +211,11 @@ class ChatRoute:
         if self._with_logprobs:
             try:
                 return await self._model.chat(messages, tally, max_tokens=self._max_tokens, with_logprobs=True)
-            except UnsupportedError:
+            except (FailedPreconditionError, UnsupportedError):
+                # Endpoints that have none say so in many ways; whatever else was wrong is wrong without them too.
+                response = await self._model.chat(messages, tally, max_tokens=self._max_tokens, with_logprobs=False)
                 self._with_logprobs = False
+                return response
         return await self._model.chat(messages, tally, max_tokens=self._max_tokens, with_logprobs=False)
 
 

@@ -80,10 +80,6 @@ class GuardModel:
             self._looked_up = True
         return self._words
 
-    def forget_words(self) -> None:
-        """Look the ids up again next time: another model may serve under this name."""
-        self._looked_up = False
-
     async def _look_up(self, categories: CategorySet) -> Words | None:
         codes = list(categories.lines())
         asked = ["safe", "unsafe", PAIR, "\n", *codes]

@@ -6,6 +6,7 @@ a model. Confidence: 0.9 where a check digit and a rare shape agree, 0.8 for one
 
 import ipaddress
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from re import Pattern
@@ -155,7 +156,7 @@ def _phones(text: str, regions: tuple[str, ...]) -> Iterator[Found]:
     strict = phonenumbers.Leniency.STRICT_GROUPING
     for region in (None, *regions):
         leniency = strict if region else phonenumbers.Leniency.VALID
-        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=leniency):
+        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=leniency, max_tries=len(text)):
             sure = match.raw_string.startswith("+")
             if match.raw_string.isdigit() and not match.raw_string.startswith("0"):
                 continue  # any count or order number is some region's telephone number
@@ -163,8 +164,10 @@ def _phones(text: str, regions: tuple[str, ...]) -> Iterator[Found]:
 
 
 def _without_overlaps(found: list[Found]) -> list[Found]:
-    kept: list[Found] = []
+    kept: list[Found] = []  # by start, none overlapping: only neighbours can meet a new one
     for one in sorted(found, key=lambda f: (-f.confidence, f.start - f.end, f.start)):
-        if all(one.end <= other.start or other.end <= one.start for other in kept):
-            kept.append(one)
-    return sorted(kept, key=lambda f: f.start)
+        at = bisect_left(kept, one.start, key=lambda f: f.start)
+        after_last = at == 0 or kept[at - 1].end <= one.start
+        if after_last and (at == len(kept) or one.end <= kept[at].start):
+            kept.insert(at, one)
+    return kept

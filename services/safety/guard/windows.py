@@ -24,6 +24,8 @@ class Size(NamedTuple):
     """Tokens of the prompt."""
     room: int
     """Tokens that a prompt may have."""
+    ids: tuple[int, ...] = ()
+    """The prompt itself, where measuring it has made it."""
 
 
 Measure = Callable[[Sequence[Turn]], Awaitable[Size]]
@@ -38,6 +40,8 @@ class Window:
     """First character in the quoted text."""
     end: int
     """One past the last."""
+    ids: tuple[int, ...] = ()
+    """The prompt, where measuring it has made it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +73,16 @@ async def plan(conversation: Conversation, measure: Measure, *, settled: int = 0
     dropped = len(conversation.older) - len(older)
     length = len(conversation.text)
     if size.tokens <= size.room:
-        only = Window(conversation.turns(older, conversation.text), 0, length)
+        only = Window(conversation.turns(older, conversation.text), 0, length, size.ids)
         return Plan(windows=(only,), coverage=1.0, dropped=dropped)
     cut, older, base = await _fit_context(conversation, older, measure)
     size = await measure(cut.turns(older, cut.text))
-    spans = await _spans(cut, older, measure, free=base.room - base.tokens, tokens=size.tokens - base.tokens)
-    spans = [span for span in spans if span[1] > settled] or spans[-1:]
-    read = spans[:MAX_WINDOWS]
+    windows = await _windows(cut, older, measure, free=base.room - base.tokens, tokens=size.tokens - base.tokens)
+    windows = [window for window in windows if window.end > settled] or windows[-1:]
+    read = windows[:MAX_WINDOWS]
     return Plan(
-        windows=tuple(Window(cut.turns(older, cut.text[start:end]), start, end) for start, end in read),
-        coverage=read[-1][1] / length if read else 0.0,
+        windows=tuple(read),
+        coverage=read[-1].end / length if read else 0.0,
         dropped=dropped,
         context_cut=cut is not conversation,
     )
@@ -114,25 +118,26 @@ def _end(text: str, share: float) -> str:
     return text[len(text) - int(len(text) * share) :]
 
 
-async def _spans(
+async def _windows(
     conversation: Conversation, older: Sequence[Turn], measure: Measure, *, free: int, tokens: int
-) -> list[tuple[int, int]]:
+) -> list[Window]:
     """Windows of the text's characters, the widest that fit; empty when nothing fits."""
     length = len(conversation.text)
     width = min(length, int(length * max(0, free) / max(1, tokens)))
-    spans: list[tuple[int, int]] = []
+    windows: list[Window] = []
     start = 0
-    while start < length and len(spans) <= MAX_WINDOWS:
+    while start < length and len(windows) <= MAX_WINDOWS:
         end = min(length, start + width)
         while end > start:
-            size = await measure(conversation.turns(older, conversation.text[start:end]))
+            turns = conversation.turns(older, conversation.text[start:end])
+            size = await measure(turns)
             if size.tokens <= size.room:
+                windows.append(Window(turns, start, end, size.ids))
                 break
             end = start + (end - start) * 3 // 4
         if end <= start:
             return []
-        spans.append((start, end))
         if end == length:
             break
         start = max(start + 1, end - (end - start) // _SHARED)
-    return spans
+    return windows

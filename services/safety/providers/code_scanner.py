@@ -73,6 +73,7 @@ class CodeScanner:
 
     baseline = False
     streams = False  # half a block is another program than the whole
+    every_message = False
 
     def __init__(self, *, on_unsupported: str, seconds: float) -> None:
         self._on_unsupported = on_unsupported
@@ -149,7 +150,9 @@ class CodeScanner:
         if unsupported:
             scores[UNSUPPORTED] = unsupported
         nothing_read = only_code and coverage <= 0
-        failure = broken[0][1] if broken else "no code in a language that the scanner reads"
+        failure = "it is in a language that the scanner does not read"
+        if broken or left:
+            failure = broken[0][1] if broken else f"it is longer than {MAX_CHARS} characters"
         return Judgement(
             codes=tuple(scores),
             score=None if nothing_read and not issues else max(scores.values(), default=0.0),

@@ -10,21 +10,21 @@ own), `role_mapped`, `placeholder`, `windows`, `turns_dropped`, `context_cut`.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from llamastack import v1
-from services.safety.guard.asking import Answer, ChatRoute, TokenRoute
-from services.safety.guard.conversation import Conversation, conversation_of
+from services.safety.guard.asking import Answer
+from services.safety.guard.conversation import conversation_of
 from services.safety.guard.model import Tally
 from services.safety.guard.quoting import quote
-from services.safety.guard.target import DEFAULT_CONTEXT, GuardSettings, Target, check_model, read_settings, target_of
+from services.safety.guard.scores import OUTSIDE_LIMIT
+from services.safety.guard.target import GuardSettings, Target, check_model, read_settings, target_of
 from services.safety.guard.verdict import judgement
-from services.safety.guard.windows import plan
+from services.safety.guard.windows import Window, plan
 from services.safety.guards import Guards
 from services.safety.shield import Judgement, ProviderContext, Shield, Subject, Surface
 from services.safety.together import together
-from stack_client.errors import FailedPreconditionError, UnavailableError, UnsupportedError
+from stack_client.errors import FailedPreconditionError, UnavailableError
 
 _AT_ONCE = 4  # windows of one text that are judged together
 _BORDER = 80  # characters at the border of what was judged before that are judged again
@@ -53,6 +53,7 @@ class LlamaGuardShield:
 
     baseline = False
     streams = True
+    every_message = False
 
     def __init__(self, guards: Guards, model_id: str, settings: GuardSettings) -> None:
         self._guards = guards
@@ -71,27 +72,18 @@ class LlamaGuardShield:
         look_alikes = target.categories.profile.frame.look_alikes
         conversation = conversation_of(subject, look_alikes)
         settled = len(quote(subject.text[: subject.settled], look_alikes, begins_line=False).text) - _BORDER
-        try:
-            return await self._ask(target, conversation, subject, settled)
-        except UnsupportedError:
-            if not isinstance(target.route, TokenRoute):
-                raise
-        # The model gives no token ids or no log probabilities after all: from now on it is asked by text.
-        self._target = target = self._by_text(target)
-        return await self._ask(target, conversation, subject, settled)
-
-    async def _ask(self, target: Target, conversation: Conversation, subject: Subject, settled: int) -> Judgement:
         reading = await plan(conversation, target.route.measure, settled=settled)
         tally = Tally()
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def ask(index: int) -> Answer:
+        async def ask(window: Window) -> Answer:
             async with gate:
-                turns = reading.windows[index].turns
-                tally.bytes += sum(len(turn.text.encode()) for turn in turns)
-                return await target.route.ask(turns, subject.threshold, tally)
+                tally.bytes += sum(len(turn.text.encode()) for turn in window.turns)
+                return await target.route.ask(window, subject.threshold, tally)
 
-        answers = await together(ask(index) for index in range(len(reading.windows)))
+        answers = await together(ask(window) for window in reading.windows)
+        if any((answer.outside_mass or 0.0) > OUTSIDE_LIMIT for answer in answers):
+            self._target = None  # another model may serve under this name by now: look again next time
         return judgement(target, conversation, reading, answers, threshold=subject.threshold, tally=tally)
 
     async def _resolve(self) -> Target:
@@ -108,14 +100,3 @@ class LlamaGuardShield:
                     raise UnavailableError(message, reason="NOT_READY", retry_after=1.0)
                 self._target = target_of(model, self._settings, self._guards)
             return self._target
-
-    def _by_text(self, target: Target) -> Target:
-        route = ChatRoute(
-            target.model,
-            target.categories,
-            endpoint_template=False,
-            with_logprobs=False,
-            context=DEFAULT_CONTEXT,
-            max_tokens=self._settings.max_tokens,
-        )
-        return replace(target, route=route)

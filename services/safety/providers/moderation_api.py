@@ -58,6 +58,7 @@ class ModerationShield:
 
     baseline = False
     streams = True
+    every_message = False
 
     def __init__(self, *, url: str, model: str, key_env: str, seconds: float) -> None:
         self._url = url

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from llamastack import v1
 from services.safety import params as read
+from services.safety.guard.target import PACKAGED
 from services.safety.guards import Guards
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface
 from stack_client.errors import InvalidArgumentError
@@ -60,6 +61,9 @@ class PromptGuardProvider:
         if model.model_type != v1.MODEL_TYPE_CLASSIFIER:
             message = f"model {model.identifier!r} is no classifier; register it with model_type classifier"
             raise InvalidArgumentError(message, field="provider_shield_id")
+        if model.provider_resource_id.startswith(PACKAGED):
+            message = f"model {model.identifier!r} is packaged and no Prompt Guard: its outputs mean other things"
+            raise InvalidArgumentError(message, field="provider_shield_id")
         return PromptGuardShield(
             self._guards, model.identifier, mode=kind, temperature=temperature, max_windows=max_windows
         )
@@ -70,6 +74,7 @@ class PromptGuardShield:
 
     baseline = False
     streams = True
+    every_message = True  # an injection may stand in any message that a call brings
 
     def __init__(self, guards: Guards, model_id: str, *, mode: Mode, temperature: float, max_windows: int) -> None:
         self._guards = guards
