@@ -72,6 +72,7 @@ class EmbeddedShield(Shield):
 
     baseline = True
     streams = True
+    every_message = False
 
     def __init__(self, guards: Guards, settings: Settings) -> None:
         self._guards = guards

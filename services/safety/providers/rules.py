@@ -37,6 +37,7 @@ class RulesShield(Shield):
     limits: Mapping[str, int]
     baseline: bool = False
     streams: bool = True
+    every_message: bool = False
 
     def default_threshold(self, surface: Surface) -> float:  # noqa: ARG002 (rules know no degrees)
         """Any finding counts."""
