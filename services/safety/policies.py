@@ -108,6 +108,7 @@ class Policies:
         facts = _facts(policy)
         file = self._folder / f"{policy.version}.json"
         if not file.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)  # shields of the configuration come before `open`
             file.write_text(json.dumps(facts, indent=1))
         self.current = policy
         logger.info("policy %s version %s is in force", policy.document.policy, policy.version)
