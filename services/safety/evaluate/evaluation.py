@@ -99,7 +99,8 @@ async def _grid(client: StackClient, shield: str, texts: Sequence[Labelled]) -> 
     grid: dict[str, Any] = {}
     for surface in ("user", "tool_result", "retrieved"):
         here = [text for text in texts if text.surface == surface]
-        chosen = [text for text in here if text.split == "dev"] or here
+        dev = [text for text in here if text.split == "dev"]
+        chosen = dev if {"", "injection"} <= {text.task for text in dev} else here
         attacks = _sample([text for text in chosen if text.task == "injection"], _ATTACKS)
         controls = _sample([text for text in chosen if not text.task], _CONTROLS)
         if attacks and controls:
