@@ -8,7 +8,10 @@ from types import ModuleType
 
 from stack_client.errors import FailedPreconditionError
 
-SERVER_PACKAGES = {"grpc_health", "grpc_reflection", "prometheus_client", "psutil", "yaml", "numpy", "jinja2", "regex"}
+SERVER_PACKAGES = {
+    "confusable_homoglyphs", "grpc_health", "grpc_reflection", "jinja2", "numpy", "prometheus_client", "psutil", "re2",
+    "regex", "yaml",
+}  # fmt: skip
 
 
 def add_mesh_path() -> None:

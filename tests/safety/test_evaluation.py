@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.safety.evaluate import datasets, figures, metrics, report
 from services.safety.evaluate.datasets import Labelled
+from services.safety.evaluate.evaluation import measure
 from services.safety.evaluate.running import Outcome, outcomes
 from services.safety.evaluate.transforms import TRANSFORMS
 from services.safety.normalise import normalise
@@ -154,3 +155,18 @@ async def test_an_unjudged_text_keeps_its_reason(mesh: SafetyMesh) -> None:
     assert found.score is None
     assert found.flagged
     assert "banana" in found.why_not
+
+
+async def test_disguises_are_measured_on_attacks_and_controls_alike(mesh: SafetyMesh) -> None:
+    shield = await mesh.shield()
+    texts = [
+        Labelled(text=text, category=category, surface="user", source="s", split="test")
+        for text, category in (("do the forbidden thing", "injection"), ("a fine day", "benign"))
+    ]
+    _, entries = await measure(mesh.client, [shield], texts, disguises=True)
+    grid = entries[shield]["grid"]["user"]
+    assert set(grid) == set(TRANSFORMS)
+    # The word guard of the tests reads no disguise, and never cries wolf.
+    assert grid["none"]["recall"] == {"value": 1.0, "low": 0.2065, "high": 1.0, "n": 1}
+    assert grid["leet"]["recall"]["value"] == 0.0
+    assert all(cell["false_alarm_rate"]["value"] == 0.0 for cell in grid.values())

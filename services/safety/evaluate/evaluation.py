@@ -52,7 +52,7 @@ def run(
     if not texts:
         print("\n".join(missing))
         return 1
-    found, entries = portal().run(_measure(client.client, shields, texts, disguises=disguises))
+    found, entries = portal().run(measure(client.client, shields, texts, disguises=disguises))
     out.mkdir(parents=True, exist_ok=True)
     notes = [
         f"{len(texts)} texts, SHA-256 {_digest(texts)}",
@@ -73,9 +73,15 @@ def run(
     return 0
 
 
-async def _measure(
+async def measure(
     client: StackClient, shields: Sequence[str], texts: Sequence[Labelled], *, disguises: bool
 ) -> tuple[dict[str, list[Outcome]], dict[str, Any]]:
+    """Outcomes and figures by shield; no shield named means all that are registered.
+
+    Raises:
+        InvalidArgumentError: If none is registered.
+        StackError: If a shield does not exist or the service cannot be asked.
+    """
     registered = {shield.identifier: shield for shield in await client.shields.list()}
     names = list(shields) or list(registered)
     if not names:
@@ -99,7 +105,8 @@ async def _grid(client: StackClient, shield: str, texts: Sequence[Labelled]) -> 
     grid: dict[str, Any] = {}
     for surface in ("user", "tool_result", "retrieved"):
         here = [text for text in texts if text.surface == surface]
-        chosen = [text for text in here if text.split == "dev"] or here
+        dev = [text for text in here if text.split == "dev"]
+        chosen = dev if {"", "injection"} <= {text.task for text in dev} else here
         attacks = _sample([text for text in chosen if text.task == "injection"], _ATTACKS)
         controls = _sample([text for text in chosen if not text.task], _CONTROLS)
         if attacks and controls:

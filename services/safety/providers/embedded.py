@@ -175,6 +175,7 @@ class EmbeddedShield(Shield):
         codes = [code for code, value in evidence.scores.items() if value >= subject.threshold and code not in _SHARED]
         if evidence.content >= subject.threshold:
             shares = {code: value for code, value in evidence.scores.items() if code in _SHARED}
+            shares = dict(sorted(shares.items(), key=lambda item: -item[1]))
             most = max(shares.values())
             codes += [
                 code for code, value in shares.items() if value == most or value >= _SECOND_SHARE * evidence.content
