@@ -19,6 +19,7 @@ from services.safety.guards import Guards
 from services.safety.judge import Bench
 from services.safety.metrics import SafetyMetrics
 from services.safety.policies import Policies
+from services.safety.policy import SURFACES, Policy
 from services.safety.providers import PROVIDERS
 from services.safety.registry import ShieldRegistry
 from services.safety.service import SafetyService
@@ -76,6 +77,7 @@ class SafetyNode:
                 file=self._config.policy,
                 folder=self._context.data_dir / "policies",
                 on_trouble=self._policy_trouble,
+                on_change=self._policy_changed,
             )
             await self._registry.open()
             await opening.enter_async_context(self._tasks)
@@ -114,6 +116,13 @@ class SafetyNode:
         self.readiness.details["shields"] = ", ".join(sorted(self._registry.shared)) or "none"
         if hasattr(self, "_policies"):
             self._policies.rebuild()
+
+    def _policy_changed(self, policy: Policy) -> None:
+        """Say where what cannot be judged may pass; it shows in `stack status`."""
+        open_surfaces = [surface for surface in SURFACES if policy.fails_open(surface)]
+        self.readiness.details["fails_open"] = ", ".join(open_surfaces)
+        if not open_surfaces:
+            del self.readiness.details["fails_open"]
 
     def _policy_trouble(self, trouble: str) -> None:
         if trouble:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.runtime.config import ConfigError
-from services.safety.policy import Policy, built_in_policy, check_shields, read_policy
+from services.safety.policy import SURFACES, Policy, built_in_policy, check_shields, read_policy
 from services.safety.registry import ShieldRegistry
 from stack_client.errors import NotFoundError
 
@@ -25,15 +25,23 @@ class Policies:
         file: YAML file; None means the built-in policy.
         folder: Keeps every version by its hash.
         on_trouble: Told why a changed file was not taken; "" when it was.
+        on_change: Told of every policy that comes into force.
     """
 
     def __init__(
-        self, registry: ShieldRegistry, *, file: Path | None, folder: Path, on_trouble: Callable[[str], None]
+        self,
+        registry: ShieldRegistry,
+        *,
+        file: Path | None,
+        folder: Path,
+        on_trouble: Callable[[str], None],
+        on_change: Callable[[Policy], None],
     ) -> None:
         self._registry = registry
         self._file = file
         self._folder = folder
         self._on_trouble = on_trouble
+        self._on_change = on_change
         self._stamp: tuple[int, int] | None = None
         self.current = built_in_policy({})
         """The policy in force; a request keeps the one it began with."""
@@ -112,7 +120,8 @@ class Policies:
             file.write_text(json.dumps(facts, indent=1))
         self.current = policy
         logger.info("policy %s version %s is in force", policy.document.policy, policy.version)
-        for surface in policy.document.surfaces:
+        self._on_change(policy)
+        for surface in SURFACES:
             if policy.fails_open(surface):
                 logger.warning("policy %s fails OPEN on surface %s", policy.document.policy, surface)
 

@@ -212,7 +212,9 @@ class SafetyService(v1.SafetyServiceServicer):
         flagged = violation is not None and verdict.level != v1.VIOLATION_LEVEL_INFO
         names = [HAZARDS.get(code, code) for code in verdict.codes]
         scores = {HAZARDS.get(code, code): score for code, score in verdict.category_scores.items()}
-        categories = {name: name in names for name in [*HAZARDS.values(), *scores, *names]} if scores or names else {}
+        # A shield that judges no hazards, such as one for personal data, has found none of them nor their absence.
+        judges_hazards = bool(scores or names) or "profile" in verdict.metadata
+        categories = {name: name in names for name in [*HAZARDS.values(), *scores, *names]} if judges_hazards else {}
         applied = dict.fromkeys(categories, v1.ModerationInputTypes(types=["text"]))
         result = v1.ModerationResult(
             flagged=flagged, categories=categories, category_scores=scores, category_applied_input_types=applied,
