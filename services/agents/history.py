@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from llamastack import v1
-from services.agents.shields import blocking, redacted_input
+from services.agents.shields import blocking, judged_until
 from stack_client.content import content
 
 WITHHELD = "[Withheld by a safety shield.]"
@@ -16,15 +16,24 @@ def dialog(config: v1.AgentConfig, earlier: Iterable[v1.Turn], current: v1.Turn)
     if config.instructions:
         messages.append(v1.Message(system=v1.SystemMessage(content=content(config.instructions))))
     for turn in earlier:
-        messages += _of_turn(turn, with_context=False)
-    return messages + _of_turn(current, with_context=True)
+        messages += _of_turn(turn, with_context=False, judged=judged_until(turn) if config.input_shields else None)
+    return messages + _of_turn(current, with_context=True, judged=None)
 
 
-def _of_turn(turn: v1.Turn, *, with_context: bool) -> list[v1.Message]:
+def _of_turn(turn: v1.Turn, *, with_context: bool, judged: int | None) -> list[v1.Message]:
+    """A turn's messages.
+
+    Args:
+        turn: With its steps.
+        with_context: Whether retrieved text that came with the question is shown.
+        judged: Up to which step what the model read was judged; None where nobody asked for that.
+    """
     messages = []
     violation = blocking(turn)
     if violation is not None and not any(step.WhichOneof("details") == "inference" for step in turn.steps):
         return []  # what the user wrote was refused: no later answer may follow from it
+    if judged == -1:
+        return []  # it ended before anybody had judged what the user wrote
     for entry in turn.input_messages:
         if entry.WhichOneof("message") == "user":
             message = v1.Message(user=entry.user)
@@ -33,15 +42,12 @@ def _of_turn(turn: v1.Turn, *, with_context: bool) -> list[v1.Message]:
         else:
             message = v1.Message(tool=entry.tool)
         messages.append(message)
-    redacted = redacted_input(turn)
-    if redacted is not None and messages and messages[-1].WhichOneof("message") == "user":
-        messages[-1].user.content.CopyFrom(content(redacted))
-    for step in turn.steps:
+    for index, step in enumerate(turn.steps):
         match step.WhichOneof("details"):
             case "inference" if step.HasField("completed_at"):  # not the one that is about to be generated
                 messages.append(v1.Message(assistant=step.inference.model_response))
             case "tool_execution":
-                messages += _tool_messages(step.tool_execution)
+                messages += _tool_messages(step.tool_execution, withheld=judged is not None and index > judged)
     if violation is not None:
         _mark_withheld(messages)
     return _without_dangling_calls(messages)
@@ -58,7 +64,9 @@ def _mark_withheld(messages: list[v1.Message]) -> None:
         message.tool.content.CopyFrom(content(WITHHELD))
 
 
-def _tool_messages(step: v1.ToolExecutionStep) -> list[v1.Message]:
+def _tool_messages(step: v1.ToolExecutionStep, *, withheld: bool) -> list[v1.Message]:
+    if withheld:  # the turn ended before anybody had judged them
+        return [v1.Message(tool=_answer(call, content(WITHHELD))) for call in step.tool_calls]
     answers = {response.call_id: response.content for response in step.tool_responses}
     return [v1.Message(tool=_answer(call, answers.get(call.call_id, content(NO_RESULT)))) for call in step.tool_calls]
 

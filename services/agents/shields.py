@@ -12,6 +12,8 @@ from services.agents.turn_log import TurnLog
 
 NewStep = Callable[..., v1.Step]
 _LEVELS = {v1.VIOLATION_LEVEL_INFO: "info", v1.VIOLATION_LEVEL_WARN: "warn", v1.VIOLATION_LEVEL_ERROR: "error"}
+OUTPUT_SURFACES = frozenset({v1.SAFETY_SURFACE_ASSISTANT, v1.SAFETY_SURFACE_TOOL_ARGUMENTS})
+"""What the model wrote; everything else is what it reads."""
 USER_INPUT = "user-input"
 ASSISTANT_OUTPUT = "assistant-output"
 
@@ -92,14 +94,37 @@ def blocking(turn: v1.Turn) -> v1.StepViolation | None:
     return None
 
 
-def redacted_input(turn: v1.Turn) -> str | None:
-    """The user's message without what shields took out of it; None where they took out nothing."""
-    for step in turn.steps:
-        if is_shield_call(step):
-            facts = step.shield_call.violation.metadata
-            if "redacted_text" in facts and facts["surface"] == "user":
-                return str(facts["redacted_text"])
-    return None
+def take_redactions(log: TurnLog, dialog: int, redacted: Iterable[v1.RedactedMessage]) -> None:
+    """Keep what the model was shown in place of what a shield took parts out of: later steps and turns read it.
+
+    Args:
+        log: Of the turn.
+        dialog: Messages of the request; the turn's own stand at its end.
+        redacted: The messages as the model was shown them.
+    """
+    turn = log.turn
+    for one in redacted:
+        message = one.message
+        if message.WhichOneof("message") == "user":
+            place = len(turn.input_messages) - (dialog - one.message_index)
+            if place >= 0 and turn.input_messages[place].HasField("user"):
+                turn.input_messages[place].user.CopyFrom(message.user)
+            continue
+        for step in turn.steps:
+            for response in step.tool_execution.tool_responses:
+                if response.call_id == message.tool.call_id:
+                    response.content.CopyFrom(message.tool.content)
+                    log.put_step(step)
+
+
+def judged_until(turn: v1.Turn) -> int:
+    """How many of a turn's first steps what the model read was judged for; -1 where not even the question was."""
+    until = -1
+    for index, step in enumerate(turn.steps):
+        after_answer = index > 0 and turn.steps[index - 1].WhichOneof("details") == "inference"
+        if is_shield_call(step) and not after_answer and step.HasField("completed_at"):
+            until = index
+    return until
 
 
 def _start(step: v1.Step, touchpoint: str) -> v1.TurnStepStart:

@@ -126,7 +126,7 @@ class TurnLoop:
                 await asyncio.sleep(max(error.retry_after or 0.0, self._pause * 2 ** (failures - 1)))
                 if not guard.waiting:
                     attempt += 1
-        if end.blocked is not None and end.blocked.surface != v1.SAFETY_SURFACE_ASSISTANT:
+        if end.blocked is not None and end.blocked.surface not in shields.OUTPUT_SURFACES:
             guard.block(end.blocked)
             self._withhold(end.blocked)
         else:
@@ -174,7 +174,8 @@ class TurnLoop:
                 committing = group.create_task(self._log.keep_committing())
                 async for event in stream:
                     match event.WhichOneof("event"):
-                        case "judged" if event.judged.surface != v1.SAFETY_SURFACE_ASSISTANT:
+                        case "judged" if event.judged.surface not in shields.OUTPUT_SURFACES:
+                            shields.take_redactions(self._log, len(chat.messages), event.judged.redacted)
                             guard.complete(event.judged.verdicts)
                             self._begin(step, attempt)
                         case "judged":

@@ -14,6 +14,7 @@ from services.inference.shielding import (
     WithheldError,
     input_verdicts,
     output_verdicts,
+    surface_of,
 )
 from services.runtime.stream import EventWriter
 from stack_client import content
@@ -62,12 +63,8 @@ class ChatStream:
                 await self._run(chat, generate)
             except RedactedError as redacted:  # nothing was sent yet: the answer to the redacted dialog is another one
                 await self._start()
-                await self._judged(v1.SAFETY_SURFACE_USER, redacted.verdicts)
-                chat = v1.ChatCompletionRequest()
-                chat.CopyFrom(self._chat)
-                chat.ClearField("messages")
-                chat.ClearField("input_shields")
-                chat.messages.extend(redacted.messages)
+                await self._judged(surface_of(chat.messages), redacted.verdicts, redacted.redacted)
+                chat = redacted.apply(chat)
                 continue
             except WithheldError as withheld:
                 await self._start()
@@ -77,7 +74,7 @@ class ChatStream:
     async def _run(self, chat: v1.ChatCompletionRequest, generate: Generate) -> None:
         requests = single_requests(chat)
         self._said = [Collector() for _ in requests]
-        shielding = self._shielding(chat, len(requests))
+        shielding = self._shielding(chat)
         if shielding is None:
             answers = await run_generations([*map(generate, requests)], self._start, self._forward, self._writer)
         else:
@@ -85,7 +82,7 @@ class ChatStream:
             async def forward(index: int, delta: Delta) -> None:
                 self._tokens += delta.tokens
                 if delta.tool_call is not None:
-                    await shielding.check_call(delta.tool_call)
+                    await shielding.check_call(index, delta.tool_call)
                     await self._forward(index, delta)
                 elif delta.logprobs:  # input shields only: see `check_shields`
                     await shielding.opened()
@@ -111,11 +108,11 @@ class ChatStream:
         complete.verdicts.extend(self._found)
         await self._writer.write(complete=complete)
 
-    def _shielding(self, chat: v1.ChatCompletionRequest, answers: int) -> Shielding | None:
+    def _shielding(self, chat: v1.ChatCompletionRequest) -> Shielding | None:
         if not chat.input_shields and not chat.output_shields:
             return None
         assert self._safety is not None
-        return Shielding(self._safety, chat, answers=answers, release=self._release, judged=self._judged)
+        return Shielding(self._safety, chat, release=self._release, judged=self._judged)
 
     async def _start(self) -> None:
         if not self._started.is_set():
@@ -139,9 +136,15 @@ class ChatStream:
     async def _release(self, index: int, text: str) -> None:
         await self._forward(index, Delta(text=[text]))
 
-    async def _judged(self, surface: "v1.SafetySurface.ValueType", verdicts: Sequence[v1.Verdict]) -> None:
+    async def _judged(
+        self,
+        surface: "v1.SafetySurface.ValueType",
+        verdicts: Sequence[v1.Verdict],
+        redacted: Sequence[v1.RedactedMessage] = (),
+    ) -> None:
         self._found.extend(verdicts)
-        await self._writer.write(judged=v1.ChatCompletionJudged(surface=surface, verdicts=verdicts))
+        judged = v1.ChatCompletionJudged(surface=surface, verdicts=verdicts, redacted=redacted)
+        await self._writer.write(judged=judged)
 
     def _blocked(self, blocked: v1.ChatCompletionBlocked) -> v1.ChatCompletionBlocked:
         """With what was sent before, and the tokens of the answer; those of the prompt are not known any more."""
@@ -183,12 +186,7 @@ async def shielded_answer(
                     found += await output_verdicts(safety, chat, said)
         except RedactedError as redacted:
             found += redacted.verdicts
-            redone = v1.ChatCompletionRequest()
-            redone.CopyFrom(chat)
-            redone.ClearField("messages")
-            redone.ClearField("input_shields")
-            redone.messages.extend(redacted.messages)
-            chat = redone
+            chat = redacted.apply(chat)
             continue
         except WithheldError as withheld:
             withheld.blocked.usage.CopyFrom(usage)

@@ -35,12 +35,21 @@ class WithheldError(Exception):
 
 
 class RedactedError(Exception):
-    """The model must not see the dialog as it is; it is asked again with this one."""
+    """The model must not see the dialog as it is; it is asked again with these messages in the places of theirs."""
 
-    def __init__(self, messages: Sequence[v1.Message], verdicts: Sequence[v1.Verdict]) -> None:
+    def __init__(self, redacted: Sequence[v1.RedactedMessage], verdicts: Sequence[v1.Verdict]) -> None:
         super().__init__("redacted")
-        self.messages = messages
+        self.redacted = redacted
         self.verdicts = verdicts
+
+    def apply(self, chat: v1.ChatCompletionRequest) -> v1.ChatCompletionRequest:
+        """The chat with the redacted messages; its dialog is judged."""
+        redone = v1.ChatCompletionRequest()
+        redone.CopyFrom(chat)
+        redone.ClearField("input_shields")
+        for one in self.redacted:
+            redone.messages[one.message_index].CopyFrom(one.message)
+        return redone
 
 
 class Shielding:
@@ -49,7 +58,6 @@ class Shielding:
     Args:
         safety: The safety service.
         chat: What is answered.
-        answers: Answers that are generated.
         release: Sends judged text.
         judged: Tells what was found that does not block.
         mode: When text leaves, as in `Safety.stream_moderate`.
@@ -60,7 +68,6 @@ class Shielding:
         safety: Safety,
         chat: v1.ChatCompletionRequest,
         *,
-        answers: int,
         release: Release,
         judged: Judged,
         mode: str = "",
@@ -71,8 +78,10 @@ class Shielding:
         self._judged = judged
         self._mode = mode
         self._open = asyncio.Event()
-        self._streams = [self._stream() for _ in range(answers)] if chat.output_shields else []
-        self._reading: list[asyncio.Task[list[v1.Verdict]]] = []
+        self._streams: dict[int, ModerationStream] = {}
+        self._readers: dict[int, asyncio.Task[list[v1.Verdict]]] = {}
+        self._found: list[v1.Verdict] = []
+        self._group: asyncio.TaskGroup | None = None
 
     def start(self, group: asyncio.TaskGroup, *, started: asyncio.Event) -> None:
         """Begin to judge beside the generation.
@@ -81,47 +90,62 @@ class Shielding:
             group: What fails here ends with it: WithheldError, RedactedError, StackError.
             started: Set when the chat's first event was sent.
         """
+        self._group = group
         group.create_task(self._judge_dialog(started))
-        self._reading = [group.create_task(self._read(index)) for index in range(len(self._streams))]
 
     async def text(self, index: int, text: str) -> None:
         """Take a piece of an answer; it is sent when shields allow."""
         await self._open.wait()
-        if self._streams:
-            await self._streams[index].send(text)
-        else:
+        if not self._chat.output_shields:
             await self._release(index, text)
+            return
+        if index not in self._streams:
+            assert self._group is not None
+            self._streams[index] = self._stream()
+            self._readers[index] = self._group.create_task(self._read(index, self._streams[index]))
+        await self._streams[index].send(text)
 
     async def opened(self) -> None:
         """Return when the dialog was judged and nothing blocks."""
         await self._open.wait()
 
-    async def check_call(self, call: v1.ToolCall) -> None:
-        """Return when a tool call may be sent.
+    async def check_call(self, index: int, call: v1.ToolCall) -> None:
+        """Return when a tool call may be sent: after all text before it, and when shields allow it.
 
         Raises:
-            WithheldError: If it must not.
+            WithheldError: If it must not. A policy that redacts withholds it too: arguments with holes are other ones.
         """
         await self._open.wait()
-        if self._streams:
+        if self._chat.output_shields:
+            await self._settle(index)
             said = v1.Message(assistant=v1.CompletionMessage(tool_calls=[call]))
             surface = v1.SAFETY_SURFACE_TOOL_ARGUMENTS
-            await verdicts_of(self._safety, self._chat.output_shields, [*self._chat.messages, said], surface)
+            found = await verdicts_of(self._safety, self._chat.output_shields, [*self._chat.messages, said], surface)
+            redacting = [verdict for verdict in found if verdict.action == v1.SAFETY_ACTION_REDACT]
+            if redacting:
+                raise withheld(redacting, surface)
+            self._found += found
 
     async def finish(self) -> list[v1.Verdict]:
         """Judge and send what is still held; returns what was found that does not block."""
         await self._open.wait()
-        for stream in self._streams:
-            await stream.end()
-        found = [verdict for task in self._reading for verdict in await task]
-        if self._streams:
-            await self._judged(v1.SAFETY_SURFACE_ASSISTANT, found)
-        return found
+        for index in list(self._streams):
+            await self._settle(index)
+        if self._chat.output_shields:
+            await self._judged(v1.SAFETY_SURFACE_ASSISTANT, self._found)
+        return self._found
 
     async def aclose(self) -> None:
         """Cancel what has not ended."""
-        for stream in self._streams:
+        for stream in self._streams.values():
             await stream.aclose()
+
+    async def _settle(self, index: int) -> None:
+        """Judge and send all text of an answer so far."""
+        if index in self._streams:
+            await self._streams[index].end()
+            self._found += await self._readers[index]
+            del self._streams[index], self._readers[index]
 
     async def _judge_dialog(self, started: asyncio.Event) -> None:
         if self._chat.input_shields:
@@ -131,11 +155,11 @@ class Shielding:
             await self._judged(surface, found)
         self._open.set()
 
-    async def _read(self, index: int) -> list[v1.Verdict]:
+    async def _read(self, index: int, stream: ModerationStream) -> list[v1.Verdict]:
         """Send what a moderated stream releases, until its end."""
         surface = v1.SAFETY_SURFACE_ASSISTANT
         try:
-            async for event in self._streams[index]:
+            async for event in stream:
                 match event.WhichOneof("event"):
                     case "released":
                         await self._release(index, event.released.text)
@@ -160,13 +184,13 @@ async def input_verdicts(safety: Safety, chat: v1.ChatCompletionRequest) -> list
 
     Raises:
         WithheldError: If one blocks or could not judge.
-        RedactedError: If the policy wants parts of the last message taken out before the model sees it.
+        RedactedError: If the policy wants parts of messages taken out before the model sees them.
         StackError: If a shield does not exist or refuses the request.
     """
     found = await verdicts_of(safety, chat.input_shields, chat.messages, surface_of(chat.messages))
     redacting = [verdict for verdict in found if verdict.action == v1.SAFETY_ACTION_REDACT]
     if redacting:
-        raise RedactedError([*chat.messages[:-1], _redacted(chat.messages, redacting)], found)
+        raise RedactedError(_redacted(chat.messages, redacting), found)
     return found
 
 
@@ -188,7 +212,7 @@ async def output_verdicts(
         """Nobody is told before the end."""
 
     plain = v1.ChatCompletionRequest(messages=chat.messages, output_shields=chat.output_shields)
-    shielding = Shielding(safety, plain, answers=1, release=release, judged=judged, mode="whole")
+    shielding = Shielding(safety, plain, release=release, judged=judged, mode="whole")
     started = asyncio.Event()
     started.set()
     found: list[v1.Verdict] = []
@@ -197,8 +221,9 @@ async def output_verdicts(
         async with asyncio.TaskGroup() as group:
             shielding.start(group, started=started)
             for call in said.tool_calls:
-                await shielding.check_call(call)
-            await shielding.text(0, text)
+                await shielding.check_call(0, call)
+            if text:
+                await shielding.text(0, text)
             found = await shielding.finish()
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
@@ -284,23 +309,36 @@ def check_shields(chat: v1.ChatCompletionRequest, safety: Safety | None) -> None
         raise UnsupportedError("logprobs: they show an answer that output_shields may withhold", field="logprobs")
 
 
-def _redacted(messages: Sequence[v1.Message], verdicts: Sequence[v1.Verdict]) -> v1.Message:
-    """The last message without what shields found in it.
+def _redacted(messages: Sequence[v1.Message], verdicts: Sequence[v1.Verdict]) -> list[v1.RedactedMessage]:
+    """The messages without what shields found in them.
 
     Raises:
-        WithheldError: If it has more than plain text, of which nobody can say where the findings are.
+        WithheldError: If nobody says where the findings are, or they are in what is no text of a user or tool.
     """
-    last = v1.Message()
-    last.CopyFrom(messages[-1])
-    role = last.WhichOneof("message") or ""
-    index = len(messages) - 1
-    spans = [(span.start, span.end, span.code) for one in verdicts for span in one.spans if span.message_index == index]
-    if role not in {"user", "tool"} or not spans:
+    spans = [span for verdict in verdicts for span in verdict.spans]
+    found = []
+    for index in sorted({span.message_index for span in spans}):
+        message = v1.Message()
+        message.CopyFrom(messages[index])
+        role = message.WhichOneof("message") or ""
+        if role not in {"user", "tool"}:
+            raise withheld(list(verdicts), surface_of(messages))
+        here = [span for span in spans if span.message_index == index]
+        for text, inside in ((getattr(message, role).content, False), (message.user.context, True)):
+            chosen = [span for span in here if span.in_context == inside]
+            if chosen:
+                text.CopyFrom(content.content(_without(content.text_of(text), chosen)))
+        found.append(v1.RedactedMessage(message_index=index, message=message))
+    if not found:
         raise withheld(list(verdicts), surface_of(messages))
-    text, pieces, at = content.text_of(getattr(last, role).content), [], 0
-    for start, end, code in sorted(spans):
-        if start >= at:
-            pieces += [text[at:start], f"[{code}]"]
-        at = max(at, end)
-    getattr(last, role).content.CopyFrom(content.content("".join([*pieces, text[at:]])))
-    return last
+    return found
+
+
+def _without(text: str, spans: Sequence[v1.VerdictSpan]) -> str:
+    """A text with spans replaced; overlapping ones become the first one's replacement."""
+    pieces, at = [], 0
+    for span in sorted(spans, key=lambda span: span.start):
+        if span.start >= at:
+            pieces += [text[at : span.start], span.replacement if span.HasField("replacement") else f"[{span.code}]"]
+        at = max(at, span.end)
+    return "".join([*pieces, text[at:]])

@@ -64,6 +64,8 @@ class AuditLog:
     def open(self) -> None:
         """Go on with the chain of the folder; half a line that a killed process left is cut off.
 
+        Only the newest file is checked, for the whole log may be large; `verify` checks all.
+
         Raises:
             AuditError: If the folder cannot be used, or the chain is damaged: a new record would hide that.
         """
@@ -73,12 +75,19 @@ class AuditLog:
             _cut_half_line(self._folder)
         except OSError as error:
             raise AuditError(f"{self._folder}: {error.strerror}") from error
-        report = verify(self._folder)
+        report = _follow(segments(self._folder)[-1:], told=_told(self._folder), from_start=False)
         if report.problem:
-            raise AuditError(f"the audit log is damaged: {report.problem}; keep the folder, begin another one")
+            raise AuditError(f"the audit log is damaged: {report.problem}")
         self._sequence, self._last = report.records, report.head
         files = segments(self._folder)
         self._file = files[-1] if files else self._file
+
+    def set_aside(self) -> Path:
+        """Keep a damaged log under another name, so that a new one can begin; returns where."""
+        stamp = datetime.now(tz=UTC).strftime("%Y%m%dT%H%M%S%f")
+        aside = self._folder.with_name(f"{self._folder.name}-damaged-{stamp}")
+        self._folder.rename(aside)
+        return aside
 
     async def append(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Write records, in order, and see them on the disk's side of the process.
@@ -90,7 +99,16 @@ class AuditLog:
             AuditError: If they cannot be written; none of them is in the log then.
         """
         async with self._lock:
-            await asyncio.to_thread(self._write, entries)
+            writing = asyncio.ensure_future(asyncio.to_thread(self._write, entries))
+            cancelled: asyncio.CancelledError | None = None
+            while not writing.done():
+                try:
+                    await asyncio.wait([writing])
+                except asyncio.CancelledError as error:  # the thread writes on; nobody may write beside it
+                    cancelled = error
+            if cancelled is not None:
+                raise cancelled
+            writing.result()
 
     def find(self, verdict_id: str) -> dict[str, Any] | None:
         """The record of a verdict, the newest first."""
@@ -129,7 +147,7 @@ class AuditLog:
             raise AuditError(f"{self._file}: {error.strerror}") from error
         self._sequence, self._last = sequence, last
         for record in records:
-            self._recent[record["verdict_id"]] = record
+            self._recent[record["verdict_id"]] = {key: value for key, value in record.items() if key != "text"}
         while len(self._recent) > RECENT:
             self._recent.popitem(last=False)
 
@@ -157,18 +175,46 @@ def verify(folder: Path) -> Report:
     """
     if not folder.is_dir():
         raise AuditError(f"there is no audit log in {folder}")
-    sequence, last, expected = 0, FIRST, 1
-    for file in segments(folder):
+    # The head first: a writer writes records before it, so all that it names are there.
+    told = _told(folder)
+    return _follow(segments(folder), told=told, from_start=True)
+
+
+def _follow(files: Sequence[Path], *, told: tuple[int, str] | str | None, from_start: bool) -> Report:
+    """Follow the chain through files.
+
+    Args:
+        files: In order.
+        told: Sequence and hash that the head names, or what is wrong with it; None without a head.
+        from_start: Whether the first file is the log's first.
+    """
+    sequence, last, named = 0, FIRST, ""
+    for expected, file in enumerate(files, start=1 if from_start or not files else int(files[0].stem)):
         if int(file.stem) != expected:
-            return Report(records=sequence, head=last, problem=f"{folder / _segment_name(expected)} is missing")
-        expected += 1
+            missing = file.with_name(_segment_name(expected))
+            return Report(records=sequence, head=last, problem=f"{missing} is missing")
         for number, line in _lines(file):
+            if not line.endswith("\n") and file == files[-1]:
+                break  # a record that is being written, or that a killed process did not finish
+            if not from_start and not sequence:
+                sequence, last = _start_of(line)
             problem = _problem(line, sequence=sequence + 1, previous=last)
             if problem:
                 return Report(records=sequence, head=last, problem=f"{file}, line {number}: {problem}")
             record = json.loads(line)
             sequence, last = record["sequence"], record["hash"]
-    return Report(records=sequence, head=last, problem=_head_problem(folder, sequence, last))
+            if isinstance(told, tuple) and told[0] == sequence:
+                named = last
+    return Report(records=sequence, head=last, problem=_head_problem(told, sequence=sequence, named=named))
+
+
+def _start_of(line: str) -> tuple[int, str]:
+    """What the first record of a later file follows; nonsense is found by whoever checks the record."""
+    try:
+        record = json.loads(line)
+        return int(record["sequence"]) - 1, str(record["previous"])
+    except (ValueError, KeyError, TypeError):
+        return 0, FIRST
 
 
 def records(folder: Path) -> Iterator[dict[str, Any]]:
@@ -212,15 +258,29 @@ def _problem(line: str, *, sequence: int, previous: str) -> str:
     return ""
 
 
-def _head_problem(folder: Path, sequence: int, last: str) -> str:
-    """Whether records after the last one are gone. A process that was killed may have written one batch more."""
+def _told(folder: Path) -> tuple[int, str] | str | None:
+    """Sequence and hash that the head names; what is wrong with it; None without a head."""
     head = folder / "head.json"
-    if not head.exists():
-        return f"{head} is missing" if sequence else ""
-    told = json.loads(head.read_text())
-    if told["sequence"] > sequence or (told["sequence"] == sequence and told["hash"] != last):
-        return f"the head names record {told['sequence']}, but the log ends with {sequence}: its tail was cut"
-    return ""
+    try:
+        told = json.loads(head.read_text())
+        return int(told["sequence"]), str(told["hash"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{head} is damaged"
+
+
+def _head_problem(told: tuple[int, str] | str | None, *, sequence: int, named: str) -> str:
+    """Whether records after the last one are gone. A process that was killed may have written one batch more."""
+    match told:
+        case None:
+            return "the head is missing" if sequence else ""
+        case str():
+            return told
+        case number, digest:
+            if number > sequence:
+                return f"the head names record {number}, but the log ends with {sequence}: its tail was cut"
+            return "" if number == 0 or named == digest else f"the head names another record {number}"
 
 
 def _hash(record: Mapping[str, Any]) -> str:

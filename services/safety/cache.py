@@ -9,9 +9,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from services.safety.registry import Entry
 from services.safety.shield import Judgement, Subject
+
+
+class Known(NamedTuple):
+    """A judgement made before."""
+
+    judgement: Judgement
+    """As it was, at no cost."""
+    stamp: str
+    """Of the weights that made it."""
 
 
 class JudgementCache:
@@ -27,28 +37,29 @@ class JudgementCache:
         self._size = size
         self._seconds = seconds
         self._clock = clock
-        self._kept: OrderedDict[bytes, tuple[float, float, Judgement]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[float, float, Known]] = OrderedDict()
 
-    def get(self, key: bytes, *, threshold: float) -> Judgement | None:
+    def get(self, key: bytes, *, threshold: float) -> Known | None:
         """A judgement that was made at this threshold or a lower one; at a higher one codes may not have been asked."""
         found = self._kept.get(key)
         if found is None:
             return None
-        until, asked, judgement = found
+        until, asked, known = found
         if self._clock() > until:
             del self._kept[key]
             return None
-        score = judgement.score or 0.0
+        score = known.judgement.score or 0.0
         if asked > threshold and threshold <= score < asked:
             return None  # below what was asked then, nobody took the closer look that is asked for now
         self._kept.move_to_end(key)
-        return replace(judgement, guard_calls=0, guard_tokens=0, guard_bytes=0)
+        return known
 
-    def put(self, key: bytes, judgement: Judgement, *, threshold: float) -> None:
-        """Keep a judgement, unless it is none."""
+    def put(self, key: bytes, judgement: Judgement, *, threshold: float, stamp: str = "") -> None:
+        """Keep a judgement, unless it is none; `stamp` says which weights made it."""
         if not self._size or judgement.failure or judgement.coverage < 1:
             return
-        self._kept[key] = (self._clock() + self._seconds, threshold, judgement)
+        free = replace(judgement, guard_calls=0, guard_tokens=0, guard_bytes=0)
+        self._kept[key] = (self._clock() + self._seconds, threshold, Known(free, stamp))
         self._kept.move_to_end(key)
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)

@@ -48,8 +48,10 @@ class SafetyConfig:
     """Time that one call of a guard model may take; what takes longer counts as not judged."""
     judge_seconds: float = 30.0
     """Time that one judgement may take in all."""
-    running_judgements: int = 256
-    """Judgements at once at most; more are refused with RESOURCE_EXHAUSTED."""
+    running_judgements: int = 64
+    """Judgements at once at most; more wait."""
+    waiting_judgements: int = 4096
+    """Judgements that run or wait at most; more are refused with RESOURCE_EXHAUSTED."""
     text_characters: int = 1_000_000
     """Longest text of one judgement or stream."""
     cached_verdicts: int = 10_000
@@ -61,7 +63,8 @@ class SafetyConfig:
 
     def __post_init__(self) -> None:
         """Refuse what could not judge anything."""
-        for name in ("guard_seconds", "judge_seconds", "running_judgements", "text_characters", "cache_seconds"):
+        bounds = ("running_judgements", "waiting_judgements", "text_characters")
+        for name in ("guard_seconds", "judge_seconds", "cache_seconds", *bounds):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small; give more than 0")
         if self.cached_verdicts < 0:

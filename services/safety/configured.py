@@ -14,7 +14,7 @@ from services.safety.config import SafetyConfig, ShieldConfig
 from services.safety.policy import SURFACES
 from services.safety.registry import ShieldRegistry
 from stack_client.calls import unary
-from stack_client.errors import AlreadyExistsError, InvalidArgumentError, StackError, UnavailableError
+from stack_client.errors import AlreadyExistsError, StackError, UnavailableError
 from stack_client.safety import GUARD_PRESETS, guard_preset
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ async def add_configured(
         shield = _shield(name, provider, name if weights else settings.model or name, params)
         try:
             await registry.configure(shield)
-        except (InvalidArgumentError, KeyError) as error:
-            raise ConfigError(f"safety.shields.{name}: {error}") from error
+        except StackError as error:
+            raise ConfigError(f"safety.shields.{name}: {error.message}") from error
         if weights:
             kind = v1.MODEL_TYPE_CLASSIFIER if shield.provider_id == "prompt-guard" else v1.MODEL_TYPE_LLM
             waiting.append(_load(channel, name, weights, kind))

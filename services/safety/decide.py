@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
 from services.safety.policy import Action, Binding
-from services.safety.shield import Judgement
+from services.safety.shield import Judgement, Span
 
 USER_MESSAGE = "I can't answer that. Can I help with something else?"
 UNJUDGED_MESSAGE = "This could not be checked for safety just now. Please try again in a moment."
@@ -144,6 +144,11 @@ def as_struct(facts: Mapping[str, Any]) -> Struct:
 def level_name(level: "v1.ViolationLevel.ValueType") -> str:
     """`info`, `warn` or `error`."""
     return _LEVELS[level]
+
+
+def placeholder(span: Span) -> str:
+    """What redaction puts in a span's place."""
+    return f"[{span.code}]" if span.replacement is None else span.replacement
 
 
 def redacted(text: str, verdict_spans: list[tuple[int, int, str]]) -> str:

@@ -1,5 +1,6 @@
 """Guard models: calls of the inference service, each with a deadline."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from stack_client.errors import (
 
 ResponseT = TypeVar("ResponseT")
 
+STAMP_SECONDS = 1.0
+
 
 class Guards:
     """The inference service as shields see it: every call has a deadline.
@@ -32,6 +35,7 @@ class Guards:
         self._inference: Any = v1.InferenceServiceStub(channel)
         self._models: Any = v1.ModelsServiceStub(channel)
         self._seconds = seconds
+        self._stamps: dict[str, tuple[float, str]] = {}
 
     async def model(self, model_id: str) -> v1.Model:
         """A model's registration, with the facts that its provider found in `metadata`.
@@ -44,6 +48,22 @@ class Guards:
             self._models.GetModel, v1.GetModelRequest(model_id=model_id), model_id
         )
         return response.model
+
+    async def stamp(self, model_id: str) -> str:
+        """What changes when other weights are registered under a model's name; at most a second old.
+
+        It equals no other one when the model cannot be asked about: what it said before then proves nothing.
+        """
+        until, stamp = self._stamps.get(model_id, (0.0, ""))
+        if time.monotonic() < until:
+            return stamp
+        try:
+            model = await self.model(model_id)
+        except StackError:
+            return f"unknown {time.monotonic()}"
+        stamp = f"{model.created.ToNanoseconds()} {model.provider_resource_id}"
+        self._stamps[model_id] = (time.monotonic() + STAMP_SECONDS, stamp)
+        return stamp
 
     async def chat(self, request: v1.ChatCompletionRequest) -> v1.ChatCompletionResponse:
         """A dialog's answer.

@@ -16,7 +16,8 @@ from services.runtime.calls import current_call
 from services.safety.audit import AuditError, AuditLog
 from services.safety.cache import JudgementCache, key_of
 from services.safety.config import SafetyConfig
-from services.safety.decide import NEVER_ALLOWED, Decision, as_struct, blocks, decide, lowest_threshold, order, redacted
+from services.safety.decide import NEVER_ALLOWED, Decision, as_struct, decide, lowest_threshold, order
+from services.safety.guards import Guards
 from services.safety.metrics import SafetyMetrics
 from services.safety.policy import Binding, Policy
 from services.safety.registry import Entry
@@ -50,15 +51,18 @@ class Bench:
 
     Args:
         config: Bounds.
+        guards: The models of the inference service.
         audit: The log; None writes none.
         metrics: Counts verdicts.
     """
 
-    def __init__(self, config: SafetyConfig, *, audit: AuditLog | None, metrics: SafetyMetrics) -> None:
+    def __init__(self, config: SafetyConfig, *, guards: Guards, audit: AuditLog | None, metrics: SafetyMetrics) -> None:
+        self._guards = guards
         self._config = config
         self._audit = audit
         self._metrics = metrics
-        self._running = 0
+        self._running = asyncio.Semaphore(config.running_judgements)
+        self._waiting = 0
         self.cache = JudgementCache(size=config.cached_verdicts, seconds=config.cache_seconds)
         self.most_characters = config.text_characters
         """Longest text of one judgement or stream."""
@@ -78,6 +82,7 @@ class Bench:
         policy: Policy,
         dialog: Sequence[v1.Message] = (),
         message_index: int = 0,
+        in_context: bool = False,
         settled: int = 0,
         binding: Binding | None = None,
         audited: bool = True,
@@ -91,6 +96,7 @@ class Bench:
             policy: The version that decides.
             dialog: The messages before.
             message_index: Place of the text's message, for the spans.
+            in_context: Whether the text is that message's retrieved context.
             settled: Characters at the start that are context only.
             binding: Instead of the policy's.
             audited: Whether the verdict is written to the log.
@@ -115,16 +121,15 @@ class Bench:
         rule = policy.allows(where, text, today=dt.datetime.now(tz=dt.UTC).date()) if decision.action else None
         if rule is not None and NEVER_ALLOWED not in decision.codes:
             decision = Decision(action=None, rules=(f"allow:{rule.owner}",))
-        verdict = _verdict(entry, subject, judgement, decision, error, policy=policy, message_index=message_index)
+        verdict = _verdict(entry, subject, judgement, decision, error, policy=policy)
+        if decision.action is not None:
+            verdict.spans.extend(_spans(judgement, message_index=message_index, in_context=in_context))
         verdict.latency_ms = round((time.monotonic() - started) * 1000)
         verdict.cached = cached
         self._metrics.judged(verdict, seconds=time.monotonic() - started)
         if audited and self._audit is not None:
             await self._write([(verdict, text, decision.rules, own, binding)])
-        redactions = _redactions(judgement, decision)
-        if redactions and blocks(verdict) is False:
-            clean = redacted(text, [(span.start, span.end, _replacement(span)) for span in redactions])
-            verdict.metadata.update({"redacted_text": clean})
+        redactions = judgement.spans if decision.action == "redact" else ()
         return Outcome(verdict=verdict, judgement=judgement, redactions=redactions)
 
     async def _look(self, entry: Entry, subject: Subject) -> tuple[Judgement, StackError | None, bool]:
@@ -134,19 +139,24 @@ class Bench:
         tenant = call.tenant if (call := current_call()) else ""
         key = key_of(entry, subject, tenant=tenant)
         known = self.cache.get(key, threshold=subject.threshold)
-        if known is not None:
-            return known, None, True
-        if self._running >= self._config.running_judgements:
-            message = f"{self._running} judgements are running; ask again in a second"
+        if known is not None and known.stamp == await self._stamp(known.judgement):
+            return known.judgement, None, True
+        if self._waiting >= self._config.waiting_judgements:
+            message = f"{self._waiting} judgements are waiting; ask again in a second"
             raise ResourceExhaustedError(message, retry_after=1.0)
-        self._running += 1
+        self._waiting += 1
         try:
-            judgement, error = await self._ask(entry, subject)
+            async with self._running:
+                judgement, error = await self._ask(entry, subject)
         finally:
-            self._running -= 1
+            self._waiting -= 1
         if error is None:
-            self.cache.put(key, judgement, threshold=subject.threshold)
+            self.cache.put(key, judgement, threshold=subject.threshold, stamp=await self._stamp(judgement))
         return judgement, error, False
+
+    async def _stamp(self, judgement: Judgement) -> str:
+        """Which weights judged, as far as that can be told by the model's name."""
+        return await self._guards.stamp(judgement.model) if judgement.model else ""
 
     async def _ask(self, entry: Entry, subject: Subject) -> tuple[Judgement, StackError | None]:
         """Ask the shield; whatever goes wrong is an error to be decided on, never a safe text."""
@@ -207,6 +217,8 @@ def _why_not(judgement: Judgement, name: str) -> StackError | None:
         return UnavailableError(f"shield {name!r} judged only {judgement.coverage:.0%} of the text; shorten it")
     if judgement.score is None:
         return InternalError(f"shield {name!r} answered without a score")
+    if not all(0 <= score <= 1 for score in (judgement.score, *judgement.category_scores.values())):  # nor NaN
+        return InternalError(f"shield {name!r} answered with a score that is none: {judgement.score}")
     return None
 
 
@@ -218,7 +230,6 @@ def _verdict(
     error: StackError | None,
     *,
     policy: Policy,
-    message_index: int,
 ) -> v1.Verdict:
     verdict = v1.Verdict(
         verdict_id=str(uuid.uuid4()),
@@ -239,10 +250,6 @@ def _verdict(
     )
     if decision.action is not None:
         verdict.action, verdict.level = order(decision.action)
-        verdict.spans.extend(
-            v1.VerdictSpan(message_index=message_index, start=span.start, end=span.end, code=span.code)
-            for span in judgement.spans
-        )
     if error is not None:
         verdict.error.CopyFrom(to_error_message(error))
         if policy.fails_open(surface_name(subject.surface)):
@@ -257,12 +264,18 @@ def _verdict(
     return verdict
 
 
-def _redactions(judgement: Judgement, decision: Decision) -> tuple[Span, ...]:
-    return judgement.spans if decision.action == "redact" else ()
-
-
-def _replacement(span: Span) -> str:
-    return f"[{span.code}]" if span.replacement is None else span.replacement
+def _spans(judgement: Judgement, *, message_index: int, in_context: bool) -> list[v1.VerdictSpan]:
+    return [
+        v1.VerdictSpan(
+            message_index=message_index,
+            start=span.start,
+            end=span.end,
+            code=span.code,
+            in_context=in_context,
+            replacement=span.replacement,
+        )
+        for span in judgement.spans
+    ]
 
 
 def _for_audit(verdict: v1.Verdict) -> dict[str, Any]:

@@ -52,7 +52,6 @@ class SafetyNode:
             if audit.enabled
             else None
         )
-        self._bench = Bench(self._config, audit=self._audit, metrics=SafetyMetrics(context.telemetry.registry))
         self._tasks = asyncio.TaskGroup()
         self._resources = AsyncExitStack()
 
@@ -60,13 +59,13 @@ class SafetyNode:
         """Open log, shields and policy; guard models may still be loading."""
         async with AsyncExitStack() as opening:
             if self._audit is not None:
-                try:
-                    await asyncio.to_thread(self._audit.open)
-                except AuditError as error:  # starting again cannot help
-                    raise ConfigError(str(error)) from error
+                await asyncio.to_thread(self._open_audit, self._audit)
             channel = self._context.open_channel("inference")
             opening.push_async_callback(channel.close, None)
-            context = ProviderContext(guards=Guards(channel, seconds=self._config.guard_seconds))
+            guards = Guards(channel, seconds=self._config.guard_seconds)
+            context = ProviderContext(guards=guards)
+            metrics = SafetyMetrics(self._context.telemetry.registry)
+            self._bench = Bench(self._config, guards=guards, audit=self._audit, metrics=metrics)
             self._registry = ShieldRegistry(
                 {name: make(context) for name, make in self._providers.items()},
                 file=self._context.data_dir / "shields.json",
@@ -83,7 +82,9 @@ class SafetyNode:
             await opening.enter_async_context(self._tasks)
             waiting = await add_configured(self._config, self._registry, channel=channel)
             self._policies.open()
-            watching = [self._tasks.create_task(work) for work in (self._policies.watch(), *waiting)]
+            watching = [
+                self._tasks.create_task(work) for work in (self._policies.watch(), self._registry.retry(), *waiting)
+            ]
             opening.callback(lambda: [task.cancel() for task in watching])
             self._resources = opening.pop_all()
         self.readiness.ready()
@@ -110,10 +111,27 @@ class SafetyNode:
         v1.add_ShieldsServiceServicer_to_server(ShieldsService(self._registry, self._policies), server)
         return SERVICES
 
+    def _open_audit(self, audit: AuditLog) -> None:
+        """Go on with the log; a damaged one is kept aside, loudly, unless nothing may be judged without it."""
+        try:
+            audit.open()
+        except AuditError as error:
+            if self._config.audit.required:
+                message = f"{error}; keep the folder elsewhere to begin another log, or set audit.required to false"
+                raise ConfigError(message) from error
+            aside = audit.set_aside()
+            logger.error("%s; it is kept as %s, and a new log begins", error, aside)
+            self.readiness.details["audit"] = f"DAMAGED, kept as {aside.name}"
+            audit.open()
+
     def _shields_changed(self) -> None:
         """A shield came or went: judgements of its name are void, and the built-in policy follows."""
         self._bench.cache.clear()
-        self.readiness.details["shields"] = ", ".join(sorted(self._registry.shared)) or "none"
+        waiting = self._registry.waiting
+        names = (
+            f"{name} (waits: {waiting[name]})" if name in waiting else name for name in sorted(self._registry.shared)
+        )
+        self.readiness.details["shields"] = ", ".join(names) or "none"
         if hasattr(self, "_policies"):
             self._policies.rebuild()
 

@@ -15,6 +15,7 @@ from stack_client.errors import NotFoundError
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+VERSION_LENGTH = 64
 
 
 class Policies:
@@ -64,7 +65,7 @@ class Policies:
     def rebuild(self) -> None:
         """Make the built-in policy anew, for the shields have changed; a policy of a file stays."""
         if self._file is None:
-            watched = {name: entry.settings.surfaces for name, entry in self._registry.shared.items()}
+            watched = {name: settings.surfaces for name, settings in self._registry.shared.items()}
             self._take(built_in_policy(watched))
 
     @property
@@ -103,7 +104,7 @@ class Policies:
             return _facts(self.current)
         file = self._folder / f"{version}.json"
         # A version is a file name: nothing but its own alphabet reaches the disk.
-        if not version.isalnum() or not file.exists():
+        if len(version) != VERSION_LENGTH or not version.isalnum() or not file.exists():
             raise NotFoundError(f"no policy has version {version[:80]!r}", field="version")
         facts: dict[str, Any] = json.loads(file.read_text())
         if policy_id not in {"", facts["policy_id"]}:

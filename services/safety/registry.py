@@ -13,7 +13,16 @@ from google.protobuf import json_format
 from llamastack import v1
 from services.safety.policy import SURFACES, Action
 from services.safety.shield import Shield, ShieldProvider, Surface, surface_name
-from stack_client.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from stack_client.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StackError,
+    UnavailableError,
+)
+from stack_client.safety import POLICY
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +31,7 @@ ACTIONS: Mapping[str, Action] = {
 }  # fmt: skip
 OWN = ("threshold", "thresholds", "action", "messages", "surfaces")
 MOST_VARIANTS = 64
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +76,18 @@ class Entry:
         return self.implementation.every_message if chosen is None else chosen
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """A shield that cannot be made yet, for example because the inference service is not up; it judges nothing."""
+
+    shield: v1.Shield
+    settings: Settings
+    tenant: str
+    kept: bool
+    why: str
+    """Why not."""
+
+
 class ShieldRegistry:
     """Shields by tenant and name.
 
@@ -82,29 +104,64 @@ class ShieldRegistry:
         self._file = file
         self._on_change = on_change
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._pending: dict[tuple[str, str], Pending] = {}
         self._variants: dict[str, Entry] = {}
+        self._registering = asyncio.Lock()
         self._writing = asyncio.Lock()
 
     async def open(self) -> None:
-        """Read what was registered before; a shield that cannot be made any more is left out, and says so."""
+        """Read what was registered before; what cannot be made yet waits for `retry`."""
         if not self._file.exists():
             return
         for kept in json.loads(await asyncio.to_thread(self._file.read_text)):
             shield = json_format.ParseDict(kept["shield"], v1.Shield())
             try:
-                self._put(await self._entry(shield, tenant=kept["tenant"], kept=True))
-            except Exception as error:  # noqa: BLE001 (whatever it is: the others must serve)
-                logger.error("shield %s cannot be made again: %s", shield.identifier, error)
+                await self._make(shield, tenant=kept["tenant"], kept=True)
+            except StackError as error:
+                # It stays pending and blocks where it is bound: to forget it would open what it guards.
+                logger.error("shield %s cannot be made again: %s", shield.identifier, error.message)
+                self._wait(shield, tenant=kept["tenant"], kept=True, why=error.message)
 
-    async def configure(self, shield: v1.Shield) -> Entry:
+    async def configure(self, shield: v1.Shield) -> None:
         """Add a shield of the configuration; it takes the place of one that was registered under its name.
 
         Raises:
             InvalidArgumentError: If a parameter is wrong.
         """
-        entry = await self._entry(shield, tenant="", kept=False)
+        await self._make(shield, tenant="", kept=False)
+
+    async def retry(self) -> None:
+        """Make pending shields as soon as that is possible; runs until cancelled."""
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            for (tenant, name), pending in list(self._pending.items()):
+                try:
+                    await self._make(pending.shield, tenant=tenant, kept=pending.kept)
+                    logger.info("shield %s is there now", name)
+                except StackError as error:
+                    self._wait(pending.shield, tenant=tenant, kept=pending.kept, why=error.message)
+
+    async def _make(self, shield: v1.Shield, *, tenant: str, kept: bool) -> None:
+        """Add a shield, or let it wait where its guard model is not to be had now.
+
+        Raises:
+            StackError: If it can never be made.
+        """
+        try:
+            entry = await self._entry(shield, tenant=tenant, kept=kept)
+        except (NotFoundError, UnavailableError, DeadlineExceededError) as error:
+            self._wait(shield, tenant=tenant, kept=kept, why=error.message)
+            return
         self._put(entry)
-        return entry
+
+    def _wait(self, shield: v1.Shield, *, tenant: str, kept: bool, why: str) -> None:
+        key = (tenant, shield.identifier)
+        new = key not in self._pending
+        settings = _settings(_plain(shield))
+        self._pending[key] = Pending(shield=shield, settings=settings, tenant=tenant, kept=kept, why=why)
+        if new:
+            logger.warning("shield %s waits: %s", shield.identifier, why)
+            self._on_change()
 
     async def register(self, request: v1.RegisterShieldRequest, *, tenant: str) -> v1.Shield:
         """Add a shield.
@@ -146,7 +203,7 @@ class ShieldRegistry:
             NotFoundError: If there is none of the caller's.
             FailedPreconditionError: If the policy in force names it, or the configuration has it.
         """
-        entry = self.get(name, tenant=tenant)
+        entry = self._known(tenant, name) or self._known("", name) or self.get(name, tenant=tenant, field="identifier")
         if entry.tenant != tenant:
             raise NotFoundError(f"shield {name!r} is everybody's, not this tenant's", field="identifier")
         if not entry.kept:
@@ -155,7 +212,8 @@ class ShieldRegistry:
         if not tenant and name in named:
             message = f"the policy in force names shield {name!r}; take it out of the policy first"
             raise FailedPreconditionError(message, field="identifier")
-        del self._entries[tenant, name]
+        self._entries.pop((tenant, name), None)
+        self._pending.pop((tenant, name), None)
         self._on_change()
         await self._write()
 
@@ -164,10 +222,13 @@ class ShieldRegistry:
 
         Raises:
             NotFoundError: If there is none; the message lists those that there are.
+            UnavailableError: If it waits for its guard model.
         """
         if not name:
             raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
-        entry = self._entries.get((tenant, name)) or self._entries.get(("", name))
+        entry = self._known(tenant, name) or self._known("", name)
+        if isinstance(entry, Pending):
+            raise UnavailableError(f"shield {name!r} cannot judge yet: {entry.why}", retry_after=RETRY_SECONDS)
         if entry is None:
             known = ", ".join(sorted(shield.identifier for shield in self.shields(tenant))) or "none"
             message = f"no shield {name!r}; this stack has: {known}. Add one with `stack shield add`"
@@ -194,13 +255,23 @@ class ShieldRegistry:
 
     def shields(self, tenant: str = "") -> list[v1.Shield]:
         """The shields that a tenant can use, by name."""
-        found = {name: entry.shield for (owner, name), entry in self._entries.items() if owner in {"", tenant}}
+        everything: list[Entry | Pending] = [*self._pending.values(), *self._entries.values()]
+        found = {entry.shield.identifier: entry.shield for entry in everything if entry.tenant in {"", tenant}}
         return [found[name] for name in sorted(found)]
 
     @property
-    def shared(self) -> dict[str, Entry]:
-        """Everybody's shields, which policies can name."""
-        return {name: entry for (owner, name), entry in self._entries.items() if not owner}
+    def shared(self) -> dict[str, Settings]:
+        """Everybody's shields, which policies can name; those that wait too, for what they guard stays guarded."""
+        everything: list[Entry | Pending] = [*self._pending.values(), *self._entries.values()]
+        return {entry.shield.identifier: entry.settings for entry in everything if not entry.tenant}
+
+    @property
+    def waiting(self) -> dict[str, str]:
+        """Why each shield that waits does."""
+        return {pending.shield.identifier: pending.why for pending in self._pending.values()}
+
+    def _known(self, tenant: str, name: str) -> Entry | Pending | None:
+        return self._entries.get((tenant, name)) or self._pending.get((tenant, name))
 
     async def _entry(self, shield: v1.Shield, *, tenant: str, kept: bool) -> Entry:
         params = _plain(shield)
@@ -218,6 +289,7 @@ class ShieldRegistry:
 
     def _put(self, entry: Entry) -> None:
         self._entries[entry.tenant, entry.shield.identifier] = entry
+        self._pending.pop((entry.tenant, entry.shield.identifier), None)
         self._on_change()
 
     def _provider_id(self, name: str) -> str:
@@ -238,9 +310,10 @@ class ShieldRegistry:
     async def _write(self) -> None:
         """Keep what was registered; the old file stays whole until the new one is."""
         async with self._writing:
+            everything: list[Entry | Pending] = [*self._entries.values(), *self._pending.values()]
             kept = [
                 {"tenant": entry.tenant, "shield": json_format.MessageToDict(entry.shield)}
-                for entry in self._entries.values()
+                for entry in everything
                 if entry.kept
             ]
             await asyncio.to_thread(_replace, self._file, json.dumps(kept, indent=1))
@@ -305,6 +378,9 @@ def _wrong(name: str, value: object, wanted: str) -> InvalidArgumentError:
 
 def _checked_name(name: str) -> str:
     allowed = "/:._-"
+    if name == POLICY:
+        message = f"shield_id {POLICY!r} stands for all shields of the policy; choose another"
+        raise InvalidArgumentError(message, field="shield_id")
     if not name:
         raise InvalidArgumentError("shield_id is empty", reason="MISSING_FIELD", field="shield_id")
     if len(name) > 256 or not all(letter.isascii() and (letter.isalnum() or letter in allowed) for letter in name):

@@ -6,9 +6,13 @@ _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 _WIDE = re.compile(rf"[{_CJK}]")
 _LONGEST = 12  # letters of a word that are commonly one token
+_BLANKS = 16  # characters that are a token even if they are blanks: or blanks alone would be held for ever
 _QUOTES = "\"')]*_\u2019\u201d\u00bb"
 # A stop counts only with a blank behind it: "3." may go on as "3.14". Wide stops and line ends need none.
-_STOP = re.compile(rf"[.!?\u2026]+[{re.escape(_QUOTES)}]*(?=\s)|[\u3002\uff01\uff1f][\u300d\u300f\uff09]*|\n+")
+# Runs are taken whole (possessive, and never from their middle), or a long one would be read again from each character.
+_STOP = re.compile(
+    rf"(?<![.!?\u2026])[.!?\u2026]++[{re.escape(_QUOTES)}]*+(?=\s)|[\u3002\uff01\uff1f][\u300d\u300f\uff09]*|(?<!\n)\n++"
+)
 _CLAUSE = re.compile("[,;:)\u2013\u2014][\"'\u201d]?(?=\\s)|[\u3001\uff0c\uff1b\uff1a]")
 _KNOWN = """
 al approx apt art ave bzw ca cf co corp dept dr ed eg e.g est etc fig figs gen hr hrs ie i.e inc jr lt ltd max min
@@ -19,7 +23,7 @@ _LONGEST_ABBREVIATION = 8
 
 
 def least_tokens(text: str) -> int:
-    """A lower estimate of a text's tokens: words and signs, two wide characters as one.
+    """A lower estimate of a text's tokens: words and signs, two wide characters as one, and long blanks.
 
     It is low on purpose: windows are then rather too long than too many.
     """
@@ -29,7 +33,7 @@ def least_tokens(text: str) -> int:
             wide += 1
         else:
             tokens += -(-len(found[0]) // _LONGEST)
-    return tokens + wide // 2
+    return max(tokens + wide // 2, len(text) // _BLANKS)
 
 
 def last_sentence_end(text: str, start: int, end: int) -> int:

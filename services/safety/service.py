@@ -12,7 +12,7 @@ from llamastack import v1
 from services.runtime.calls import current_call
 from services.runtime.stream import EventWriter, RpcContext
 from services.safety.audit import AuditLog
-from services.safety.decide import as_struct, strictest, violation_of
+from services.safety.decide import as_struct, placeholder, redacted, strictest, violation_of
 from services.safety.guard.profiles import HAZARDS
 from services.safety.judge import Bench, Outcome
 from services.safety.policies import Policies
@@ -20,18 +20,14 @@ from services.safety.policy import Policy
 from services.safety.registry import Entry, ShieldRegistry
 from services.safety.shield import Surface, surface_name
 from services.safety.stream import ModeratedStream, read_stream
-from services.safety.subjects import parts_of
+from services.safety.subjects import Part, parts_of
 from services.safety.together import together
-from stack_client.errors import (
-    FailedPreconditionError,
-    InvalidArgumentError,
-    NotFoundError,
-)
+from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from stack_client.safety import POLICY
 
-POLICY = "policy"
-"""In place of a shield's name: all that the policy binds to the surface."""
 MOST_SHIELDS = 16
 MOST_INPUTS = 256
+INPUTS_AT_ONCE = 16
 CLOSING_SECONDS = 2.0
 
 
@@ -89,10 +85,17 @@ class SafetyService(v1.SafetyServiceServicer):
         if len(request.input) > MOST_INPUTS:
             message = f"input has {len(request.input)} texts; at most {MOST_INPUTS} are allowed"
             raise InvalidArgumentError(message, field="input")
+        check_surface(request.surface)
         surface = request.surface or v1.SAFETY_SURFACE_USER
         policy = self._policies.current
         entries, model = self._moderators(request.model, surface)
-        results = await together([self._moderate(entries, text, surface, policy=policy) for text in request.input])
+        gate = asyncio.Semaphore(INPUTS_AT_ONCE)  # a long list leaves room for other callers
+
+        async def moderate(text: str) -> v1.ModerationResult:
+            async with gate:
+                return await self._moderate(entries, text, surface, policy=policy)
+
+        results = await together([moderate(text) for text in request.input])
         return v1.ModerateResponse(id=f"modr-{uuid.uuid4()}", model=model, results=results)
 
     async def StreamModerate(  # type: ignore[override]
@@ -100,6 +103,7 @@ class SafetyService(v1.SafetyServiceServicer):
     ) -> None:
         """Judge a text while it is generated."""
         start = await _start_of(requests)
+        check_surface(start.surface)
         surface = start.surface or v1.SAFETY_SURFACE_ASSISTANT
         policy = self._policies.current
         entries = self._streaming_entries(start.shield_ids, surface, policy)
@@ -154,27 +158,46 @@ class SafetyService(v1.SafetyServiceServicer):
     async def _run(
         self, name: str, messages: Sequence[v1.Message], surface: Surface, *, params: dict[str, Any]
     ) -> v1.Verdict:
-        """The strictest verdict of one shield, or of the policy's, over a dialog."""
+        """The strictest verdict of one shield, or of the policy's, over what is new in a dialog."""
+        check_surface(surface)
         policy = self._policies.current
         if name == POLICY:
             if params:
                 raise InvalidArgumentError("params: the policy has none; name a shield", field="params")
-            judging = [
-                self._judge_part(self._entry(binding.shield), part, policy)
-                for part in parts_of(messages, surface, every_message=False)
-                for binding in policy.bindings(surface_name(part.surface))
-            ]
-            if not judging:
-                raise FailedPreconditionError("the policy binds no shield to this surface", field="shield_id")
+            work = self._of_policy(messages, surface, policy)
         else:
             entry = await self._registry.with_params(self._entry(name), params)
-            parts = parts_of(messages, surface, every_message=entry.every_message)
-            judging = [self._judge_part(entry, part, policy) for part in parts]
-        return combined([outcome.verdict for outcome in await together(judging)])
+            work = [(entry, part) for part in parts_of(messages, surface, every_message=entry.every_message)]
+        if not work:
+            return v1.Verdict(
+                verdict_id=str(uuid.uuid4()), shield_id=POLICY, action=v1.SAFETY_ACTION_ALLOW,
+                policy_version=policy.version, metadata=as_struct({"unbound": True}),
+            )  # fmt: skip
+        outcomes = await together([self._judge_part(entry, part, policy) for entry, part in work])
+        verdict = combined([outcome.verdict for outcome in outcomes])
+        if verdict.action == v1.SAFETY_ACTION_REDACT:
+            verdict.metadata.update({"redacted_text": _redacted(outcomes, [part for _, part in work])})
+        return verdict
 
-    async def _judge_part(self, entry: Entry, part: Any, policy: Policy) -> Outcome:  # noqa: ANN401 (Part)
+    def _of_policy(self, messages: Sequence[v1.Message], surface: Surface, policy: Policy) -> list[tuple[Entry, Part]]:
+        """What each shield of the policy judges; policies name everybody's shields, never a tenant's own."""
+        return [
+            (entry, part)
+            for part in parts_of(messages, surface, every_message=True)
+            for binding in policy.bindings(surface_name(part.surface))
+            for entry in [self._registry.get(binding.shield)]
+            if part.new or entry.every_message
+        ]
+
+    async def _judge_part(self, entry: Entry, part: Part, policy: Policy) -> Outcome:
         return await self._bench.judge(
-            entry, part.text, part.surface, policy=policy, dialog=part.dialog, message_index=part.message_index
+            entry,
+            part.text,
+            part.surface,
+            policy=policy,
+            dialog=part.dialog,
+            message_index=part.message_index,
+            in_context=part.in_context,
         )
 
     def _entry(self, name: str) -> Entry:
@@ -183,7 +206,8 @@ class SafetyService(v1.SafetyServiceServicer):
     def _moderators(self, model: str, surface: Surface) -> tuple[list[Entry], str]:
         """The shields of a moderation call, and what its answer calls the model."""
         if not model and not self._moderation_shield:
-            bound = [self._entry(one.shield) for one in self._policies.current.bindings(surface_name(surface))]
+            bindings = self._policies.current.bindings(surface_name(surface))
+            bound = [self._registry.get(binding.shield) for binding in bindings]
             if not bound:
                 message = "model is missing, and the policy binds no shield to this surface"
                 raise InvalidArgumentError(message, reason="MISSING_FIELD", field="model")
@@ -231,15 +255,17 @@ class SafetyService(v1.SafetyServiceServicer):
     def _streaming_entries(self, names: Sequence[str], surface: Surface, policy: Policy) -> list[Entry]:
         if len(names) > MOST_SHIELDS:
             raise InvalidArgumentError(f"shield_ids has {len(names)} names; at most {MOST_SHIELDS}", field="shield_ids")
-        wanted = [
-            shield
-            for name in (names or [POLICY])
-            for shield in ([one.shield for one in policy.bindings(surface_name(surface))] if name == POLICY else [name])
-        ]
-        if not wanted:
+        found: dict[str, Entry] = {}
+        for name in names or [POLICY]:
+            if name == POLICY:
+                bindings = policy.bindings(surface_name(surface))
+                found |= {binding.shield: self._registry.get(binding.shield) for binding in bindings}
+            else:
+                found[name] = self._entry(name)
+        if not found and not names:
             message = f"shield_ids is empty, and the policy binds no shield to surface {surface_name(surface)}"
             raise InvalidArgumentError(message, reason="MISSING_FIELD", field="shield_ids")
-        return [self._entry(name) for name in dict.fromkeys(wanted)]
+        return list(found.values())
 
 
 def combined(verdicts: list[v1.Verdict]) -> v1.Verdict:
@@ -249,6 +275,8 @@ def combined(verdicts: list[v1.Verdict]) -> v1.Verdict:
         return first
     whole = v1.Verdict()
     whole.CopyFrom(first)
+    if first.HasField("error") and not first.codes:
+        return whole  # that nothing could be judged is the message; findings beside it would hide that
     for other in verdicts:
         if other is first or other.level == v1.VIOLATION_LEVEL_UNSPECIFIED:
             continue
@@ -262,10 +290,34 @@ def combined(verdicts: list[v1.Verdict]) -> v1.Verdict:
     return whole
 
 
+def check_surface(surface: Surface) -> None:
+    """Refuse surfaces that this version does not know.
+
+    Raises:
+        InvalidArgumentError: If it is one.
+    """
+    if surface not in v1.SafetySurface.values():
+        raise InvalidArgumentError(f"surface is {surface}, which this version does not know", field="surface")
+
+
+def _redacted(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> str:
+    """The last message's text without what all shields take out of it."""
+    index = max(part.message_index for part in parts)
+    here = [(outcome, part) for outcome, part in zip(outcomes, parts, strict=True) if part.message_index == index]
+    text = next(part.text for _, part in here if not part.in_context)
+    spans = [span for outcome, part in here if not part.in_context for span in outcome.redactions]
+    return redacted(text, [(span.start, span.end, placeholder(span)) for span in spans])
+
+
 def _shield_response(invocation: v1.ShieldInvocation, verdict: v1.Verdict) -> v1.ShieldResponse:
-    """What a shield found, after what the caller makes of it."""
+    """What a shield found, after what the caller makes of it; a guard that could not judge is not his to forgive."""
     violation = violation_of(verdict)
-    match invocation.on_violation_action:
+    unjudged = verdict.HasField("error") and verdict.action >= v1.SAFETY_ACTION_HOLD
+    action = v1.ON_VIOLATION_ACTION_UNSPECIFIED if unjudged else invocation.on_violation_action
+    if invocation.on_violation_action not in v1.OnViolationAction.values():
+        message = f"on_violation_action is {invocation.on_violation_action}, which this version does not know"
+        raise InvalidArgumentError(message, field="shields.on_violation_action")
+    match action:
         case v1.ON_VIOLATION_ACTION_IGNORE:
             violation = None
             verdict.action, verdict.level = v1.SAFETY_ACTION_ALLOW, v1.VIOLATION_LEVEL_UNSPECIFIED

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from llamastack import v1
-from services.safety.decide import blocks, strictest, violation_of
+from services.safety.decide import blocks, placeholder, strictest, violation_of
 from services.safety.judge import Bench, Outcome
 from services.safety.policy import Policy
 from services.safety.registry import Entry
@@ -269,7 +269,7 @@ class ModeratedStream:
             if span.end <= at or span.start >= end:
                 continue
             pieces.append(self._text[at : max(at, span.start)])
-            pieces.append(f"[{span.code}]" if span.replacement is None else span.replacement)
+            pieces.append(placeholder(span))
             at, changed = min(span.end, end), True
         pieces.append(self._text[at:end])
         return "".join(pieces), changed

@@ -1,7 +1,7 @@
 """From the messages of a dialog to the texts that are judged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf import json_format
 
@@ -16,6 +16,8 @@ _BY_ROLE: dict[str, Surface] = {
     "tool": v1.SAFETY_SURFACE_TOOL_RESULT,
 }
 
+_THEIRS = frozenset({"user", "tool"})  # not the model's, nor the operator's
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -29,15 +31,22 @@ class Part:
     """Place of its message in the request."""
     dialog: Sequence[v1.Message]
     """The messages before it."""
+    in_context: bool = False
+    """It is the retrieved context of a user message."""
+    new: bool = True
+    """It was not there when the model last answered."""
 
 
 def parts_of(messages: Sequence[v1.Message], surface: Surface, *, every_message: bool) -> list[Part]:
-    """The texts to judge: of the last message, or of every one that a model did not write.
+    """The texts to judge: what is new, or all that a model did not write.
+
+    New is the last message, and where a user or tool wrote it, all since the last one of the model: a caller may bring
+    several at once, such as the results of parallel tool calls.
 
     Args:
         messages: The dialog, oldest first.
         surface: What the last message is; unspecified means by its role.
-        every_message: Whether the earlier messages of users and tools are judged too.
+        every_message: Whether older messages of users and tools are judged too.
 
     Raises:
         InvalidArgumentError: If there is no message, or one without a role.
@@ -48,12 +57,17 @@ def parts_of(messages: Sequence[v1.Message], surface: Surface, *, every_message:
     for index, message in enumerate(messages):
         _check(message, index)
     last = len(messages) - 1
+    roles = [message.WhichOneof("message") or "" for message in messages]
+    first = last
+    while first and roles[last] in _THEIRS and roles[first - 1] != "assistant":
+        first -= 1
     parts = []
-    for index, message in enumerate(messages):
-        role = message.WhichOneof("message") or ""
-        if index < last and not (every_message and role in {"user", "tool"}):
+    for index, (message, role) in enumerate(zip(messages, roles, strict=True)):
+        wanted = every_message or index >= first
+        if index < last and not (wanted and role in _THEIRS):
             continue
-        parts += _parts(message, role, index, messages[:index], surface if index == last else 0)
+        found = _parts(message, role, index, messages[:index], surface if index == last else 0)
+        parts += [replace(part, new=index >= first) for part in found]
     return parts
 
 
@@ -65,7 +79,9 @@ def _parts(message: v1.Message, role: str, index: int, dialog: Sequence[v1.Messa
     context = _text(message.user.context) if role == "user" else ""
     if context:  # retrieved text travels with the question, but nobody trusts it like the user
         surface_of_context = v1.SAFETY_SURFACE_RETRIEVED
-        parts.append(Part(text=context, surface=surface_of_context, message_index=index, dialog=dialog))
+        parts.append(
+            Part(text=context, surface=surface_of_context, message_index=index, dialog=dialog, in_context=True)
+        )
     return parts
 
 

@@ -128,6 +128,8 @@ SCRIPT = [
     {"match": "^hang", "reply": "one two three.", "hang": True},
     {"match": "^break", "reply": "one two", "error": "the script breaks here"},
     {"match": "^weather", "tools": True, "tool_calls": [{"tool_name": "get_weather", "arguments": {"city": "Oslo"}}]},
+    {"match": "^look first", "tools": True, "reply": "A look. Then more", "tool_calls": [{"tool_name": "get_weather"}]},
+    {"match": "^look badly", "tools": True, "reply": "Now forbidden", "tool_calls": [{"tool_name": "get_weather"}]},
     {"match": "^evil", "tools": True, "tool_calls": [{"tool_name": "get_weather", "arguments": {"city": "forbidden"}}]},
     {"role": "tool", "reply": "The tool says: {0}"},
 ]
@@ -160,7 +162,7 @@ async def safety_mesh(
         ),
         sections={
             "inference": {"models": [*MODELS, *models]},
-            "safety": safety,
+            "safety": {"baseline": False, **safety},
             "agents": {"inference_attempts": 2, "inference_retry_seconds": 0.01},
         },
     )

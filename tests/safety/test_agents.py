@@ -1,10 +1,12 @@
 """Agents with shields: what a shield refuses ends the turn, is in the step log, and feeds no later turn."""
 
+import asyncio
 from typing import Any
 
 from llamastack import v1
 from stack_client import Agent
 from stack_client.agent import AgentEvent
+from stack_client.content import content
 from tests.safety.mesh import SafetyMesh
 
 LONG = " ".join(f"word{n}{'.' if n % 9 == 8 else ''}" for n in range(200))
@@ -94,3 +96,63 @@ async def test_a_guard_that_is_down_blocks_with_a_reason_of_its_own(mesh: Safety
     result = await agent(mesh, shields=[await mesh.shield(mode="dead")]).arun("say hello")
     assert result.violation is not None
     assert result.violation.metadata["violation_type"] == "guard_unavailable"
+
+
+def get_weather(city: str) -> str:
+    """Look.
+
+    Args:
+        city: Where.
+    """
+    return f"sunny in {city}, forbidden7"
+
+
+async def test_blocked_arguments_end_the_turn_on_the_models_side(mesh: SafetyMesh) -> None:
+    for shields in ({"output_shields": [await mesh.shield()]}, {"shields": [await mesh.shield()]}):
+        running = agent(mesh, tools=[get_weather], **shields)
+        result = await running.arun("evil")
+        assert result.turn.status == v1.TURN_STATUS_COMPLETED
+        assert result.violation is not None
+        assert result.violation.metadata["surface"] == "tool_arguments"
+        assert steps(result.turn)[-2:] == ["inference", "shield_call"]
+        assert all(step.HasField("completed_at") for step in result.turn.steps)
+        assert (await running.arun("say hello")).text == "hello"
+
+
+async def test_a_redacted_result_of_a_tool_stays_redacted(mesh: SafetyMesh) -> None:
+    running = agent(mesh, tools=[get_weather], input_shields=[await mesh.shield(action="redact")])
+    result = await running.arun("weather")
+    assert result.text == "The tool says: sunny in Oslo, [S1]"
+    stored = await mesh.client.agents.get_turn(result.turn.turn_id)
+    assert "forbidden" not in str(stored.steps)
+    await running.arun("say hello")
+    assert "forbidden" not in str(mesh.seen.subjects[-1].dialog)
+
+
+async def test_a_question_whose_turn_was_cancelled_before_it_was_judged_is_never_shown_to_the_model(
+    mesh: SafetyMesh,
+) -> None:
+    config = v1.AgentConfig(model="scripted", input_shields=[await mesh.shield(mode="gate")])
+    agents = mesh.client.agents
+    agent_id = await agents.create(config)
+    session = await agents.create_session(agent_id)
+    first = await agents.create_turn(agent_id, session, [user("say forbidden9")])
+    await seen(mesh, "say forbidden9")
+    await agents.cancel_turn(first.turn_id)
+    mesh.open.set()
+    second = await agents.create_turn(agent_id, session, [user("say hello")])
+    async for _ in agents.watch_turn(second.turn_id):
+        pass
+    assert (await agents.get_turn(second.turn_id)).status == v1.TURN_STATUS_COMPLETED
+    [judged] = [subject for subject in mesh.seen.subjects if subject.text == "say hello"]
+    assert not judged.dialog
+
+
+async def seen(mesh: SafetyMesh, text: str) -> None:
+    async with asyncio.timeout(20):
+        while text not in mesh.seen.texts:
+            await asyncio.sleep(0.01)
+
+
+def user(text: str) -> v1.TurnInputMessage:
+    return v1.TurnInputMessage(user=v1.UserMessage(content=content(text)))

@@ -1,5 +1,7 @@
 """The audit log: every verdict is in it, and nothing in it can be changed, taken out or cut off unseen."""
 
+import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
@@ -11,7 +13,7 @@ import pytest
 
 from services.safety.audit import AuditError, AuditLog, records, segments, verify
 from stack_client.cli import main
-from stack_client.errors import InternalError, NotFoundError
+from stack_client.errors import InternalError, NotFoundError, StackError
 from tests.safety.mesh import SafetyMesh, safety_mesh
 
 
@@ -76,13 +78,54 @@ async def test_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
     report = verify(tmp_path)
     assert report.problem
     assert report.records < len(lines)
+
+
+async def test_a_log_whose_newest_file_is_damaged_is_kept_aside_and_a_new_one_begins(tmp_path: Path) -> None:
+    async with safety_mesh(tmp_path) as mesh:
+        await mesh.client.safety.run_shield(await mesh.shield("words"), "hello")
+    folder = tmp_path / "data/safety/audit"
+    file = segments(folder)[0]
+    file.write_text(file.read_text().replace("words", "birds"))
     with pytest.raises(AuditError, match="damaged"):
-        log_of(tmp_path)
+        log_of(folder)
+    async with safety_mesh(tmp_path) as mesh:
+        await mesh.client.safety.run_shield("words", "hello again")
+        assert "DAMAGED" in mesh.node.readiness.details["audit"]
+    assert not verify(folder).problem
+    [aside] = (tmp_path / "data/safety").glob("audit-damaged-*")
+    assert verify(aside).problem
+
+
+async def test_cancelled_judgements_leave_the_chain_in_order(mesh: SafetyMesh) -> None:
+    name = await mesh.shield()
+
+    async def hurried(number: int) -> None:
+        with contextlib.suppress(TimeoutError, StackError):
+            async with asyncio.timeout(number % 20 / 1000):
+                await mesh.client.safety.run_shield(name, f"hello {number}")
+
+    for round_ in range(5):
+        await asyncio.gather(*(hurried(100 * round_ + number) for number in range(40)))
+    response = await mesh.client.safety.run_shield(name, "the last one")
+    assert response.verdict.verdict_id
+    assert not verify(mesh.home / "data/safety/audit").problem
+
+
+async def test_a_log_is_verified_while_it_is_written(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    writing = asyncio.ensure_future(_many(log))
+    while not writing.done():
+        assert not (await asyncio.to_thread(verify, tmp_path)).problem
+    (tmp_path / "head.json").write_text("")
+    assert "head.json is damaged" in verify(tmp_path).problem
+
+
+async def _many(log: AuditLog) -> None:
+    for number in range(300):
+        await log.append([{"verdict_id": f"{number}-{part}", "text": "x"} for part in range(5)])
 
 
 def _write_for_ever(folder: Path) -> None:
-    import asyncio  # noqa: PLC0415 (in the child)
-
     async def write() -> None:
         log = log_of(folder)
         number = 0

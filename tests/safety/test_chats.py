@@ -171,3 +171,51 @@ async def test_ten_chats_at_once_keep_their_own_verdicts(mesh: SafetyMesh) -> No
 async def test_an_answer_that_fails_in_the_middle_fails_with_shields_too(mesh: SafetyMesh) -> None:
     with pytest.raises(Exception, match="the script breaks here"):
         await stream(mesh, chat("break", input_shields=[await mesh.shield()], output_shields=[await mesh.shield()]))
+
+
+async def test_a_tool_call_leaves_after_the_text_before_it_was_judged(mesh: SafetyMesh) -> None:
+    tools = [v1.ToolDefinition(tool_name="get_weather")]
+    name = await mesh.shield()
+    events = await stream(mesh, chat("look first", tools=tools, output_shields=[name]))
+    assert kinds(events) == ["start", "progress", "judged", "complete"]
+    pieces = [event.progress.delta.WhichOneof("delta") for event in events if event.HasField("progress")]
+    assert pieces == ["text", "text", "tool_call"]
+    events = await stream(mesh, chat("look badly", tools=tools, output_shields=[name]))
+    assert kinds(events) == ["start", "blocked"]
+
+
+async def test_arguments_that_would_be_redacted_are_withheld(mesh: SafetyMesh) -> None:
+    tools = [v1.ToolDefinition(tool_name="get_weather")]
+    name = await mesh.shield(action="redact")
+    request = chat("evil", tools=tools, output_shields=[name])
+    assert kinds(await stream(mesh, request)) == ["start", "blocked"]
+    assert (await unary_chat(mesh, request)).blocked.surface == v1.SAFETY_SURFACE_TOOL_ARGUMENTS
+
+
+async def test_all_results_of_parallel_calls_are_judged(mesh: SafetyMesh) -> None:
+    name = await mesh.shield()
+    for results in (["forbidden", "fine"], ["fine", "forbidden"]):
+        request = chat("weather", input_shields=[name])
+        request.messages.append(v1.Message(assistant=v1.CompletionMessage(tool_calls=[v1.ToolCall(tool_name="x")])))
+        request.messages.extend(messages([{"role": "tool", "content": one, "call_id": one} for one in results]))
+        assert kinds(await stream(mesh, request)) == ["start", "blocked"]
+
+
+async def test_what_is_redacted_in_context_and_in_older_new_messages_never_reaches_the_model(mesh: SafetyMesh) -> None:
+    request = chat("say the forbidden1 word", input_shields=[await mesh.shield(action="redact")])
+    request.messages.extend(messages("say a forbidden2 thing"))
+    request.messages[1].user.context.CopyFrom(messages("secret forbidden3")[0].user.content)
+    events = await stream(mesh, request)
+    assert text(events) == "a [S1] thing"
+    [judged] = [event.judged for event in events if event.HasField("judged")]
+    assert [one.message_index for one in judged.redacted] == [0, 1]
+    assert text_of(judged.redacted[0].message.user.content) == "say the [S1] word"
+    assert text_of(judged.redacted[1].message.user.context) == "secret [S1]"
+
+
+async def test_a_policy_that_binds_nothing_to_tool_arguments_lets_calls_pass(mesh: SafetyMesh) -> None:
+    tools = [v1.ToolDefinition(tool_name="get_weather")]
+    name = await mesh.shield(surfaces=["assistant", "user"])
+    events = await stream(mesh, chat("evil", tools=tools, input_shields=["policy"], output_shields=["policy"]))
+    assert events[-1].complete.finish_reason == v1.FINISH_REASON_TOOL_CALLS
+    await mesh.client.shields.unregister(name)

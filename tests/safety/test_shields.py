@@ -1,5 +1,6 @@
 """Shields and what runs them: registration, one and several shields, moderation, errors."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamastack import v1
+from stack_client.calls import unary
 from stack_client.content import messages
-from stack_client.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnsupportedError
+from stack_client.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from tests.safety.mesh import SafetyMesh, safety_mesh
 
 
@@ -45,7 +53,7 @@ async def test_a_guard_that_hangs_is_a_violation_after_its_time(tmp_path: Path) 
         assert "0.05 s" in response.verdict.error.message
 
 
-async def test_only_the_last_message_is_judged_unless_all_are_asked_for(mesh: SafetyMesh) -> None:
+async def test_what_came_since_the_last_answer_is_judged_unless_all_is_asked_for(mesh: SafetyMesh) -> None:
     dialog = [
         {"role": "user", "content": "forbidden"},
         {"role": "assistant", "content": "forbidden2"},
@@ -54,10 +62,17 @@ async def test_only_the_last_message_is_judged_unless_all_are_asked_for(mesh: Sa
     ]
     last = await mesh.client.safety.run_shield(await mesh.shield(), dialog)
     assert not last.HasField("violation")
-    assert [len(subject.dialog) for subject in mesh.seen.subjects] == [3]
+    assert sorted(len(subject.dialog) for subject in mesh.seen.subjects) == [2, 3]
     every = await mesh.client.safety.run_shield(await mesh.shield(messages="all"), dialog)
     assert every.verdict.spans[0].message_index == 0
-    assert mesh.seen.texts[1:] == ["forbidden", "fine", "hello"]
+    assert mesh.seen.texts[2:] == ["forbidden", "fine", "hello"]
+    tools = [
+        {"role": "assistant", "content": "x"},
+        {"role": "tool", "content": "forbidden"},
+        {"role": "tool", "content": "fine"},
+    ]
+    parallel = await mesh.client.safety.run_shield(await mesh.shield(), tools)
+    assert parallel.verdict.spans[0].message_index == 1
 
 
 async def test_each_message_is_judged_as_what_it_is(mesh: SafetyMesh) -> None:
@@ -204,3 +219,96 @@ async def test_no_text_hides_a_word_or_crashes_the_service(mesh: SafetyMesh, tex
     response = await mesh.client.safety.run_shield(name, text)
     judged = any(subject.text == text for subject in mesh.seen.subjects)
     assert response.HasField("violation") or judged or response.verdict.cached or not text.strip("\0 \t\r\n")
+
+
+async def test_numbers_that_are_none_and_names_that_are_taken_are_refused(mesh: SafetyMesh) -> None:
+    with pytest.raises(InvalidArgumentError, match="stands for all shields of the policy"):
+        await mesh.shield("policy")
+    stub: Any = v1.SafetyServiceStub(mesh.client.channel("safety"))
+    request = v1.RunShieldRequest(shield_id=await mesh.shield(), messages=messages("x"), surface=77)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="surface is 77"):
+        await unary(stub.RunShield(request))
+    broken = await mesh.client.safety.run_shield(await mesh.shield(score="nan"), "forbidden")
+    assert broken.violation.metadata["violation_type"] == "guard_unavailable"
+
+
+async def test_a_caller_cannot_forgive_a_guard_that_could_not_judge(mesh: SafetyMesh) -> None:
+    name = await mesh.shield(mode="dead")
+    asked = v1.ShieldInvocation(shield_id=name, on_violation_action=v1.ON_VIOLATION_ACTION_IGNORE)
+    response = await mesh.client.safety.run_shields([asked], "hello")
+    assert response.responses[0].is_violation
+    assert response.action == v1.SAFETY_ACTION_BLOCK
+
+
+async def test_256_inputs_are_moderated_by_several_shields(tmp_path: Path) -> None:
+    async with safety_mesh(tmp_path) as mesh:
+        for _ in range(2):
+            await mesh.shield(surfaces=["user"])
+        response = await mesh.client.safety.moderate([f"text {n}" for n in range(255)] + ["forbidden"])
+    assert [result.flagged for result in response.results] == [False] * 255 + [True]
+
+
+async def test_two_registrations_of_one_name_at_once_cannot_both_win(mesh: SafetyMesh) -> None:
+    registering = (mesh.shield("contested", score=n / 10) for n in range(1, 6))
+    outcomes = await asyncio.gather(*registering, return_exceptions=True)
+    assert sum(isinstance(outcome, AlreadyExistsError) for outcome in outcomes) == 4
+
+
+async def test_the_policys_shields_are_everybodys(tmp_path: Path) -> None:
+    async with safety_mesh(tmp_path) as mesh:
+        await mesh.shield("corp", surfaces=["user"])
+        service = mesh.node._registry
+        shield = v1.RegisterShieldRequest(shield_id="corp2", provider_id="words")
+        shield.params.update({"score": 0.1})
+        await service.register(shield, tenant="t1")
+        await mesh.shield("corp2", surfaces=["user"])
+        stub: Any = v1.SafetyServiceStub(mesh.client.channel("safety"))
+        request = v1.RunShieldRequest(shield_id="policy", messages=messages("forbidden"))
+        for tenant in ("", "t1"):
+            answer = await unary(stub.RunShield(request, metadata=[("x-tenant", tenant)] if tenant else None))
+            assert answer.verdict.action == v1.SAFETY_ACTION_BLOCK
+
+
+async def test_other_weights_under_a_guards_name_are_asked_anew(tmp_path: Path) -> None:
+    def guard(reply: str) -> dict[str, Any]:
+        return {"script": [{"reply": reply}]}
+
+    async with safety_mesh(tmp_path, providers=True) as mesh:
+        models = mesh.client.models
+        await models.register("guard", provider_id="scripted", metadata=guard("safe"))
+        await models.wait_ready("guard")
+        await mesh.client.shields.register("lg", provider_id="llama-guard", provider_shield_id="guard")
+        for _ in range(2):
+            assert not (await mesh.client.safety.run_shield("lg", "hello")).HasField("violation")
+        await models.unregister("guard")
+        await models.register("guard", provider_id="scripted", metadata=guard("unsafe\nS1"))
+        await models.wait_ready("guard")
+        async with asyncio.timeout(20):
+            while not (await mesh.client.safety.run_shield("lg", "hello")).HasField("violation"):
+                await asyncio.sleep(0.05)
+
+
+async def test_a_kept_shield_waits_for_its_guard_model_and_blocks_until_then(tmp_path: Path) -> None:
+    script = {"script": [{"reply": "safe"}]}
+    guard = {"model_id": "guard", "provider_id": "scripted", "metadata": script}
+    async with safety_mesh(tmp_path, providers=True, models=[guard]) as mesh:
+        await mesh.client.shields.register(
+            "lg", provider_id="llama-guard", provider_shield_id="guard", params={"surfaces": ["user"]}
+        )
+    async with safety_mesh(tmp_path, providers=True) as mesh:
+        assert [shield.identifier for shield in await mesh.client.shields.list()] == ["lg"]
+        with pytest.raises(UnavailableError, match="'lg' cannot judge yet"):
+            await mesh.client.safety.run_shield("lg", "hello")
+        await mesh.shield("another")
+        await mesh.client.models.register("guard", provider_id="scripted", metadata=script)
+        async with asyncio.timeout(20):
+            while "waits" in mesh.node.readiness.details["shields"]:
+                await asyncio.sleep(0.05)
+        assert not (await mesh.client.safety.run_shield("policy", "hello")).HasField("violation")
+
+
+async def test_two_lines_of_configuration_add_a_guard(tmp_path: Path) -> None:
+    guard = {"model_id": "lg-model", "provider_id": "scripted", "metadata": {"script": [{"reply": "unsafe\nS2"}]}}
+    async with safety_mesh(tmp_path, providers=True, models=[guard], shields={"llama-guard-3": "lg-model"}) as mesh:
+        response = await mesh.client.safety.run_shield("policy", [{"role": "assistant", "content": "x"}])
+        assert response.violation.metadata["violation_type"] == "S2"

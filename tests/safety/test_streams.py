@@ -1,12 +1,20 @@
 """Moderated streams: nothing leaves before its verdict, safe text leaves unchanged, and the guard is asked rarely."""
 
+import re
+from random import Random
+
 import pytest
 
 from llamastack import v1
+from services.safety.segment import _is_abbreviation, _word_before, last_sentence_end
 from stack_client.errors import InvalidArgumentError, NotFoundError
 from tests.safety.mesh import SafetyMesh
 
 WORDS = [f"word{number}" + ("." if number % 11 == 10 else "") + " " for number in range(500)]
+
+
+def abbreviated(text: str, at: int) -> bool:
+    return _is_abbreviation(_word_before(text, at))
 
 
 def released(events: list[v1.StreamModerateResponse]) -> str:
@@ -134,3 +142,25 @@ async def test_an_unknown_shield_is_named(mesh: SafetyMesh) -> None:
         await mesh.moderated(["x"], "nobody")
     with pytest.raises(InvalidArgumentError, match="binds no shield"):
         await mesh.moderated(["x"])
+
+
+@pytest.mark.parametrize("filler", [" ", "\n", ".", "!?", "\t \u2028", '."'])
+async def test_floods_of_blanks_and_stops_neither_hang_nor_stall(mesh: SafetyMesh, filler: str) -> None:
+    pieces = ["Hello there. ", *[filler * 1000] * 40, " the end."]
+    events = await mesh.moderated(pieces, await mesh.shield())
+    assert end_of(events) == "completed"
+    assert released(events) == "".join(pieces)
+
+
+def test_cuts_of_a_text_are_found_in_one_pass() -> None:
+    """Beside the plain search for the same, on short texts of the characters that matter."""
+    random = Random(0)
+    for _ in range(2000):
+        text = "".join(random.choices(["a", "b.", " ", ".", "!", "?", '"', "\n", ")", "3"], k=12))
+        plain = 0
+        for found in re.finditer(r"[.!?]+[\"')\]*_]*(?=\s)|\n+", text):
+            stop = found[0].rstrip("\"')]*_")
+            if stop.endswith(".") and abbreviated(text, found.start()):
+                continue
+            plain = found.end()
+        assert last_sentence_end(text, 0, len(text)) == plain, repr(text)

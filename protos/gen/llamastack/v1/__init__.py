@@ -271,6 +271,7 @@ from llamastack.v1.inference_pb2 import GetBatchInferenceJobRequest as GetBatchI
 from llamastack.v1.inference_pb2 import GetBatchInferenceJobResponse as GetBatchInferenceJobResponse
 from llamastack.v1.inference_pb2 import ListBatchInferenceJobsRequest as ListBatchInferenceJobsRequest
 from llamastack.v1.inference_pb2 import ListBatchInferenceJobsResponse as ListBatchInferenceJobsResponse
+from llamastack.v1.inference_pb2 import RedactedMessage as RedactedMessage
 from llamastack.v1.inference_pb2 import RerankData as RerankData
 from llamastack.v1.inference_pb2 import RerankRequest as RerankRequest
 from llamastack.v1.inference_pb2 import RerankResponse as RerankResponse

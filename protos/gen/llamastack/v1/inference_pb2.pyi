@@ -367,25 +367,59 @@ class ChatCompletionJudged(_message.Message):
 
     SURFACE_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
+    REDACTED_FIELD_NUMBER: _builtins.int
     surface: _verdicts_pb2.SafetySurface.ValueType
-    """What was judged: the dialog's last message (user, tool result) or the answer (assistant)."""
+    """What was judged: the dialog's last message (user, tool result) or the answer (assistant, tool arguments)."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_verdicts_pb2.Verdict]:
         """What was found that does not block; empty when nothing was."""
+
+    @_builtins.property
+    def redacted(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedactedMessage]:
+        """Messages of the dialog that the model was shown with parts taken out, as it was shown them."""
 
     def __init__(
         self,
         *,
         surface: _verdicts_pb2.SafetySurface.ValueType = ...,
         verdicts: _abc.Iterable[_verdicts_pb2.Verdict] | None = ...,
+        redacted: _abc.Iterable[Global___RedactedMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["surface", b"surface", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redacted", b"redacted", "surface", b"surface", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatCompletionJudged: _TypeAlias = ChatCompletionJudged  # noqa: Y015
+
+@_typing.final
+class RedactedMessage(_message.Message):
+    """A message without the parts that a policy takes out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_INDEX_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message_index: _builtins.int
+    """Its place in the request, from 0."""
+    @_builtins.property
+    def message(self) -> _common_pb2.Message:
+        """What the model was shown."""
+
+    def __init__(
+        self,
+        *,
+        message_index: _builtins.int = ...,
+        message: _common_pb2.Message | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "message_index", b"message_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedactedMessage: _TypeAlias = RedactedMessage  # noqa: Y015
 
 @_typing.final
 class ChatCompletionStart(_message.Message):
@@ -523,7 +557,7 @@ class ChatCompletionBlocked(_message.Message):
     violation_type: _builtins.str
     """The policy's name for what was violated, for example `S1`."""
     surface: _verdicts_pb2.SafetySurface.ValueType
-    """What was judged: the dialog (user, tool result) or the answer (assistant)."""
+    """What was judged: the dialog (user, tool result) or the answer (assistant, tool arguments)."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
         """Tokens used."""

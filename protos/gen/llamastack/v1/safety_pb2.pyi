@@ -92,13 +92,13 @@ class RunShieldRequest(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     shield_id: _builtins.str
     """Identifier under which the shield was registered, or `policy` for all shields that the policy binds to the surface;
-    required.
+    required. Where the policy binds none, nothing is judged: the verdict has coverage 0 and allows.
     """
     surface: _verdicts_pb2.SafetySurface.ValueType
     """What the last message is; unspecified = by its role."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]:
-        """The dialog, oldest first, at least one; the last one is judged."""
+        """The dialog, oldest first, at least one."""
 
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
@@ -195,7 +195,7 @@ class RunShieldsRequest(_message.Message):
     """What the last message is; unspecified = by its role."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]:
-        """The dialog, oldest first, at least one; the last one is judged."""
+        """The dialog, oldest first, at least one."""
 
     @_builtins.property
     def shields(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShieldInvocation]:

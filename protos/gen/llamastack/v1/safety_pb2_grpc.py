@@ -78,12 +78,13 @@ class SafetyServiceServicer(object):
     """
 
     def RunShield(self, request, context):
-        """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
-        among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
-        strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
-        cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
-        safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-        messages are empty or a parameter is unknown to the shield.
+        """Runs one shield over a dialog. Judged is what is new: the last message, and where users or tools wrote it, all of
+        theirs since the last answer, each in the light of those before; a shield with `messages: all` among its parameters
+        (the default of prompt-guard) judges every message of users and tools. The strictest verdict is the answer. Context
+        that is sent with a user message is judged as retrieved text. A guard that cannot judge is a violation of type
+        `guard_unavailable` unless the policy says otherwise. Read only, so repeating is safe. Errors: NOT_FOUND (NOT_FOUND)
+        when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the messages are empty or a parameter is
+        unknown to the shield.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,12 +38,13 @@ class SafetyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SafetyServiceAsyncStub: ...
     RunShield: _grpc.UnaryUnaryMultiCallable[_safety_pb2.RunShieldRequest, _safety_pb2.RunShieldResponse]
-    """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
-    among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
-    strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
-    cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
-    safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-    messages are empty or a parameter is unknown to the shield.
+    """Runs one shield over a dialog. Judged is what is new: the last message, and where users or tools wrote it, all of
+    theirs since the last answer, each in the light of those before; a shield with `messages: all` among its parameters
+    (the default of prompt-guard) judges every message of users and tools. The strictest verdict is the answer. Context
+    that is sent with a user message is judged as retrieved text. A guard that cannot judge is a violation of type
+    `guard_unavailable` unless the policy says otherwise. Read only, so repeating is safe. Errors: NOT_FOUND (NOT_FOUND)
+    when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the messages are empty or a parameter is
+    unknown to the shield.
     """
     RunShields: _grpc.UnaryUnaryMultiCallable[_safety_pb2.RunShieldsRequest, _safety_pb2.RunShieldsResponse]
     """Runs several shields over the same dialog at once and answers when all have judged. Read only. Errors: NOT_FOUND
@@ -81,12 +82,13 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunShield: _aio.UnaryUnaryMultiCallable[_safety_pb2.RunShieldRequest, _safety_pb2.RunShieldResponse]  # type: ignore[assignment]
-    """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
-    among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
-    strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
-    cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
-    safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-    messages are empty or a parameter is unknown to the shield.
+    """Runs one shield over a dialog. Judged is what is new: the last message, and where users or tools wrote it, all of
+    theirs since the last answer, each in the light of those before; a shield with `messages: all` among its parameters
+    (the default of prompt-guard) judges every message of users and tools. The strictest verdict is the answer. Context
+    that is sent with a user message is judged as retrieved text. A guard that cannot judge is a violation of type
+    `guard_unavailable` unless the policy says otherwise. Read only, so repeating is safe. Errors: NOT_FOUND (NOT_FOUND)
+    when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the messages are empty or a parameter is
+    unknown to the shield.
     """
     RunShields: _aio.UnaryUnaryMultiCallable[_safety_pb2.RunShieldsRequest, _safety_pb2.RunShieldsResponse]  # type: ignore[assignment]
     """Runs several shields over the same dialog at once and answers when all have judged. Read only. Errors: NOT_FOUND
@@ -127,12 +129,13 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _safety_pb2.RunShieldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_safety_pb2.RunShieldResponse, _abc.Awaitable[_safety_pb2.RunShieldResponse]]:
-        """Runs one shield over a dialog. The last message is judged in the light of the others; a shield with `messages: all`
-        among its parameters (the default of prompt-guard) judges every message of users and tools in the call, and the
-        strictest verdict is the answer. Context that is sent with a user message is judged as retrieved text. A guard that
-        cannot judge is a violation of type `guard_unavailable` unless the policy says otherwise. Read only, so repeating is
-        safe. Errors: NOT_FOUND (NOT_FOUND) when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the
-        messages are empty or a parameter is unknown to the shield.
+        """Runs one shield over a dialog. Judged is what is new: the last message, and where users or tools wrote it, all of
+        theirs since the last answer, each in the light of those before; a shield with `messages: all` among its parameters
+        (the default of prompt-guard) judges every message of users and tools. The strictest verdict is the answer. Context
+        that is sent with a user message is judged as retrieved text. A guard that cannot judge is a violation of type
+        `guard_unavailable` unless the policy says otherwise. Read only, so repeating is safe. Errors: NOT_FOUND (NOT_FOUND)
+        when the shield does not exist; INVALID_ARGUMENT (INVALID_VALUE) when the messages are empty or a parameter is
+        unknown to the shield.
         """
 
     @_abc_1.abstractmethod

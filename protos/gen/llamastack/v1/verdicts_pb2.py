@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from llamastack.v1 import errors_pb2 as llamastack_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cllamastack/v1/verdicts.proto\x12\rllamastack.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1allamastack/v1/errors.proto\"\xa0\x01\n\x0fSafetyViolation\x12\x36\n\x0fviolation_level\x18\x01 \x01(\x0e\x32\x1d.llamastack.v1.ViolationLevel\x12\x19\n\x0cuser_message\x18\x02 \x01(\tH\x00\x88\x01\x01\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\r_user_message\"N\n\x0bVerdictSpan\x12\x15\n\rmessage_index\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\"\xa1\x05\n\x07Verdict\x12\x12\n\nverdict_id\x18\x01 \x01(\t\x12\x11\n\tshield_id\x18\x02 \x01(\t\x12-\n\x07surface\x18\x03 \x01(\x0e\x32\x1c.llamastack.v1.SafetySurface\x12+\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32\x1b.llamastack.v1.SafetyAction\x12,\n\x05level\x18\x05 \x01(\x0e\x32\x1d.llamastack.v1.ViolationLevel\x12\r\n\x05\x63odes\x18\x06 \x03(\t\x12\x12\n\x05score\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12,\n\nscore_kind\x18\x08 \x01(\x0e\x32\x18.llamastack.v1.ScoreKind\x12\x43\n\x0f\x63\x61tegory_scores\x18\t \x03(\x0b\x32*.llamastack.v1.Verdict.CategoryScoresEntry\x12)\n\x05spans\x18\n \x03(\x0b\x32\x1a.llamastack.v1.VerdictSpan\x12\r\n\x05model\x18\x0b \x01(\t\x12\x12\n\nmodel_hash\x18\x0c \x01(\t\x12\x16\n\x0epolicy_version\x18\r \x01(\t\x12\x10\n\x08\x62\x61seline\x18\x0e \x01(\x08\x12\x10\n\x08\x63overage\x18\x0f \x01(\x01\x12\x10\n\x08language\x18\x10 \x01(\t\x12\x12\n\nlatency_ms\x18\x11 \x01(\r\x12#\n\x05\x65rror\x18\x12 \x01(\x0b\x32\x14.llamastack.v1.Error\x12\x0e\n\x06\x63\x61\x63hed\x18\x13 \x01(\x08\x12)\n\x08metadata\x18\x14 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a\x35\n\x13\x43\x61tegoryScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_score\"\xc4\x04\n\x10ModerationResult\x12\x0f\n\x07\x66lagged\x18\x01 \x01(\x08\x12\x43\n\ncategories\x18\x02 \x03(\x0b\x32/.llamastack.v1.ModerationResult.CategoriesEntry\x12L\n\x0f\x63\x61tegory_scores\x18\x03 \x03(\x0b\x32\x33.llamastack.v1.ModerationResult.CategoryScoresEntry\x12\x64\n\x1c\x63\x61tegory_applied_input_types\x18\x04 \x03(\x0b\x32>.llamastack.v1.ModerationResult.CategoryAppliedInputTypesEntry\x12\x19\n\x0cuser_message\x18\x05 \x01(\tH\x00\x88\x01\x01\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a\x31\n\x0f\x43\x61tegoriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\x1a\x35\n\x13\x43\x61tegoryScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x65\n\x1e\x43\x61tegoryAppliedInputTypesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.llamastack.v1.ModerationInputTypes:\x02\x38\x01\x42\x0f\n\r_user_message\"%\n\x14ModerationInputTypes\x12\r\n\x05types\x18\x01 \x03(\t*\x80\x01\n\x0eViolationLevel\x12\x1f\n\x1bVIOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14VIOLATION_LEVEL_INFO\x10\x01\x12\x18\n\x14VIOLATION_LEVEL_WARN\x10\x02\x12\x19\n\x15VIOLATION_LEVEL_ERROR\x10\x03*\x9a\x02\n\rSafetySurface\x12\x1e\n\x1aSAFETY_SURFACE_UNSPECIFIED\x10\x00\x12\x17\n\x13SAFETY_SURFACE_USER\x10\x01\x12\x1c\n\x18SAFETY_SURFACE_ASSISTANT\x10\x02\x12!\n\x1dSAFETY_SURFACE_TOOL_ARGUMENTS\x10\x03\x12\x1e\n\x1aSAFETY_SURFACE_TOOL_RESULT\x10\x04\x12\x1c\n\x18SAFETY_SURFACE_RETRIEVED\x10\x05\x12\x1f\n\x1bSAFETY_SURFACE_MEMORY_WRITE\x10\x06\x12\x17\n\x13SAFETY_SURFACE_FILE\x10\x07\x12\x17\n\x13SAFETY_SURFACE_CODE\x10\x08*\xc2\x01\n\x0cSafetyAction\x12\x1d\n\x19SAFETY_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13SAFETY_ACTION_ALLOW\x10\x01\x12\x16\n\x12SAFETY_ACTION_WARN\x10\x02\x12\x18\n\x14SAFETY_ACTION_REDACT\x10\x03\x12\x16\n\x12SAFETY_ACTION_HOLD\x10\x04\x12\x17\n\x13SAFETY_ACTION_HUMAN\x10\x05\x12\x17\n\x13SAFETY_ACTION_BLOCK\x10\x06*z\n\tScoreKind\x12\x1a\n\x16SCORE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16SCORE_KIND_PROBABILITY\x10\x01\x12 \n\x1cSCORE_KIND_MODEL_PROBABILITY\x10\x02\x12\x13\n\x0fSCORE_KIND_RULE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cllamastack/v1/verdicts.proto\x12\rllamastack.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1allamastack/v1/errors.proto\"\xa0\x01\n\x0fSafetyViolation\x12\x36\n\x0fviolation_level\x18\x01 \x01(\x0e\x32\x1d.llamastack.v1.ViolationLevel\x12\x19\n\x0cuser_message\x18\x02 \x01(\tH\x00\x88\x01\x01\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\r_user_message\"\x8c\x01\n\x0bVerdictSpan\x12\x15\n\rmessage_index\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x12\n\nin_context\x18\x05 \x01(\x08\x12\x18\n\x0breplacement\x18\x06 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_replacement\"\xa1\x05\n\x07Verdict\x12\x12\n\nverdict_id\x18\x01 \x01(\t\x12\x11\n\tshield_id\x18\x02 \x01(\t\x12-\n\x07surface\x18\x03 \x01(\x0e\x32\x1c.llamastack.v1.SafetySurface\x12+\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32\x1b.llamastack.v1.SafetyAction\x12,\n\x05level\x18\x05 \x01(\x0e\x32\x1d.llamastack.v1.ViolationLevel\x12\r\n\x05\x63odes\x18\x06 \x03(\t\x12\x12\n\x05score\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12,\n\nscore_kind\x18\x08 \x01(\x0e\x32\x18.llamastack.v1.ScoreKind\x12\x43\n\x0f\x63\x61tegory_scores\x18\t \x03(\x0b\x32*.llamastack.v1.Verdict.CategoryScoresEntry\x12)\n\x05spans\x18\n \x03(\x0b\x32\x1a.llamastack.v1.VerdictSpan\x12\r\n\x05model\x18\x0b \x01(\t\x12\x12\n\nmodel_hash\x18\x0c \x01(\t\x12\x16\n\x0epolicy_version\x18\r \x01(\t\x12\x10\n\x08\x62\x61seline\x18\x0e \x01(\x08\x12\x10\n\x08\x63overage\x18\x0f \x01(\x01\x12\x10\n\x08language\x18\x10 \x01(\t\x12\x12\n\nlatency_ms\x18\x11 \x01(\r\x12#\n\x05\x65rror\x18\x12 \x01(\x0b\x32\x14.llamastack.v1.Error\x12\x0e\n\x06\x63\x61\x63hed\x18\x13 \x01(\x08\x12)\n\x08metadata\x18\x14 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a\x35\n\x13\x43\x61tegoryScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_score\"\xc4\x04\n\x10ModerationResult\x12\x0f\n\x07\x66lagged\x18\x01 \x01(\x08\x12\x43\n\ncategories\x18\x02 \x03(\x0b\x32/.llamastack.v1.ModerationResult.CategoriesEntry\x12L\n\x0f\x63\x61tegory_scores\x18\x03 \x03(\x0b\x32\x33.llamastack.v1.ModerationResult.CategoryScoresEntry\x12\x64\n\x1c\x63\x61tegory_applied_input_types\x18\x04 \x03(\x0b\x32>.llamastack.v1.ModerationResult.CategoryAppliedInputTypesEntry\x12\x19\n\x0cuser_message\x18\x05 \x01(\tH\x00\x88\x01\x01\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a\x31\n\x0f\x43\x61tegoriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\x1a\x35\n\x13\x43\x61tegoryScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x65\n\x1e\x43\x61tegoryAppliedInputTypesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.llamastack.v1.ModerationInputTypes:\x02\x38\x01\x42\x0f\n\r_user_message\"%\n\x14ModerationInputTypes\x12\r\n\x05types\x18\x01 \x03(\t*\x80\x01\n\x0eViolationLevel\x12\x1f\n\x1bVIOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14VIOLATION_LEVEL_INFO\x10\x01\x12\x18\n\x14VIOLATION_LEVEL_WARN\x10\x02\x12\x19\n\x15VIOLATION_LEVEL_ERROR\x10\x03*\x9a\x02\n\rSafetySurface\x12\x1e\n\x1aSAFETY_SURFACE_UNSPECIFIED\x10\x00\x12\x17\n\x13SAFETY_SURFACE_USER\x10\x01\x12\x1c\n\x18SAFETY_SURFACE_ASSISTANT\x10\x02\x12!\n\x1dSAFETY_SURFACE_TOOL_ARGUMENTS\x10\x03\x12\x1e\n\x1aSAFETY_SURFACE_TOOL_RESULT\x10\x04\x12\x1c\n\x18SAFETY_SURFACE_RETRIEVED\x10\x05\x12\x1f\n\x1bSAFETY_SURFACE_MEMORY_WRITE\x10\x06\x12\x17\n\x13SAFETY_SURFACE_FILE\x10\x07\x12\x17\n\x13SAFETY_SURFACE_CODE\x10\x08*\xc2\x01\n\x0cSafetyAction\x12\x1d\n\x19SAFETY_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13SAFETY_ACTION_ALLOW\x10\x01\x12\x16\n\x12SAFETY_ACTION_WARN\x10\x02\x12\x18\n\x14SAFETY_ACTION_REDACT\x10\x03\x12\x16\n\x12SAFETY_ACTION_HOLD\x10\x04\x12\x17\n\x13SAFETY_ACTION_HUMAN\x10\x05\x12\x17\n\x13SAFETY_ACTION_BLOCK\x10\x06*z\n\tScoreKind\x12\x1a\n\x16SCORE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16SCORE_KIND_PROBABILITY\x10\x01\x12 \n\x1cSCORE_KIND_MODEL_PROBABILITY\x10\x02\x12\x13\n\x0fSCORE_KIND_RULE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,30 +41,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODERATIONRESULT_CATEGORYSCORESENTRY']._serialized_options = b'8\001'
   _globals['_MODERATIONRESULT_CATEGORYAPPLIEDINPUTTYPESENTRY']._loaded_options = None
   _globals['_MODERATIONRESULT_CATEGORYAPPLIEDINPUTTYPESENTRY']._serialized_options = b'8\001'
-  _globals['_VIOLATIONLEVEL']._serialized_start=1647
-  _globals['_VIOLATIONLEVEL']._serialized_end=1775
-  _globals['_SAFETYSURFACE']._serialized_start=1778
-  _globals['_SAFETYSURFACE']._serialized_end=2060
-  _globals['_SAFETYACTION']._serialized_start=2063
-  _globals['_SAFETYACTION']._serialized_end=2257
-  _globals['_SCOREKIND']._serialized_start=2259
-  _globals['_SCOREKIND']._serialized_end=2381
+  _globals['_VIOLATIONLEVEL']._serialized_start=1710
+  _globals['_VIOLATIONLEVEL']._serialized_end=1838
+  _globals['_SAFETYSURFACE']._serialized_start=1841
+  _globals['_SAFETYSURFACE']._serialized_end=2123
+  _globals['_SAFETYACTION']._serialized_start=2126
+  _globals['_SAFETYACTION']._serialized_end=2320
+  _globals['_SCOREKIND']._serialized_start=2322
+  _globals['_SCOREKIND']._serialized_end=2444
   _globals['_SAFETYVIOLATION']._serialized_start=106
   _globals['_SAFETYVIOLATION']._serialized_end=266
-  _globals['_VERDICTSPAN']._serialized_start=268
-  _globals['_VERDICTSPAN']._serialized_end=346
-  _globals['_VERDICT']._serialized_start=349
-  _globals['_VERDICT']._serialized_end=1022
-  _globals['_VERDICT_CATEGORYSCORESENTRY']._serialized_start=959
-  _globals['_VERDICT_CATEGORYSCORESENTRY']._serialized_end=1012
-  _globals['_MODERATIONRESULT']._serialized_start=1025
-  _globals['_MODERATIONRESULT']._serialized_end=1605
-  _globals['_MODERATIONRESULT_CATEGORIESENTRY']._serialized_start=1381
-  _globals['_MODERATIONRESULT_CATEGORIESENTRY']._serialized_end=1430
-  _globals['_MODERATIONRESULT_CATEGORYSCORESENTRY']._serialized_start=959
-  _globals['_MODERATIONRESULT_CATEGORYSCORESENTRY']._serialized_end=1012
-  _globals['_MODERATIONRESULT_CATEGORYAPPLIEDINPUTTYPESENTRY']._serialized_start=1487
-  _globals['_MODERATIONRESULT_CATEGORYAPPLIEDINPUTTYPESENTRY']._serialized_end=1588
-  _globals['_MODERATIONINPUTTYPES']._serialized_start=1607
-  _globals['_MODERATIONINPUTTYPES']._serialized_end=1644
+  _globals['_VERDICTSPAN']._serialized_start=269
+  _globals['_VERDICTSPAN']._serialized_end=409
+  _globals['_VERDICT']._serialized_start=412
+  _globals['_VERDICT']._serialized_end=1085
+  _globals['_VERDICT_CATEGORYSCORESENTRY']._serialized_start=1022
+  _globals['_VERDICT_CATEGORYSCORESENTRY']._serialized_end=1075
+  _globals['_MODERATIONRESULT']._serialized_start=1088
+  _globals['_MODERATIONRESULT']._serialized_end=1668
+  _globals['_MODERATIONRESULT_CATEGORIESENTRY']._serialized_start=1444
+  _globals['_MODERATIONRESULT_CATEGORIESENTRY']._serialized_end=1493
+  _globals['_MODERATIONRESULT_CATEGORYSCORESENTRY']._serialized_start=1022
+  _globals['_MODERATIONRESULT_CATEGORYSCORESENTRY']._serialized_end=1075
+  _globals['_MODERATIONRESULT_CATEGORYAPPLIEDINPUTTYPESENTRY']._serialized_start=1550
+  _globals['_MODERATIONRESULT_CATEGORYAPPLIEDINPUTTYPESENTRY']._serialized_end=1651
+  _globals['_MODERATIONINPUTTYPES']._serialized_start=1670
+  _globals['_MODERATIONINPUTTYPES']._serialized_end=1707
 # @@protoc_insertion_point(module_scope)

@@ -209,6 +209,8 @@ class VerdictSpan(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    IN_CONTEXT_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
     message_index: _builtins.int
     """Place of the message in the request, from 0."""
     start: _builtins.int
@@ -217,6 +219,10 @@ class VerdictSpan(_message.Message):
     """One past the last character."""
     code: _builtins.str
     """The category code found there, for example `S7` or a rule id."""
+    in_context: _builtins.bool
+    """The places are in the retrieved context that a user message brings, not in its content."""
+    replacement: _builtins.str
+    """What redaction puts there; unset = the code in brackets."""
     def __init__(
         self,
         *,
@@ -224,12 +230,16 @@ class VerdictSpan(_message.Message):
         start: _builtins.int = ...,
         end: _builtins.int = ...,
         code: _builtins.str = ...,
+        in_context: _builtins.bool = ...,
+        replacement: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replacement", b"_replacement", "replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "end", b"end", "message_index", b"message_index", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replacement", b"_replacement", "code", b"code", "end", b"end", "in_context", b"in_context", "message_index", b"message_index", "replacement", b"replacement", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__replacement: _TypeAlias = _typing.Literal["replacement"]  # noqa: Y015
+    _WhichOneofArgType__replacement: _TypeAlias = _typing.Literal["_replacement", b"_replacement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replacement) -> _WhichOneofReturnType__replacement | None: ...
 
 Global___VerdictSpan: _TypeAlias = VerdictSpan  # noqa: Y015
 
