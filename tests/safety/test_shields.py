@@ -136,7 +136,7 @@ async def test_a_repeated_text_is_judged_once_and_another_threshold_needs_no_new
     assert response.verdict.cached
     assert len(mesh.seen.subjects) == 1
     await mesh.client.safety.run_shield(
-        name, [{"role": "user", "content": "before"}, {"role": "user", "content": "forbidden again"}]
+        name, [{"role": "assistant", "content": "before"}, {"role": "user", "content": "forbidden again"}]
     )
     assert len(mesh.seen.subjects) == 2
 
