@@ -4,10 +4,27 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from stack_client.home import Home
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse gives this type no public name
+
+
+class IntermixedParser(argparse.ArgumentParser):
+    """Takes an optional positional argument behind options too, which plain argparse does only from Python 3.13 on."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
+        """As argparse does, but positional and optional arguments may alternate."""
+        if self._inside:  # the intermixed parsing calls this method for its two passes
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return super().parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
 
 def add_home(parser: argparse.ArgumentParser) -> None:

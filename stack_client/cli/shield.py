@@ -12,7 +12,7 @@ from rich.table import Table
 
 from llamastack import v1
 from stack_client.cli.connection import add_target, connected
-from stack_client.cli.options import Subparsers, on_terminal, print_json
+from stack_client.cli.options import IntermixedParser, Subparsers, on_terminal, print_json
 from stack_client.errors import InvalidArgumentError, NotFoundError
 from stack_client.portal import SyncStackClient
 from stack_client.safety import SURFACES, guard_preset
@@ -25,7 +25,7 @@ def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the command and its actions."""
     parser = subparsers.add_parser("shield", help="list, add, remove and run shields", parents=[_common()])
     parser.set_defaults(command=list_shields)
-    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", parser_class=IntermixedParser)
     common = _common(argument_default=argparse.SUPPRESS)
     actions.add_parser("list", help="list the shields (default)", parents=[common])
     add = actions.add_parser("add", help="add a shield, and load its guard model where one is given", parents=[common])
@@ -179,8 +179,8 @@ def _kind(shield: dict[str, Any]) -> str:
     return f"{shield['provider']} (baseline)" if shield["provider"] == "embedded" else str(shield["provider"])
 
 
-def _common(argument_default: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, argument_default=argument_default)
+def _common(argument_default: str | None = None) -> IntermixedParser:
+    parser = IntermixedParser(add_help=False, argument_default=argument_default)
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_target(parser)
     return parser

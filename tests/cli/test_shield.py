@@ -17,7 +17,7 @@ def test_a_shield_is_added_listed_run_and_removed(command: Command) -> None:
     unsafe = command("shield", "run", "policy", stdin="a forbidden thing")
     assert unsafe.returncode == 3
     assert unsafe.stdout.startswith("block: S1, score 1.000")
-    answer = json.loads(command("shield", "run", "policy", "forbidden", "--surface", "assistant", "--json").stdout)
+    answer = json.loads(command("shield", "run", "policy", "--surface", "assistant", "forbidden", "--json").stdout)
     assert answer["verdict"]["surface"] == "SAFETY_SURFACE_ASSISTANT"
     assert answer["violation"]["metadata"]["violation_type"] == "S1"
     assert command("audit", "verify").stdout.count("records in order") == 1
