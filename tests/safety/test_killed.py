@@ -7,7 +7,7 @@ import pytest
 
 from llamastack import v1
 from stack_client import StackClient
-from stack_client.content import messages
+from stack_client.content import messages, text_of
 from tests.stacks import StackProcess, stack_process
 
 LONG = " ".join(f"word{n}{'.' if n % 9 == 8 else ''}" for n in range(400))
@@ -60,3 +60,24 @@ async def test_a_safety_service_killed_while_an_answer_streams_ends_the_answer(s
         assert event.blocked.violation_type == "guard_unavailable"
         assert LONG.startswith(shown)
         assert len(shown) < len(LONG)
+
+
+async def test_a_turn_goes_on_with_its_shields_after_a_kill(stack: StackProcess) -> None:
+    async with StackClient(stack.addresses) as client:
+        name = await registered(client)
+        config = v1.AgentConfig(model="scripted", input_shields=[name], output_shields=[name])
+        agent_id = await client.agents.create(config)
+        session = await client.agents.create_session(agent_id)
+        asked = v1.TurnInputMessage(user=messages(f"slowly {LONG[:600]}")[0].user)
+        turn = await client.agents.create_turn(agent_id, session, [asked])
+        async for event in client.agents.watch_turn(turn.turn_id):
+            if event.WhichOneof("event") == "step_progress":
+                break
+        stack.stop("safety", "agents", kill=True)
+        stack.start("safety", "agents")
+        async with asyncio.timeout(60):
+            while (ended := await client.agents.get_turn(turn.turn_id)).status != v1.TURN_STATUS_COMPLETED:
+                await asyncio.sleep(0.05)
+        kinds = [step.WhichOneof("details") for step in ended.steps]
+        assert kinds == ["shield_call", "inference", "shield_call"]
+        assert text_of(ended.output_message.content) == LONG[:600]
