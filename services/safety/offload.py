@@ -8,7 +8,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LONG_TEXT = 20_000
-"""Characters from which work on a text leaves the event loop: about 10 ms; a thread costs a tenth of one."""
+"""Characters from which work on a text leaves the event loop: about 20 ms of work; a thread costs a tenth of one."""
 
 
 async def worked(characters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
