@@ -20,6 +20,9 @@ _HEX_PAIRS = re.compile(
 _TOKEN = re.compile(r"\S+")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,10});")
+# Python refuses to read numbers of thousands of digits; no character has one but for zeros in front.
+_ZEROS = re.compile(r"(?<=&#)0++(?=[0-9])")
+_ENDLESS_NUMBER = re.compile(r"&#[0-9]{1000,}+;?")
 _ESCAPES = 3
 _SHORTEST = 8
 _OPAQUE = 200
@@ -114,7 +117,7 @@ def _percent(part: str) -> str | None:
 
 def _entities(part: str) -> str | None:
     few = "&" not in part or len(_ENTITY.findall(part)) < _ESCAPES
-    return None if few else _changed(part, html.unescape(part))
+    return None if few else _changed(part, html.unescape(_ENDLESS_NUMBER.sub("\ufffd", _ZEROS.sub("", part))))
 
 
 def _changed(before: str, after: str) -> str | None:

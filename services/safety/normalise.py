@@ -133,6 +133,9 @@ def _inside_latin(text: str, at: int) -> bool:
 # Compatibility forms -------------------------------------------------------------------------------------------------
 
 _CLUSTER_MARKS = 2
+_SYLLABLE = 16
+"""Characters of a Korean cluster that are composed: a syllable has three. Putting marks in order takes quadratic time,
+so longer clusters, which nobody writes, stay as they are."""
 
 
 def _compatibility_edits(text: str) -> Iterator[Edit]:
@@ -145,11 +148,17 @@ def _compatibility_edits(text: str) -> Iterator[Edit]:
         while end < len(text) and _continues(text[end]):
             end += 1
         if end - start > 1 or not text[start].isascii():
-            cluster = text[start:end] if end - start <= _CLUSTER_MARKS + 1 or _jamo(text[start]) else text[start]
-            composed = unicodedata.normalize("NFKC", cluster)
+            composed = _composed(text, start, end)
             if composed != text[start:end]:
                 yield Edit(start=start, end=end, text=composed)
         start = end
+
+
+def _composed(text: str, start: int, end: int) -> str:
+    if _jamo(text[start]) and end - start > _SYLLABLE:
+        return text[start:end]
+    whole = end - start <= _CLUSTER_MARKS + 1 or _jamo(text[start])
+    return unicodedata.normalize("NFKC", text[start:end] if whole else text[start])
 
 
 @lru_cache(maxsize=4096)

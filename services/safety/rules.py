@@ -1,7 +1,8 @@
 """Rules: patterns and forbidden words over a text as it came and as a reader sees it.
 
-Patterns are RE2 expressions: their time is linear in the text, so no pattern and no text can hang the service; what
-RE2 lacks (look-around, back references) is refused when a rule is made.
+Patterns are RE2 expressions: the time of one search is linear in the text, and the places that are kept are bounded,
+so no pattern and no text can hang the service; what RE2 lacks (look-around, back references) is refused when a rule is
+made.
 """
 
 import datetime as dt
@@ -19,7 +20,8 @@ from services.safety.shield import Span
 
 MAX_PATTERN = 2000
 """Characters of one pattern."""
-_MOST_SPANS = 64
+MOST_PLACES = 5000
+"""Places that are kept of one text, about; a text with more is not judged as a whole."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD_BORDER = r"(?:^|[^\pL\pN_])"
 _WORD_END = r"(?:$|[^\pL\pN_])"
@@ -39,8 +41,6 @@ class Rule:
     """The compiled RE2 expression; where it has a group, the group is what was found."""
     code: str
     """The code of its findings."""
-    action: str = ""
-    """What its author wants to happen, as a hint for the policy's."""
     surfaces: frozenset[str] = frozenset()
     """Surfaces that it looks at; empty means all."""
     replacement: str | None = None
@@ -70,6 +70,16 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Found:
+    """What rules found in one text."""
+
+    matches: Sequence[Match] = ()
+    """Every place once per rule. A rule that matches anywhere has one here, however many places the others have."""
+    coverage: float = 1.0
+    """Share of the text before the first place that was not kept; 1 when all were."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuleSet:
     """Rules that are looked for together."""
 
@@ -82,15 +92,23 @@ class RuleSet:
         """The entry that lets a text pass on a day; None when there is none."""
         return next((entry for entry in self.allow if entry.until >= today and _found(entry.expression, text)), None)
 
-    def find(self, text: str, normalised: Normalised, *, surface: str) -> list[Match]:
-        """Matches in the raw text, in the normalised one, and in what was decoded; each place once per rule."""
+    def find(self, text: str, normalised: Normalised, *, surface: str) -> Found:
+        """Matches in the raw text, in the normalised one, and in what was decoded."""
         found: dict[tuple[str, int, int], Match] = {}
+        end_known = len(text)
+        forms = (_encodable(text), _encodable(normalised.text) if normalised.text != text else "")
         for rule in self.rules:
-            if not rule.surfaces or surface in rule.surfaces:
-                for start, end in _places(rule, text, normalised):
+            if rule.surfaces and surface not in rule.surfaces:
+                continue
+            for places in _places(rule, *forms, normalised):
+                most = max(1, MOST_PLACES - len(found))
+                for start, end in itertools.islice(places, most):
                     span = Span(start=start, end=end, code=rule.code, replacement=rule.replacement)
                     found.setdefault((rule.rule_id, start, end), Match(rule=rule, span=span))
-        return list(found.values())
+                left = next(iter(places), None)
+                if left is not None:
+                    end_known = min(end_known, left[0], len(text) - 1)
+        return Found(matches=list(found.values()), coverage=end_known / len(text) if text else 1.0)
 
 
 def compile_pattern(name: str, pattern: str) -> Any:  # noqa: ANN401 (re2 publishes no types)
@@ -138,20 +156,20 @@ def forbidden(words: Sequence[str], *, code: str) -> list[Rule]:
     return rules
 
 
-def _places(rule: Rule, text: str, normalised: Normalised) -> Iterator[tuple[int, int]]:
-    yield from _spans(rule, text)
-    if normalised.text != text:
-        for start, end in _spans(rule, normalised.text):
-            yield normalised.mapped.raw_span(start, end)
+def _places(rule: Rule, raw: str, normal: str, normalised: Normalised) -> Iterable[Iterator[tuple[int, int]]]:
+    """The places in the raw text, in the normalised one (empty where it is the same) and in what was decoded."""
     decoded: list[Blob | Hidden] = [*normalised.blobs, *normalised.hidden]
-    for part in decoded:
-        if _found(rule.expression, part.text):
-            yield part.start, part.end
+    return (
+        _spans(rule, raw),
+        (normalised.mapped.raw_span(start, end) for start, end in _spans(rule, normal)),
+        ((part.start, part.end) for part in decoded if _found(rule.expression, part.text)),
+    )
 
 
-def _spans(rule: Rule, text: str) -> Iterable[tuple[int, int]]:
-    for match in itertools.islice(rule.expression.finditer(_encodable(text)), _MOST_SPANS):
-        yield match.span(rule.expression.groups)
+def _spans(rule: Rule, text: str) -> Iterator[tuple[int, int]]:
+    if text:
+        for match in rule.expression.finditer(text):
+            yield match.span(rule.expression.groups)
 
 
 def _found(expression: Any, text: str) -> bool:  # noqa: ANN401 (re2 publishes no types)

@@ -37,6 +37,26 @@ async def test_dangerous_code_has_its_rule_its_lines_and_its_severity(shield: Sh
     assert (issue["severity"], issue["confidence"], issue["first"]) == ("HIGH", "HIGH", 3)
 
 
+@pytest.mark.parametrize(
+    "code", ["password = 'hunter2xyzzy'\n", "def hunter2xyzzy(:\n", "x = 'hunter2xyzzy\n", "f(hunter2xyzzy=1, 2)\n"]
+)
+async def test_bug_the_metadata_quoted_the_secret_of_the_code(shield: Shield, code: str) -> None:
+    for surface in (CODE, ANSWER):
+        found = await judge(shield, fenced(code) + fenced("x\n", "hunter2xyzzy:pw"), surface=surface)
+        assert "issues" in found.metadata or "syntax_errors" in found.metadata
+        assert "hunter2xyzzy" not in f"{found.metadata}{found.failure}{found.codes}"
+
+
+async def test_a_secret_in_code_is_named_by_test_severity_confidence_and_line(shield: Shield) -> None:
+    found = await judge(shield, "x = 1\npassword = 'hunter2xyzzy'\n", surface=CODE)
+    assert fact(found, "issues") == [{"test_id": "B105", "severity": "LOW", "confidence": "MEDIUM", "first": 2}]
+
+
+async def test_broken_code_is_named_by_its_line(shield: Shield) -> None:
+    found = await judge(shield, fenced("x = 1\ndef f(:\n"), surface=ANSWER)
+    assert fact(found, "syntax_errors") == ["SyntaxError in line 2"]
+
+
 @pytest.mark.parametrize("language", ["python", "Python", "py", "", "python title=x"])
 async def test_fenced_code_in_an_answer_is_scanned_and_placed_in_the_answer(shield: Shield, language: str) -> None:
     text = fenced(BAD, language)

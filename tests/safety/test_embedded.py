@@ -118,6 +118,18 @@ async def test_heads_can_be_switched_off(whole: SafetyMesh) -> None:
     assert response.verdict.score == 1
 
 
+@pytest.mark.parametrize("surface", ["assistant", "tool_arguments", "code"])
+async def test_bug_without_its_head_of_content_it_called_unread_text_safe(whole: SafetyMesh, surface: str) -> None:
+    await whole.client.shields.register("no-content", provider_id="embedded", params={"heads": {"content": False}})
+    said = v1.InterleavedContent(items=[v1.ContentItem(text="Kill them all with a bomb.")])
+    dialog: list[Any] = ["Go on.", v1.Message(assistant=v1.CompletionMessage(content=said))]
+    verdict = (await whole.client.safety.run_shield("no-content", dialog, surface=surface)).verdict
+    assert verdict.action == v1.SAFETY_ACTION_BLOCK
+    assert "heads.content is off" in verdict.error.message
+    assert not verdict.HasField("score")
+    await whole.client.shields.unregister("no-content")
+
+
 async def test_without_the_detector_text_from_tools_is_not_judged_and_the_verdict_says_why(lame: SafetyMesh) -> None:
     verdict = await judged(lame, REPORT, "tool_result")
     assert verdict.action == v1.SAFETY_ACTION_BLOCK

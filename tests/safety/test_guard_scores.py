@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llamastack import v1
 from services.safety.guard.asking import listed_score
-from services.safety.guard.scores import shares, word_score
+from services.safety.guard.scores import NumbersError, shares, word_score
 from services.safety.providers.prompt_guard import attack_score, softmax, violation_type
 
 
@@ -22,12 +22,16 @@ def test_two_very_unlikely_words_have_a_score_and_a_large_mass_outside() -> None
     assert score.outside_mass == 1.0
 
 
-def test_one_impossible_word_leaves_the_other() -> None:
-    assert word_score(safe=-math.inf, unsafe=0.0).p_unsafe == 1.0
-    assert word_score(safe=0.0, unsafe=-math.inf).p_unsafe < 1e-300
+def test_one_nearly_impossible_word_leaves_the_other() -> None:
+    assert word_score(safe=-9999.0, unsafe=0.0).p_unsafe == 1.0
+    assert word_score(safe=0.0, unsafe=-9999.0).p_unsafe < 1e-300
 
 
-@pytest.mark.parametrize(("safe", "unsafe"), [(math.nan, 0.0), (-math.inf, -math.inf), (5.0, -1.0)])
+@pytest.mark.parametrize(
+    ("safe", "unsafe"),
+    [(math.nan, 0.0), (0.0, math.nan), (-math.inf, -math.inf), (0.0, -math.inf), (-math.inf, 0.0), (math.inf, -1.0),
+     (5.0, -1.0)],
+)  # fmt: skip
 def test_what_is_no_log_probability_is_refused(safe: float, unsafe: float) -> None:
     with pytest.raises(ValueError, match="log probabilities"):
         word_score(safe=safe, unsafe=unsafe)
@@ -35,8 +39,14 @@ def test_what_is_no_log_probability_is_refused(safe: float, unsafe: float) -> No
 
 def test_shares_sum_to_one_and_of_nothing_are_nothing() -> None:
     assert shares({"S1": -500.0, "S2": -500.0}) == {"S1": 0.5, "S2": 0.5}
-    assert shares({"S1": -math.inf}) == {}
     assert shares({}) == {}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_shares_of_numbers_that_are_not_finite_are_refused_wherever_they_stand(value: float) -> None:
+    for listed in ({"S1": value}, {"S1": -1.0, "S2": value}, {"S1": value, "S2": -1.0}):
+        with pytest.raises(NumbersError, match="not finite"):
+            shares(listed)
 
 
 def position(chosen: str, **top: float) -> v1.TokenLogProbs:
@@ -62,6 +72,12 @@ def test_a_list_without_both_words_gives_no_score() -> None:
     assert listed_score([position("I", I=-0.1, We=-3.0)]) is None
     assert listed_score([position("safe", safe=math.log(0.3), sure=math.log(0.1))]) is None
     assert listed_score([]) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_list_with_a_number_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(NumbersError, match="not finite"):
+        listed_score([position("safe", safe=math.log(0.9), unsafe=value)])
 
 
 @given(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=3), st.floats(0.01, 100))

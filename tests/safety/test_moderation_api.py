@@ -62,7 +62,9 @@ async def test_an_endpoint_without_scores_gives_its_flag_and_no_probability() ->
     "body",
     [b"", b"not json", b"[]", b'{"results": []}', b'{"results": [{}]}', b'{"results": [1]}',
      json.dumps(result({"hate": 2.0})).encode(),
-     b'{"results": [{"flagged": false, "category_scores": {"hate": NaN}}]}'],
+     b'{"results": [{"flagged": false, "category_scores": {"hate": NaN}}]}',
+     b'{"results": [{"flagged": false, "category_scores": {"hate": -Infinity}}]}',
+     b'{"results": [{"flagged": false, "category_scores": {"hate": 1e999}}]}'],
 )  # fmt: skip
 async def test_an_answer_of_another_shape_is_no_judgement(body: bytes) -> None:
     with endpoint(Reply(body)) as served:

@@ -206,7 +206,7 @@ def _ruled(rows: Sequence[Row]) -> Array:
     found = []
     for row in rows:
         plain = normalise(row.text)
-        found.append(float(bool(plain.hidden or phrases.builtin().find(row.text, plain, surface=row.surface))))
+        found.append(float(bool(plain.hidden or phrases.builtin().find(row.text, plain, surface=row.surface).matches)))
     return np.array(found)
 
 

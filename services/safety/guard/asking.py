@@ -11,7 +11,7 @@ from services.safety.guard.categories import CategorySet
 from services.safety.guard.model import GuardModel, Tally, Words, agent_message, user_message
 from services.safety.guard.prompt import Turn
 from services.safety.guard.reply import Reply, parse_reply
-from services.safety.guard.scores import OUTSIDE_LIMIT, WordScore, shares, word_score
+from services.safety.guard.scores import OUTSIDE_LIMIT, NumbersError, WordScore, shares, word_score
 from services.safety.guard.windows import Size, Window
 from services.safety.together import together
 from stack_client.content import text_of
@@ -82,6 +82,12 @@ class TokenRoute:
 
     async def ask(self, window: Window, threshold: float, tally: Tally) -> Answer:
         """Read two logits after the newline pair."""
+        try:
+            return await self._answer(window, threshold, tally)
+        except NumbersError as error:
+            return unusable(error, scored_by="logits")
+
+    async def _answer(self, window: Window, threshold: float, tally: Tally) -> Answer:
         ids = list(window.ids)
         words = await self._model.words(self._categories)
         if words is None:
@@ -108,10 +114,7 @@ class TokenRoute:
         logprobs = await self._model.next_token(ids, (words.safe, words.unsafe), tally)
         if logprobs is None:
             return None  # the model would rather end its answer than say anything
-        try:
-            return word_score(safe=logprobs[0], unsafe=logprobs[1])
-        except ValueError:
-            return None
+        return word_score(safe=logprobs[0], unsafe=logprobs[1])
 
     async def _by_text(self, ids: list[int], tally: Tally) -> Answer:
         text, complete = await self._model.generate(ids, tally, max_tokens=self._max_tokens)
@@ -196,7 +199,10 @@ class ChatRoute:
         complete = response.finish_reason == v1.FINISH_REASON_STOP
         text = text_of(response.completion_message.content)
         answer = by_text(parse_reply(text, self._categories, complete=complete))
-        score = listed_score(response.logprobs) if response.logprobs else None
+        try:
+            score = listed_score(response.logprobs) if response.logprobs else None
+        except NumbersError as error:
+            return unusable(error, scored_by="logprobs")
         if score is None or answer.score is None or (answer.reply and answer.reply.verdict == "excluded"):
             return answer
         return replace(
@@ -228,11 +234,19 @@ def by_text(reply: Reply) -> Answer:
     return Answer(score=score, scored_by="text", reply=reply, failure=failure)
 
 
+def unusable(error: NumbersError, *, scored_by: str) -> Answer:
+    """No judgement: what such a model writes means as little as its numbers."""
+    return Answer(score=None, scored_by=scored_by, failure=f"the guard's numbers cannot be used: {error}")
+
+
 def listed_score(logprobs: Sequence[v1.TokenLogProbs]) -> WordScore | None:
     """The score from the likeliest alternatives at the first token that is no white space.
 
     A word that is not listed counts with the probability of the least likely one listed, which is its upper bound.
     None where neither word is listed, or too much lies outside.
+
+    Raises:
+        NumbersError: If a number listed there is not finite.
     """
     for position in logprobs:
         if position.chosen.token.strip():
@@ -241,12 +255,12 @@ def listed_score(logprobs: Sequence[v1.TokenLogProbs]) -> WordScore | None:
         return None
     listed = {entry.token.strip().lower(): entry.logprob for entry in reversed(position.top)}
     listed[position.chosen.token.strip().lower()] = position.chosen.logprob
+    if not all(map(math.isfinite, (position.chosen.logprob, *(entry.logprob for entry in position.top)))):
+        raise NumbersError("log probabilities of its first word are not finite")
     if "safe" not in listed and "unsafe" not in listed:
         return None
     least = min(listed.values())
     safe, unsafe = listed.get("safe", least), listed.get("unsafe", least)
-    if not math.isfinite(safe) or not math.isfinite(unsafe):
-        return None
     score = word_score(safe=min(safe, 0.0), unsafe=min(unsafe, 0.0))
     return score if score.outside_mass <= OUTSIDE_LIMIT else None
 

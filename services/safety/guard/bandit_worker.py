@@ -1,7 +1,8 @@
 """Runs bandit over sources from stdin: a script for a process of its own, for hostile code can crash a parser.
 
 Reads a JSON list of sources, writes a JSON list with one entry per source: a list of findings (`test_id`, `severity`,
-`confidence`, `text`, `first`, `last` line from 1), or a string that says why it could not be scanned.
+`confidence`, `first`, `last` line from 1), or a string that says why it could not be scanned. Neither quotes the
+source, as bandit's and Python's own messages do: it may hold secrets, and this goes to logs.
 """
 
 import ast
@@ -31,7 +32,8 @@ def scan(source: str, folder: Path) -> list[dict[str, Any]] | str:
     try:
         ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+        line = getattr(error, "lineno", None)
+        return f"{type(error).__name__} in line {line}" if line else type(error).__name__
     file = folder / "source.py"
     # With a byte order mark no comment can declare another encoding, in which the code would be a different one.
     file.write_bytes(codecs.BOM_UTF8 + source.encode())
@@ -40,13 +42,12 @@ def scan(source: str, folder: Path) -> list[dict[str, Any]] | str:
     scanner.discover_files([str(file)])
     scanner.run_tests()
     if scanner.skipped:
-        return str(scanner.skipped[0][1])
+        return "bandit could not read it"
     return [
         {
             "test_id": issue.test_id,
             "severity": issue.severity,
             "confidence": issue.confidence,
-            "text": issue.text,
             "first": min(issue.linerange or [issue.lineno]),
             "last": max(issue.linerange or [issue.lineno]),
         }

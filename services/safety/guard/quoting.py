@@ -8,13 +8,16 @@ import re
 from dataclasses import dataclass
 from re import Match, Pattern
 
+# Time is linear in any text: white space is never given back, and a run of it is looked at from its first character
+# only, though each of its characters may end a line.
 _MARKER = re.compile(
-    r"<(\s*/?\s*(?:BEGIN|END)\s+(?:(?:UNSAFE\s+)?CONTENT\s*CATEGORIES|CONVERSATION|RESPONSE)\s*)>", re.IGNORECASE
+    r"<(\s*+(?:/\s*+)?(?:BEGIN|END)\s++(?:(?:UNSAFE\s++)?CONTENT\s*+CATEGORIES|CONVERSATION|RESPONSE)\s*+)>",
+    re.IGNORECASE,
 )
-# A label stands at the start of a line, whichever character ended the one before.
-_LABEL = re.compile(
-    r"(?:^|(?<=[\r\v\f\x85\u2028\u2029]))(?=[^\S\n\r]*(?:User|Agent)[^\S\n\r]*:)", re.IGNORECASE | re.MULTILINE
-)
+_LABEL = re.compile(r"(?<![^\S\n\r])[^\S\n\r]*+(?=(?:User|Agent)[^\S\n\r]*+:)", re.IGNORECASE)
+# Beside \n and \r, which are no part of the run before a label.
+_LINE_END = re.compile(r"[\v\f\x85\u2028\u2029]")
+_LABEL_QUOTE = "> "
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,27 @@ def quote(text: str, look_alikes: Pattern[str], *, begins_line: bool) -> Quoted:
     """
     text, markers = _MARKER.subn(lambda match: f'"{match[1].strip()}"', text)
     text, tokens = look_alikes.subn(_named, text)
-    first = _LABEL.match(text) is not None and not begins_line
-    if first:
-        text = "\0" + text  # keeps the first line from matching; removed below
-    text, labels = _LABEL.subn("> ", text)
-    text = text[1:] if first else text
+    text, labels = _without_labels(text, begins_line=begins_line)
     counts = {"special_token": tokens, "marker_line": markers, "role_label": labels}
     return Quoted(text, {kind: count for kind, count in counts.items() if count})
+
+
+def _without_labels(text: str, *, begins_line: bool) -> tuple[str, int]:
+    """The text with every start of a line that leads to a role label quoted, whichever character ended the line before.
+
+    White space before a label may hold several such starts.
+    """
+    count = 0
+
+    def quoted(match: Match[str]) -> str:
+        nonlocal count
+        at = match.start()
+        starts = begins_line if at == 0 else text[at - 1] in "\n\r"
+        run, ends = _LINE_END.subn(rf"\g<0>{_LABEL_QUOTE}", match[0])
+        count += ends + starts
+        return f"{_LABEL_QUOTE}{run}" if starts else run
+
+    return _LABEL.sub(quoted, text), count
 
 
 def _named(match: Match[str]) -> str:

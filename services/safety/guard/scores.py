@@ -8,6 +8,10 @@ OUTSIDE_LIMIT = 0.1
 """More probability than this outside the two words means a wrong template or model: the words then say nothing."""
 
 
+class NumbersError(ValueError):
+    """A model's numbers are none that anything can be concluded from, such as NaN."""
+
+
 @dataclass(frozen=True)
 class WordScore:
     """What the model says between its two words."""
@@ -26,10 +30,10 @@ def word_score(*, safe: float, unsafe: float) -> WordScore:
         unsafe: The same of `unsafe`.
 
     Raises:
-        ValueError: If one is no log probability.
+        NumbersError: If one is no log probability, or infinite, which no softmax of a sound model gives.
     """
-    if math.isnan(safe) or math.isnan(unsafe) or max(safe, unsafe) > 1e-3 or max(safe, unsafe) == -math.inf:
-        raise ValueError(f"{safe} and {unsafe} are no log probabilities")
+    if not math.isfinite(safe) or not math.isfinite(unsafe) or max(safe, unsafe) > 1e-3:
+        raise NumbersError(f"{safe} and {unsafe} are no log probabilities of its two words")
     inside = math.exp(safe) + math.exp(unsafe)
     # Through the difference, so that two very unlikely words do not become 0 / 0.
     p_unsafe = 1 / (1 + math.exp(min(safe - unsafe, 700.0)))
@@ -37,10 +41,14 @@ def word_score(*, safe: float, unsafe: float) -> WordScore:
 
 
 def shares(logprobs: Mapping[str, float]) -> dict[str, float]:
-    """Softmax over the given log probabilities; empty when none is finite."""
-    highest = max(logprobs.values(), default=-math.inf)
-    if not math.isfinite(highest):
-        return {}
+    """Softmax over the given log probabilities; empty when there are none.
+
+    Raises:
+        NumbersError: If one is not finite.
+    """
+    if not all(map(math.isfinite, logprobs.values())):
+        raise NumbersError("log probabilities of its categories are not finite")
+    highest = max(logprobs.values(), default=0.0)
     weights = {key: math.exp(value - highest) for key, value in logprobs.items()}
     total = sum(weights.values())
     return {key: weight / total for key, weight in weights.items()}

@@ -4,12 +4,14 @@ Fenced blocks are scanned on every surface; on the surface `code` the whole text
 Python is read. Parameter `on_unsupported` says what a block in another language means elsewhere: `block` (a finding of
 score 1), `warn` (a finding of score 0.1) or `allow`; on the surface `code` it always lowers the coverage, so that the
 text counts as not judged. `timeout` bounds a scan in seconds. Verdicts have in their metadata: `blocks`, `languages`
-that were not read, `syntax_errors`, and `issues` with line, severity, confidence and text.
+that were not read, `syntax_errors` with their lines, and `issues` with bandit's test, line (`first`), severity and
+confidence. Nothing there quotes the code: it may hold secrets, and verdicts are logged.
 """
 
 import asyncio
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from llamastack import v1
 from services.safety import guard
 from services.safety import params as read
 from services.safety.guard.code_blocks import NO_CODE, PYTHON, CodeBlock, fenced_blocks, line_starts
+from services.safety.offload import worked
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface
 from stack_client.errors import FailedPreconditionError
 
@@ -31,6 +34,7 @@ _DISCOUNT = {"HIGH": 0.0, "MEDIUM": 0.05, "LOW": 0.2}
 _UNSUPPORTED_SCORE = {"block": 1.0, "warn": 0.1, "allow": 0.0}
 _WORKER = Path(guard.__file__).parent / "bandit_worker.py"
 _MAX_ISSUES = 20
+_LANGUAGE = re.compile(r"[a-z][a-z0-9+#.-]{0,15}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,8 @@ class CodeScanner:
     async def judge(self, subject: Subject) -> Judgement:
         """Scan the text's code."""
         only_code = subject.surface == v1.SAFETY_SURFACE_CODE
-        blocks = [block for block in fenced_blocks(subject.text) if block.code.strip()]
+        fenced = await worked(len(subject.text), fenced_blocks, subject.text)
+        blocks = [block for block in fenced if block.code.strip()]
         if only_code and not blocks:
             blocks = [CodeBlock("python", subject.text, 0)]
         python, others = _sorted_by_language(blocks)
@@ -141,7 +146,8 @@ class CodeScanner:
         broken = [(block, result) for block, result in pairs if isinstance(result, str) and block.language]
         issues = [issue for block, result in pairs if not isinstance(result, str) for issue in _issues(block, result)]
         unread = [*others, *left, *(block for block, _ in broken)] if only_code else list(left)
-        blocks = [*scanned, *left, *(block for block in others if block not in scanned)]
+        known = {block.start for block in scanned}
+        blocks = [*scanned, *left, *(block for block in others if block.start not in known)]
         coverage = 1 - sum(len(block.code) for block in unread) / max(1, sum(len(block.code) for block in blocks))
         scores: dict[str, float] = {}
         for issue in issues:
@@ -168,8 +174,12 @@ class CodeScanner:
 def _sorted_by_language(blocks: Sequence[CodeBlock]) -> tuple[list[CodeBlock], list[CodeBlock]]:
     """Blocks that are or may be Python, and those in other programming languages."""
     code = [block for block in blocks if block.language not in NO_CODE]
-    python = [block for block in code if not block.language or block.language in PYTHON]
-    return python, [block for block in code if block not in python]
+    python = [block for block in code if _may_be_python(block)]
+    return python, [block for block in code if not _may_be_python(block)]
+
+
+def _may_be_python(block: CodeBlock) -> bool:
+    return not block.language or block.language in PYTHON
 
 
 def _within(blocks: Sequence[CodeBlock], limit: int) -> tuple[list[CodeBlock], list[CodeBlock]]:
@@ -194,19 +204,25 @@ def _issues(block: CodeBlock, found: Sequence[Mapping[str, Any]]) -> list[Issue]
                 score=score,
                 start=block.start + starts[first - 1],
                 end=block.start + starts[last],
-                facts={key: entry[key] for key in ("test_id", "severity", "confidence", "text", "first")},
+                facts={key: entry[key] for key in ("test_id", "severity", "confidence", "first")},
             )
         )
     return issues
 
 
+def _language_name(block: CodeBlock) -> str:
+    """What the fence says, where that looks like a language; anything may stand there."""
+    name = block.language or "unnamed"
+    return name if _LANGUAGE.fullmatch(name) else "other"
+
+
 def _metadata(
     blocks: Sequence[CodeBlock], others: Sequence[CodeBlock], broken: Sequence[str], issues: Sequence[Issue]
 ) -> dict[str, Any]:
-    languages = sorted({block.language or "unnamed" for block in others})
+    languages = sorted({_language_name(block) for block in others})
     facts: dict[str, Any] = {
-        "languages": languages,
-        "syntax_errors": broken,
+        "languages": languages[:_MAX_ISSUES],
+        "syntax_errors": broken[:_MAX_ISSUES],
         "issues": [dict(issue.facts) for issue in issues[:_MAX_ISSUES]],
     }
     return {"blocks": len(blocks), **{key: value for key, value in facts.items() if value}}

@@ -2,9 +2,12 @@
 
 What is judged by what: text from tools, stores and files by rules and the detector; a user's turn by rules, heads and
 the detector; what a model writes by the head of harmful content, and by rules where a tool or interpreter gets it.
+Without the head of harmful content (`heads: {"content": false}`) what a model writes is therefore not judged, and the
+judgement fails, unless a rule finds something. A user's turn without heads is judged by rules.
 """
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -18,6 +21,7 @@ from services.safety.baseline.content_labels import CONTENT_CODES
 from services.safety.baseline.heads import detector_score, load_card, load_heads
 from services.safety.baseline.reading import Part, Reading, Window, read
 from services.safety.guards import Guards
+from services.safety.offload import worked
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface, surface_name
 from stack_client.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 
@@ -89,12 +93,12 @@ class EmbeddedShield(Shield):
             StackError: If a model that the surface needs cannot be asked, or the encoder is not served.
         """
         surface = surface_name(subject.surface)
-        reading = read(subject.text)
+        reading = await worked(len(subject.text), read, subject.text)
         evidence = _Evidence(coverage=reading.coverage)
         if reading.normalised.changes:
             evidence.metadata["disguises"] = sorted(reading.normalised.changes)
         if surface in _RULED:
-            _apply_rules(evidence, subject.text, reading, surface)
+            await worked(len(subject.text), _apply_rules, evidence, subject.text, reading, surface)
         if surface in _UNTRUSTED:
             await self._judge_untrusted(evidence, reading)
         else:
@@ -117,18 +121,27 @@ class EmbeddedShield(Shield):
 
     async def _judge_dialog(self, evidence: _Evidence, subject: Subject, reading: Reading, surface: str) -> None:
         settings = self._settings
-        windows = [window for window in reading.windows() if window.end > subject.settled]
+        windows = await worked(len(subject.text), reading.windows)
+        windows = [window for window in windows if window.end > subject.settled]
         kept = windows[: settings.max_windows]
         if len(kept) < len(windows):
             evidence.coverage = min(evidence.coverage, kept[-1].end / len(subject.text))
         user = surface == "user"
         wants_injection = user and settings.injection
         wants_content = surface in _CONTENT and settings.content
+        if kept and not user and not wants_content:
+            evidence.failure = (
+                f"heads.content is off, and nothing else of this shield judges text of surface {surface}; "
+                "switch it on, or use another shield there"
+            )
         if not kept or not (wants_injection or wants_content):
             return
         vectors, detected = await asyncio.gather(
             self._embed(evidence, kept), self._detect_if_served(evidence, reading) if wants_injection else _nothing()
         )
+        if not _usable(vectors, len(kept)):
+            evidence.failure = f"the encoder {settings.model!r} answered with numbers that are not finite, or too few"
+            return
         if wants_injection:
             _add_injection(evidence, vectors, kept, detected=detected)
         if wants_content:
@@ -161,20 +174,27 @@ class EmbeddedShield(Shield):
         evidence.calls += 1
         evidence.sent += sum(len(part.text.encode()) for part in parts)
         evidence.tokens += sum(result.tokens for result in response.results)
-        evidence.coverage = min([evidence.coverage, *(result.coverage for result in response.results)])
+        if not _sound(response):
+            evidence.failure = f"the detector {self._settings.detector!r} answered with numbers that are not finite"
+            return None
         found = [
             (window.logits[0], window.logits[1], Span(start=start, end=end, code="prompt_injection"))
             for part, result in zip(parts, response.results, strict=True)
             for window in result.windows
             for start, end in [part.raw_span(window.start, window.end)]
         ]
+        evidence.coverage = min([evidence.coverage, *(result.coverage for result in response.results)])
         return max(found, key=lambda item: item[0]) if found else None
 
     def _judgement(self, evidence: _Evidence, subject: Subject) -> Judgement:
+        if not all(map(math.isfinite, (evidence.content, *evidence.scores.values()))):
+            evidence.failure = "the models' numbers are too large to be scored"
+            evidence.content = 0.0
+            evidence.scores = {code: value for code, value in evidence.scores.items() if math.isfinite(value)}
         score = max([evidence.content, *evidence.scores.values()], default=0.0)
         codes = [code for code, value in evidence.scores.items() if value >= subject.threshold and code not in _SHARED]
-        if evidence.content >= subject.threshold:
-            shares = {code: value for code, value in evidence.scores.items() if code in _SHARED}
+        shares = {code: value for code, value in evidence.scores.items() if code in _SHARED}
+        if shares and evidence.content >= subject.threshold:
             shares = dict(sorted(shares.items(), key=lambda item: -item[1]))
             most = max(shares.values())
             codes += [
@@ -204,7 +224,8 @@ class EmbeddedProvider:
     """Makes the embedded default.
 
     Parameters: `model` (sentence encoder), `detector` (classifier of text from tools), `heads` (object with `injection`
-    and `content`, true or false), `max_windows` (windows read of one text, 1 to 1024).
+    and `content`, true or false; without `content` nothing that a model writes is judged, which is a failure there),
+    `max_windows` (windows read of one text, 1 to 1024).
     """
 
     provider_type = "inline::embedded"
@@ -237,7 +258,9 @@ _SHARED = frozenset(CONTENT_CODES.values())
 
 def _apply_rules(evidence: _Evidence, text: str, reading: Reading, surface: str) -> None:
     """Rules of phrases, and text that no reader sees; a finding counts as certain."""
-    found = phrases.builtin().find(text, reading.normalised, surface=surface)
+    searched = phrases.builtin().find(text, reading.normalised, surface=surface)
+    evidence.coverage = min(evidence.coverage, searched.coverage)
+    found = searched.matches
     for match in found:
         _note(evidence, match.rule.code, 1.0, match.span)
     for hidden in reading.normalised.hidden:
@@ -288,6 +311,17 @@ def _add_content(
 def _note(evidence: _Evidence, code: str, score: float, span: Span) -> None:
     evidence.scores[code] = max(evidence.scores.get(code, 0.0), score)
     evidence.spans.append(span)
+
+
+def _usable(vectors: Vectors, windows: int) -> bool:
+    return len(vectors) == windows and bool(np.isfinite(vectors).all())
+
+
+def _sound(response: v1.ClassifyResponse) -> bool:
+    return all(
+        0 <= result.coverage <= 1 and all(math.isfinite(logit) for window in result.windows for logit in window.logits)
+        for result in response.results
+    )
 
 
 async def _nothing() -> None:

@@ -10,11 +10,12 @@ own), `role_mapped`, `placeholder`, `windows`, `turns_dropped`, `context_cut`.
 
 import asyncio
 from collections.abc import Mapping
+from re import Pattern
 from typing import Any
 
 from llamastack import v1
 from services.safety.guard.asking import Answer
-from services.safety.guard.conversation import conversation_of
+from services.safety.guard.conversation import Conversation, conversation_of
 from services.safety.guard.model import Tally
 from services.safety.guard.quoting import quote
 from services.safety.guard.scores import OUTSIDE_LIMIT
@@ -22,6 +23,7 @@ from services.safety.guard.target import GuardSettings, Target, check_model, rea
 from services.safety.guard.verdict import judgement
 from services.safety.guard.windows import Window, plan
 from services.safety.guards import Guards
+from services.safety.offload import worked
 from services.safety.shield import Judgement, ProviderContext, Shield, Subject, Surface
 from services.safety.together import together
 from stack_client.errors import FailedPreconditionError, UnavailableError
@@ -70,8 +72,8 @@ class LlamaGuardShield:
         """Ask the guard about the text, in its role and dialog, window by window where it is long."""
         target = await self._resolve()
         look_alikes = target.categories.profile.frame.look_alikes
-        conversation = conversation_of(subject, look_alikes)
-        settled = len(quote(subject.text[: subject.settled], look_alikes, begins_line=False).text) - _BORDER
+        size = len(subject.text) + sum(message.ByteSize() for message in subject.dialog)
+        conversation, settled = await worked(size, _quoted, subject, look_alikes)
         reading = await plan(conversation, target.route.measure, settled=settled)
         tally = Tally()
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -100,3 +102,9 @@ class LlamaGuardShield:
                     raise UnavailableError(message, reason="NOT_READY", retry_after=1.0)
                 self._target = target_of(model, self._settings, self._guards)
             return self._target
+
+
+def _quoted(subject: Subject, look_alikes: Pattern[str]) -> tuple[Conversation, int]:
+    """The conversation, and how many characters of its text were judged before."""
+    before = quote(subject.text[: subject.settled], look_alikes, begins_line=False).text
+    return conversation_of(subject, look_alikes), len(before) - _BORDER

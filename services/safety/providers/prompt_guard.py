@@ -138,6 +138,8 @@ class PromptGuardShield:
         """
         if len(response.results) != 1 or not response.results[0].windows:
             raise ValueError(f"the classifier {self._model_id!r} answered without windows")
+        if not 0 <= response.results[0].coverage <= 1:
+            raise ValueError(f"the classifier {self._model_id!r} answered with no share of the text that it read")
         scored = []
         for window in response.results[0].windows:
             classes = softmax(window.logits, self._temperature)

@@ -9,15 +9,16 @@ from llamastack import v1
 from services.safety import rules
 from services.safety.baseline import phrases
 from services.safety.normalise import normalise
+from services.safety.offload import worked
 from services.safety.rules import Allow, Rule, RuleError, RuleSet
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface, surface_name
 from stack_client.errors import InvalidArgumentError
 
 _PARAMS = ("allow", "builtin", "deny", "limits", "patterns")
-_PATTERN_KEYS = frozenset({"id", "pattern", "code", "action", "surfaces", "replacement"})
+_PATTERN_KEYS = frozenset({"id", "pattern", "code", "surfaces", "replacement"})
 _ALLOW_KEYS = frozenset({"exact", "pattern", "until", "owner"})
-_ACTIONS = ("allow", "warn", "redact", "hold", "human", "block")
 _MOST_RULES = 1000
+_MOST_FINDINGS = 64
 # Never let pass by an allow entry: child exploitation.
 _ALWAYS = "S4"
 
@@ -44,10 +45,13 @@ class RulesShield(Shield):
         return 1.0
 
     async def judge(self, subject: Subject) -> Judgement:
-        """Look for every rule; the time is linear in the text."""
+        """Look for every rule, a long text in a thread."""
+        return await worked(len(subject.text), self._judged, subject)
+
+    def _judged(self, subject: Subject) -> Judgement:
         text = subject.text
-        normalised = normalise(text)
-        found = self.rule_set.find(text, normalised, surface=surface_name(subject.surface))
+        searched = self.rule_set.find(text, normalise(text), surface=surface_name(subject.surface))
+        found = searched.matches
         entry = self.rule_set.allowed(text, today=dt.datetime.now(dt.UTC).date())
         if entry:
             found = [match for match in found if match.rule.code == _ALWAYS]
@@ -57,8 +61,11 @@ class RulesShield(Shield):
         if "max_characters" in broken:
             spans.append(Span(start=self.limits["max_characters"], end=len(text), code="limit_exceeded"))
         metadata: dict[str, Any] = {
-            "findings": [_finding(match.rule, match.span) for match in found] + [{"rule": name} for name in broken]
+            "findings": [_finding(match.rule, match.span) for match in found[:_MOST_FINDINGS]]
+            + [{"rule": name} for name in broken]
         }
+        if len(found) > _MOST_FINDINGS:
+            metadata["findings_left_out"] = len(found) - _MOST_FINDINGS
         if entry:
             metadata["allowed_by"] = entry.owner
         return Judgement(
@@ -67,6 +74,7 @@ class RulesShield(Shield):
             score_kind=v1.SCORE_KIND_RULE,
             category_scores=dict.fromkeys(codes, 1.0),
             spans=tuple(spans),
+            coverage=1.0 if entry else searched.coverage,
             metadata=metadata,
         )
 
@@ -74,9 +82,13 @@ class RulesShield(Shield):
 class RulesProvider:
     """Makes shields of rules.
 
-    Parameters: `patterns` (list of `id`, `pattern` and optionally `code`, `action`, `surfaces`, `replacement`), `deny`
-    (words and phrases), `allow` (list of `exact` or `pattern`, `until`, `owner`), `limits` (`max_characters`,
-    `max_lines`, `max_line_characters`, `max_urls`), `builtin` (also look for phrases of prompt injection).
+    Parameters: `patterns` (list of `id`, `pattern` and optionally `code`, `surfaces`, `replacement`), `deny` (words and
+    phrases), `allow` (list of `exact` or `pattern`, `until`, `owner`), `limits` (`max_characters`, `max_lines`,
+    `max_line_characters`, `max_urls`), `builtin` (also look for phrases of prompt injection). What follows a finding is
+    for the shield's `action` or the policy, by code; a pattern has no action of its own.
+
+    Verdicts have in their metadata: `findings` (the first 64, with rule, code and place; all places are spans),
+    `findings_left_out` (how many more) and `allowed_by`.
     """
 
     provider_type = "inline::rules"
@@ -106,8 +118,7 @@ class RulesProvider:
 
 
 def _finding(rule: Rule, span: Span) -> dict[str, Any]:
-    entry: dict[str, Any] = {"rule": rule.rule_id, "code": rule.code, "start": span.start, "end": span.end}
-    return entry | ({"action": rule.action} if rule.action else {})
+    return {"rule": rule.rule_id, "code": rule.code, "start": span.start, "end": span.end}
 
 
 def _patterns(entries: object) -> list[Rule]:
@@ -115,16 +126,12 @@ def _patterns(entries: object) -> list[Rule]:
     for index, entry in enumerate(_list(entries, "patterns")):
         where = f"patterns[{index}]"
         fields = _fields(entry, where, known=_PATTERN_KEYS, required=("id", "pattern"))
-        action = fields.get("action", "")
-        if action and action not in _ACTIONS:
-            raise _wrong(where, f"{where}: no action {action!r}; there are: {', '.join(_ACTIONS)}")
         if fields["id"] in found:
             raise _wrong(where, f"{where}: id {fields['id']!r} is used twice")
         found[fields["id"]] = Rule(
             rule_id=fields["id"],
             expression=_compiled(where, fields["pattern"]),
             code=fields.get("code") or fields["id"],
-            action=action,
             surfaces=_surfaces(fields.get("surfaces", []), where),
             replacement=fields.get("replacement"),
         )
@@ -190,8 +197,10 @@ def _compiled(where: str, pattern: str) -> Any:  # noqa: ANN401 (re2 publishes n
 
 
 def _fields(entry: object, where: str, *, known: frozenset[str], required: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(entry, Mapping) or not set(entry) <= known:
+    if not isinstance(entry, Mapping):
         raise _wrong(where, f"{where} is an object with {', '.join(sorted(known))}")
+    if unknown := sorted(set(entry) - known):
+        raise _wrong(where, f"{where} knows no parameter {unknown[0]!r}; there are: {', '.join(sorted(known))}")
     for name in required:
         if not entry.get(name):
             raise _wrong(where, f"{where}: {name} is missing")
