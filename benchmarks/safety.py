@@ -1,7 +1,8 @@
 """What shields cost: time to first and last token, guard calls and bytes per 500 tokens, verdicts per second.
 
-The model is the real small one and the shield the embedded baseline. Runs with and without are interleaved. The streams
-are compared with what others do: judging the whole text so far after every chunk.
+The model is the real small one and the shield the embedded baseline, which runs on the same cores as the model; a
+second guard stands for one on another machine: it takes its time and no cores of this one. Runs with and without are
+interleaved. The streams are compared with what others do: judging the whole text so far after every chunk.
 """
 
 import asyncio
@@ -29,6 +30,8 @@ TOKENS = 500
 CHUNK_TOKENS = 8  # what others judge at a time: one streamed event
 VERDICTS = 160
 QUESTION = "Tell me about the history of bread, in {} short paragraphs, question number {}."
+REMOTE_SECONDS = 0.05  # of the guard that stands for one elsewhere
+REMOTE = {"script": [{"reply": "safe", "token_seconds": REMOTE_SECONDS}]}
 LOG_ONLY = {"action": "log"}  # a false alarm must not end a run that is timed
 NUMBERS = itertools.count(1)
 
@@ -42,6 +45,9 @@ def main() -> None:
 async def _measure(home: Path) -> None:
     async with _stack(home) as client:
         await client.shields.register("log-only", provider_id="embedded", params=LOG_ONLY)
+        await client.models.register("elsewhere", provider_id="scripted", metadata=REMOTE)
+        await client.models.wait_ready("elsewhere")
+        await client.shields.register("elsewhere", provider_id="llama-guard", provider_shield_id="elsewhere")
         await _latency(client)
         await _streams(client)
         await _throughput(client)
@@ -66,16 +72,21 @@ async def _stack(home: Path) -> AsyncIterator[StackClient]:
 async def _latency(client: StackClient) -> None:
     """Time to first and last token: bare, the dialog judged beside prefill and before it, the answer judged."""
     bare, beside, before, answer = [], [], [], []
+    far_beside, far_before = [], []
     for _ in range(ROUNDS + 1):  # the first one warms up
         bare.append(await _chat(client))
         beside.append(await _chat(client, input_shields=["log-only"]))
         before.append(await _chat(client, first=lambda asked: client.safety.run_shield("log-only", asked)))
         answer.append(await _chat(client, output_shields=["log-only"]))
+        far_beside.append(await _chat(client, input_shields=["elsewhere"]))
+        far_before.append(await _chat(client, first=lambda asked: client.safety.run_shield("elsewhere", asked)))
     for name, runs in (("no shield", bare), ("dialog judged beside prefill", beside), ("dialog judged before", before),
-                       ("answer judged while streaming", answer)):  # fmt: skip
+                       ("answer judged while streaming", answer), ("guard elsewhere, beside prefill", far_beside),
+                       ("guard elsewhere, before", far_before)):  # fmt: skip
         report_median(f"time to first token, {name}", [run[0] * 1e3 for run in runs[1:]], "ms")
         report_median(f"time to last token, {name}", [run[1] * 1e3 for run in runs[1:]], "ms")
     _ratio("time to first token: beside prefill / before it", beside, before, place=0)
+    _ratio("time to first token, guard elsewhere: beside / before", far_beside, far_before, place=0)
     for name, runs in (("dialog beside prefill", beside), ("answer", answer)):
         for place, which in enumerate(("first", "last")):
             added = [(run[place] - plain[place]) * 1e3 for run, plain in zip(runs[1:], bare[1:], strict=True)]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from services.inference.classifier_text import Labels, TextCutter, classifier_model
 from services.inference.encoder_tokenizers import SentencePieceTokenizer, encoder_tokenizer
+from services.inference.engine.batch_queue import BatchQueue
 from services.inference.engine.classifier import Classifier
-from services.inference.engine.classify_queue import ClassifyQueue
 from services.inference.engine.deberta import position_buckets
 from services.inference.engine.tool_text import prepare_classifier
 from services.inference.packaged import find_packaged
@@ -267,7 +267,7 @@ def test_classes_that_do_not_exclude_each_other_have_a_sigmoid_each() -> None:
 
 
 def test_callers_share_batches_of_near_lengths_and_take_turns_in_leading_them() -> None:
-    queue = ClassifyQueue(windows=4, tokens=100)
+    queue = BatchQueue(windows=4, tokens=100)
     queue.add("m", "first", [[0] * 50, [0] * 10])
     queue.add("m", "second", [[0] * 11] * 5)
     taken = []
@@ -276,28 +276,28 @@ def test_callers_share_batches_of_near_lengths_and_take_turns_in_leading_them() 
         taken.append([(window.request_id, len(window.ids)) for window in batch])
         assert model == "m"
         for window in batch:
-            rows = queue.put(window, [float(len(window.ids))])
+            rows = queue.put(window, torch.tensor([float(len(window.ids))]))
             if rows is not None and window.request_id == "first":
-                assert rows == [[50.0], [10.0]]
+                assert rows.tolist() == [[50.0], [10.0]]
     assert taken[0] == [("first", 10), ("second", 11), ("second", 11), ("second", 11)]
     assert taken[1] == [("second", 11), ("second", 11)]
     assert taken[2] == [("first", 50)]
 
 
 def test_padding_counts_against_the_tokens_of_a_batch() -> None:
-    queue = ClassifyQueue(windows=4, tokens=100)
+    queue = BatchQueue(windows=4, tokens=100)
     queue.add("m", "long", [[0] * 50, [0] * 120])
     queue.add("m", "short", [[0] * 11] * 5)
     assert [len(window.ids) for window in queue.take()[1]] == [50, 11]  # two times 50 are all that is allowed
     assert [len(window.ids) for window in queue.take()[1]] == [11, 11, 11, 11]
     queue.drop("short")
     for window in queue.take()[1]:
-        queue.put(window, [0.0])
+        queue.put(window, torch.zeros(1))
     assert [len(window.ids) for window in queue.take()[1]] == [120]  # one that is longer is taken alone
 
 
 def test_a_short_text_does_not_wait_behind_a_long_one() -> None:
-    queue = ClassifyQueue(windows=2, tokens=1000)
+    queue = BatchQueue(windows=2, tokens=1000)
     queue.add("m", "long", [[0] * 100] * 50)
     queue.add("n", "other model", [[0] * 100] * 50)
     for _ in range(3):
@@ -309,14 +309,14 @@ def test_a_short_text_does_not_wait_behind_a_long_one() -> None:
 
 
 def test_a_dropped_request_is_gone() -> None:
-    queue = ClassifyQueue(windows=1, tokens=100)
+    queue = BatchQueue(windows=1, tokens=100)
     for model in ("a", "b"):
         queue.add(model, f"of {model}", [[1], [2], [3]])
     taken = [queue.take() for _ in range(2)]
     queue.drop("of a")
     queue.drop("of a")
     for _, [window] in taken:
-        assert queue.put(window, [0.0]) is None
+        assert queue.put(window, torch.zeros(1)) is None
     assert {queue.take()[0] for _ in range(2)} == {"b"}
     queue.drop("of b")
     assert not queue

@@ -11,7 +11,7 @@ from llamastack import v1
 from services.inference.engine import commands
 from services.inference.engine.bert import BertEmbedder
 from services.inference.engine.request import EngineLimits
-from services.inference.engine.worker import EMBED_TEXTS_PER_TURN, Worker
+from services.inference.engine.worker import WINDOWS_PER_TURN, Worker
 from services.inference.packaged import find_packaged
 from services.llama.config import PRESETS
 from services.llama.model import Llama
@@ -93,7 +93,7 @@ def test_embedding_and_decoding_take_turns_and_neither_waits_for_the_other(embed
         worker._handle(commands.Add(model="llm", request=ask(f"r{number}", (1, 2, number), max_tokens=TOKENS)))
     waiting = [f"e{number}" for number in range(3)]
     for name in waiting:  # the first one is large, and the others do not wait for its end
-        texts = [[101, 7592, 102]] * (EMBED_TEXTS_PER_TURN * 5 if name == "e0" else 1)
+        texts = [[101, 7592, 102]] * (WINDOWS_PER_TURN * 5 if name == "e0" else 1)
         worker._handle(commands.Embed(model="embed", request_id=name, texts=texts))
     tokens: Counter[str] = Counter()
     ended: dict[str, int] = {}

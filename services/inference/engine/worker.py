@@ -9,16 +9,15 @@ import os
 import queue
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
 
+from services.inference.engine.batch_queue import BatchQueue
 from services.inference.engine.bert import BertEmbedder
 from services.inference.engine.classifier import Classifier
-from services.inference.engine.classify_queue import ClassifyQueue
 from services.inference.engine.commands import (
     Abort,
     Add,
@@ -50,21 +49,11 @@ from services.llama.lora import LoraAdapter, read_adapter
 
 logger = logging.getLogger(__name__)
 
-EMBED_TEXTS_PER_TURN = 16  # so that a large embedding request does not starve decoding
-CLASSIFY_WINDOWS_PER_TURN = 16
-CLASSIFY_TOKENS_PER_TURN = 1024  # a turn is what decode steps wait for; on CPUs longer batches are no faster per window
+WINDOWS_PER_TURN = 16  # of an encoder, so that large requests do not starve decoding
+TOKENS_PER_TURN = 1024  # a turn is what decode steps wait for; on CPUs longer batches are no faster per window
 
 
 Ready = tuple[Load | LoadAdapter, Engine | BertEmbedder | Classifier | LoraAdapter, Loaded]
-
-
-@dataclass
-class EmbedWork:
-    """An `Embed` in progress: texts are embedded shortest first, so that a batch pads little."""
-
-    command: Embed
-    order: list[int]
-    rows: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 def main(connection: Connection, threads: int) -> None:
@@ -85,9 +74,9 @@ class Worker:
         self._connection = connection
         self._engines: dict[str, Engine] = {}
         self._embedders: dict[str, BertEmbedder] = {}
-        self._embeds: deque[EmbedWork] = deque()
+        self._embeds = BatchQueue(windows=WINDOWS_PER_TURN, tokens=TOKENS_PER_TURN)
         self._classifiers: dict[str, Classifier] = {}
-        self._classifies = ClassifyQueue(windows=CLASSIFY_WINDOWS_PER_TURN, tokens=CLASSIFY_TOKENS_PER_TURN)
+        self._classifies = BatchQueue(windows=WINDOWS_PER_TURN, tokens=TOKENS_PER_TURN)
         self._wanted: dict[str, Load | LoadAdapter] = {}
         """The last load of every model and adapter that was not unloaded: what another one brings is dropped."""
         self._ready: queue.SimpleQueue[Ready] = queue.SimpleQueue()
@@ -108,7 +97,7 @@ class Worker:
             self._turn()
 
     def _turn(self) -> None:
-        """One step of every model that has work, then a few texts of the first embedding job and of a classifier."""
+        """One step of every model that has work, then a batch of texts to embed and one to classify."""
         for model, engine in self._engines.items():
             emissions = [] if engine.idle else engine.step()
             self._report_failures(engine)
@@ -150,11 +139,10 @@ class Worker:
             case Abort():
                 if command.model in self._engines:
                     self._engines[command.model].abort(command.request_id)
-                self._embeds = deque(work for work in self._embeds if work.command.request_id != command.request_id)
+                self._embeds.drop(command.request_id)
                 self._classifies.drop(command.request_id)
             case Embed():
-                order = sorted(range(len(command.texts)), key=lambda index: len(command.texts[index]))
-                self._embeds.append(EmbedWork(command, order))
+                self._embeds.add(command.model, command.request_id, command.texts)
             case Classify():
                 self._classifies.add(command.model, command.request_id, command.windows)
             case Load():
@@ -310,52 +298,49 @@ class Worker:
         return True
 
     def _embed_some(self) -> None:
-        """Embed a few texts of the first job; the rest waits until the other jobs have had their turn."""
-        work = self._embeds[0]
-        embedder = self._embedders.get(work.command.model)
-        if embedder is None:
-            self._embeds.popleft()
-            message = f"model {work.command.model} is not loaded"
-            self._send(RequestFailed(request_id=work.command.request_id, message=message))
-            return
-        indexes, work.order = work.order[:EMBED_TEXTS_PER_TURN], work.order[EMBED_TEXTS_PER_TURN:]
-        vectors_BD = embedder.embed([work.command.texts[index] for index in indexes]).cpu()
-        work.rows.update(zip(indexes, vectors_BD, strict=True))
-        if not work.order:
-            self._embeds.popleft()
-            result = torch.stack([work.rows[index] for index in range(len(work.rows))])
-            self._send(
-                Embedded(
-                    request_id=work.command.request_id, vectors=result.numpy().tobytes(), dimension=result.shape[1]
-                )
-            )
-        else:
-            self._embeds.rotate(-1)
+        """Embed one batch of texts."""
+
+        def reply(request_id: str, rows: torch.Tensor) -> None:
+            self._send(Embedded(request_id=request_id, vectors=rows.numpy().tobytes(), dimension=rows.shape[1]))
+
+        self._encode_some(self._embeds, lambda model: getattr(self._embedders.get(model), "embed", None), reply)
 
     def _classify_some(self) -> None:
-        """Classify one batch of windows; a fault ends the requests that have windows in it."""
-        model, batch = self._classifies.take()
-        classifier = self._classifiers.get(model)
+        """Classify one batch of windows."""
+
+        def reply(request_id: str, rows: torch.Tensor) -> None:
+            self._send(Classified(request_id=request_id, logits=rows.numpy().tobytes(), classes=rows.shape[1]))
+
+        self._encode_some(self._classifies, lambda model: getattr(self._classifiers.get(model), "logits", None), reply)
+
+    def _encode_some(
+        self,
+        queue: BatchQueue,
+        encoder: Callable[[str], Callable[[list[list[int]]], torch.Tensor] | None],
+        reply: Callable[[str, torch.Tensor], None],
+    ) -> None:
+        """Run one batch of a queue; a fault ends the requests that have windows in it."""
+        model, batch = queue.take()
+        run = encoder(model)
         failure: RequestFailed | None = None
-        rows: list[list[float]] = []
-        if classifier is None:
+        rows = torch.empty(0)
+        if run is None:
             failure = RequestFailed(request_id="", message=f"model {model} is not loaded")
         else:
             try:
-                rows = classifier.logits([window.ids for window in batch]).tolist()
+                rows = run([window.ids for window in batch]).float().cpu()
             except Exception as error:
-                logger.exception("classifying %d windows by %s failed", len(batch), model)
+                logger.exception("encoding %d windows by %s failed", len(batch), model)
                 failure = RequestFailed(request_id="", message=f"{type(error).__name__}: {error}", internal=True)
         if failure is not None:
             for request_id in {window.request_id for window in batch}:
-                self._classifies.drop(request_id)
+                queue.drop(request_id)
                 self._send(replace(failure, request_id=request_id))
             return
         for window, row in zip(batch, rows, strict=True):
-            whole = self._classifies.put(window, row)
+            whole = queue.put(window, row)
             if whole is not None:
-                logits = torch.tensor(whole).numpy().tobytes()
-                self._send(Classified(request_id=window.request_id, logits=logits, classes=len(row)))
+                reply(window.request_id, whole)
 
     def _send(self, event: Event) -> None:
         with self._send_lock:

@@ -1,4 +1,4 @@
-"""Windows that wait to be classified: those of all callers of a model share batches of about one length.
+"""Texts that wait for an encoder, whole or as windows: those of all callers of a model share batches of one length.
 
 The requests take turns in leading a batch, so that a short text does not wait behind a long one, and none starves. The
 rest of a batch are the windows, of whomever, whose length is nearest, so that it pads little.
@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import torch
 
 
 class Window(NamedTuple):
@@ -27,11 +29,11 @@ class _Work:
     model: str
     windows: Sequence[list[int]]
     waiting: set[int]
-    rows: dict[int, list[float]] = field(default_factory=dict)
+    rows: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
-class ClassifyQueue:
-    """Requests of all classifiers, in the order of their arrival.
+class BatchQueue:
+    """Requests to encoders, in the order of their arrival.
 
     Args:
         windows: Windows per batch at most.
@@ -83,8 +85,8 @@ class ClassifyQueue:
             batch.append(window)
         return lead.model, batch
 
-    def put(self, window: Window, row: list[float]) -> list[list[float]] | None:
-        """Give a window its result; all rows of the request, which is forgotten, when it was the last one."""
+    def put(self, window: Window, row: torch.Tensor) -> torch.Tensor | None:
+        """Give a window its result; all rows of the request, (W, ...), which is forgotten, when it was the last one."""
         work = self._works.get(window.request_id)
         if work is None:
             return None
@@ -93,4 +95,4 @@ class ClassifyQueue:
         if work.waiting:
             return None
         self.drop(window.request_id)
-        return [work.rows[index] for index in range(len(work.windows))]
+        return torch.stack([work.rows[index] for index in range(len(work.windows))])
