@@ -10,7 +10,7 @@ from services.safety.baseline import corpora, evidence, logistic, phrases, plant
 from services.safety.baseline.corpora import Row
 from services.safety.baseline.evidence import Vectors
 from services.safety.baseline.features import Features
-from services.safety.baseline.heads import Card, Heads
+from services.safety.baseline.heads import TEMPERATURE, Card, Heads, detector_score
 from services.safety.evaluate.metrics import SUPPORTED_NEGATIVES, Share, bootstrap, recall_at, roc_auc, threshold_at
 from services.safety.normalise import normalise
 
@@ -36,7 +36,7 @@ async def measure(
 ) -> dict[str, Any]:
     """Calibrations, thresholds and dev figures."""
     injection = {name: vectors[name].best(trained.injection_logits) for name in (*USER_ATTACKS, *USER_HARMLESS)}
-    detector = {name: await evidence.detect(features, vectors[name].rows) for name in injection}
+    detector = {name: (await evidence.detect(features, vectors[name].rows))[:, 0] / TEMPERATURE for name in injection}
     weight = _weight_of_head(injection, detector)
     both = {name: weight * injection[name] + detector[name] for name in injection}
     content = {
@@ -196,7 +196,9 @@ async def _tool_scores(sources: Mapping[str, Sequence[Row]], features: Features)
     attacks = [row for group in zip(*(sources[name] for name in PLANTED), strict=False) for row in group]
     rows = planting.plant(attacks, sources[HOSTS])
     rows += [row for name in TOOL_HARMLESS for row in sources[name]]
-    scores = np.maximum(logistic.sigmoid(await evidence.detect(features, rows)), _ruled(rows))
+    logits = await evidence.detect(features, rows)
+    detected = np.array([detector_score(main, aux) for main, aux in logits.tolist()])
+    scores = np.maximum(detected, _ruled(rows))
     attacked = np.array([row.injection for row in rows])
     return scores[attacked], scores[~attacked]
 

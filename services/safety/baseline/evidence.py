@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from services.safety.baseline.corpora import Row
 from services.safety.baseline.features import Features
-from services.safety.baseline.heads import TEMPERATURE
 from services.safety.baseline.reading import read
 
 Array = NDArray[np.float64]
@@ -53,12 +52,13 @@ async def embed(features: Features, rows: Sequence[Row]) -> Vectors:
 
 
 async def detect(features: Features, rows: Sequence[Row]) -> Array:
-    """The detector's highest main logit of each text divided by its temperature, (texts,)."""
+    """Main and auxiliary logit of the detector where the main one is highest, of each text, (texts, 2)."""
     parts = [[part.text for part in read(row.text).parts] or [row.text] for row in rows]
     logits = await features.detections([text for texts in parts for text in texts])
     ends = np.cumsum([len(texts) for texts in parts])
     starts = ends - [len(texts) for texts in parts]
-    return np.array([logits[start:end, 0].max() for start, end in zip(starts, ends, strict=True)]) / TEMPERATURE
+    best = [start + int(logits[start:end, 0].argmax()) for start, end in zip(starts, ends, strict=True)]
+    return logits[best].astype(np.float64)
 
 
 def select(vectors: Mapping[str, Vectors], names: Sequence[str], keep: Callable[[Row], bool]) -> tuple[Array, Array]:

@@ -116,7 +116,7 @@ class EmbeddedShield(Shield):
             )
             return
         if best is not None:
-            _note(evidence, "prompt_injection", detector_score(best[0]), best[2])
+            _note(evidence, "prompt_injection", detector_score(best[0], best[1]), best[2])
             evidence.metadata["detector"] = {"main": round(best[0], 3), "aux": round(best[1], 3)}
 
     async def _judge_dialog(self, evidence: _Evidence, subject: Subject, reading: Reading, surface: str) -> None:
