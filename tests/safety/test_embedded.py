@@ -161,3 +161,11 @@ async def test_without_the_detector_a_users_turn_is_judged_by_the_heads(lame: Sa
 async def test_a_wrong_parameter_is_refused(lame: SafetyMesh, params: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidArgumentError, match=said):
         await lame.client.shields.register("wrong", provider_id="embedded", params=params)
+
+
+async def test_without_its_encoder_the_baseline_blocks_and_says_what_is_missing(tmp_path: Path) -> None:
+    async with safety_mesh(tmp_path, providers=True, baseline=True) as mesh:
+        response = await mesh.client.safety.run_shield("policy", "hello")
+        assert response.verdict.action == v1.SAFETY_ACTION_BLOCK
+        assert "'all-minilm-l6-v2' is not served" in response.verdict.error.message
+        assert "safety.baseline: false" in response.verdict.error.message

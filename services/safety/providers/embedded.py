@@ -136,9 +136,17 @@ class EmbeddedShield(Shield):
             )
         if not kept or not (wants_injection or wants_content):
             return
-        vectors, detected = await asyncio.gather(
-            self._embed(evidence, kept), self._detect_if_served(evidence, reading) if wants_injection else _nothing()
-        )
+        try:
+            vectors, detected = await asyncio.gather(
+                self._embed(evidence, kept),
+                self._detect_if_served(evidence, reading) if wants_injection else _nothing(),
+            )
+        except NotFoundError as error:
+            evidence.failure = (
+                f"the baseline's encoder {settings.model!r} is not served ({error.message}); add it to "
+                "inference.models, use other shields, or switch the baseline off (safety.baseline: false)"
+            )
+            return
         if not _usable(vectors, len(kept)):
             evidence.failure = f"the encoder {settings.model!r} answered with numbers that are not finite, or too few"
             return
