@@ -50,7 +50,7 @@ async def script(client: StackClient) -> AsyncIterator[Script]:
 
 
 @pytest.fixture
-def calls_in_flight(client: StackClient) -> InFlight:
+async def calls_in_flight(client: StackClient) -> InFlight:
     """Waits until the inference service handles that many calls."""
     inspect: Any = v1.InspectServiceStub(client.channel("inference"))
 
