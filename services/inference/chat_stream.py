@@ -73,7 +73,7 @@ class ChatStream:
 
     async def _run(self, chat: v1.ChatCompletionRequest, generate: Generate) -> None:
         requests = single_requests(chat)
-        self._said = [Collector() for _ in requests]
+        self._said, self._tokens = [Collector() for _ in requests], 0
         shielding = self._shielding(chat)
         if shielding is None:
             answers = await run_generations([*map(generate, requests)], self._start, self._forward, self._writer)
