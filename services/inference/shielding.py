@@ -158,13 +158,18 @@ class Shielding:
     async def _read(self, index: int, stream: ModerationStream) -> list[v1.Verdict]:
         """Send what a moderated stream releases, until its end."""
         surface = v1.SAFETY_SURFACE_ASSISTANT
+        failed: list[v1.Verdict] = []
         try:
             async for event in stream:
                 match event.WhichOneof("event"):
+                    case "verdict" if event.verdict.HasField("error"):
+                        failed = [event.verdict]
                     case "released":
                         await self._release(index, event.released.text)
                     case "blocked":
                         raise withheld(list(event.blocked.verdicts), surface)
+                    case "failed" if failed:
+                        raise withheld(failed, surface)
                     case "failed":
                         raise unjudged(from_error_message(event.failed), surface)
                     case "completed":

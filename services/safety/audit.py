@@ -177,7 +177,10 @@ def verify(folder: Path) -> Report:
         raise AuditError(f"there is no audit log in {folder}")
     # The head first: a writer writes records before it, so all that it names are there.
     told = _told(folder)
-    return _follow(segments(folder), told=told, from_start=True)
+    report = _follow(segments(folder), told=told, from_start=True)
+    if told is None and report.records and _told(folder) is not None:  # the first records were written meanwhile
+        return verify(folder)
+    return report
 
 
 def _follow(files: Sequence[Path], *, told: tuple[int, str] | str | None, from_start: bool) -> Report:

@@ -111,6 +111,9 @@ class Bench:
         binding = binding or policy.binding(where, entry.shield.identifier)
         if binding.action is None:
             binding = Binding(**{**vars(binding), "action": entry.settings.action})
+        warn = getattr(entry.implementation, "default_warn", None)
+        if binding.warn is None and warn is not None:
+            binding = Binding(**{**vars(binding), "warn": warn})
         own = entry.threshold(surface)
         started = time.monotonic()
         subject = Subject(

@@ -303,6 +303,7 @@ class ShieldRegistry:
             message = f"provider_id is empty and there are several: {known}"
             raise InvalidArgumentError(message, reason="MISSING_FIELD", field="provider_id")
         plain = name.rpartition("::")[2].replace("_", "-")
+        plain = next((known for known, one in self.providers.items() if one.provider_type == name), plain)
         if plain not in self.providers:
             raise InvalidArgumentError(f"no provider {name!r}; this service has: {known}", field="provider_id")
         return plain

@@ -100,9 +100,18 @@ async def test_text_that_is_no_python_is_not_judged_as_code(shield: Shield) -> N
     assert "SyntaxError" in found.failure
 
 
-async def test_broken_code_in_an_answer_is_noted(shield: Shield) -> None:
+async def test_what_a_console_or_a_nul_disguises_is_read_all_the_same(shield: Shield) -> None:
+    call = "import os\nos.system(input())\n"
+    console = "".join(f">>> {line}\n" for line in call.splitlines())
+    for code in (console, f"{console}some output\n", f"x = 1\x00\n{call}"):
+        assert "B605" in (await judge(shield, fenced(code), surface=ANSWER)).codes
+
+
+async def test_broken_code_in_an_answer_is_not_judged_unless_that_is_allowed(shield: Shield) -> None:
+    tolerant = await shield_of("code-scanner", None, on_unsupported="allow")
+    assert (await judge(tolerant, fenced("def f(:\n"), surface=ANSWER)).coverage == 1.0
     found = await judge(shield, fenced("def f(:\n"), surface=ANSWER)
-    assert (found.score, found.failure, found.coverage) == (0.0, "", 1.0)
+    assert found.coverage < 1
     assert "SyntaxError" in fact(found, "syntax_errors")[0]
 
 

@@ -52,17 +52,26 @@ def test_excluded_codes_alone_are_no_violation() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\n\n", "safe\nS1", "safe.", "safe, because", "safely", "unsafe because of S1", "unsafe\nS1 (violence)",
-     "I cannot help with that", "S1", "unsafe\nS", "unsafe\nS1234", "un safe", "\u017fafe", "not safe",
-     "unsafe\nS1\nsafe"],
+    ["", "\n\n", "safe\nS1", "safe.", "safe, because", "safely", "I cannot help with that", "S1", "un safe",
+     "\u017fafe", "not safe", "unsafely", "unsafe-ish"],
 )  # fmt: skip
 def test_anything_else_is_indeterminate(text: str) -> None:
     assert parse_reply(text, LG3).verdict == "indeterminate"
 
 
-@pytest.mark.parametrize("text", ["safe", "unsafe\nS1"])
-def test_an_answer_that_was_cut_off_is_indeterminate(text: str) -> None:
-    assert parse_reply(text, LG3, complete=False).verdict == "indeterminate"
+@pytest.mark.parametrize(
+    "text",
+    ["unsafe because of S1", "unsafe\nS1 (violence)", "unsafe\nS", "unsafe.", "Unsafe (S1)", "unsafe\nS1234",
+     "unsafe\nS1\nsafe", "unsafe\nViolent Crimes"],
+)  # fmt: skip
+def test_an_odd_answer_that_begins_with_unsafe_is_unsafe(text: str) -> None:
+    reply = parse_reply(text, LG3)
+    assert (reply.verdict, reply.own_codes) == ("unsafe", ())
+
+
+def test_an_answer_that_was_cut_off_is_safe_in_no_case() -> None:
+    assert parse_reply("safe", LG3, complete=False).verdict == "indeterminate"
+    assert parse_reply("unsafe\nS1", LG3, complete=False).verdict == "unsafe"
 
 
 @given(

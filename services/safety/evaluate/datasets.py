@@ -14,7 +14,10 @@ from stack_client.errors import InvalidArgumentError
 from stack_client.safety import SURFACES
 
 _KEYS = frozenset({"text", "label", "category", "surface", "language", "source"})
-_HARMLESS = ("benign", "safe", "0", "false", "none")
+_HARMLESS = frozenset({"benign", "safe", "harmless", "0", "false", "none"})
+_HARMFUL = frozenset(
+    {"unsafe", "harmful", "malicious", "attack", "injection", "jailbreak", "1", "true", *CONTENT_CLASSES}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,11 @@ def _record(line: str, *, where: str, source: str) -> Labelled:
     surface = raw.get("surface") or "user"
     if surface not in SURFACES:
         raise InvalidArgumentError(f"{where}: no surface {surface!r}; there are: {', '.join(SURFACES)}")
-    harmless = str(raw["label"]).lower() in _HARMLESS
+    label = str(raw["label"]).lower()
+    if label not in _HARMLESS | _HARMFUL:
+        known = ", ".join(sorted(_HARMLESS | _HARMFUL))
+        raise InvalidArgumentError(f"{where}: label {raw['label']!r} is neither harmless nor harmful; known: {known}")
+    harmless = label in _HARMLESS
     category = "benign" if harmless else str(raw.get("category") or raw["label"]).lower()
     if category not in {"benign", "injection", *CONTENT_CLASSES}:
         category = "injection" if "inject" in category or "jailbreak" in category else "other"

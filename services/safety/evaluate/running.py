@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llamastack import v1
 from services.safety.evaluate.datasets import Labelled
+from services.safety.together import together
 from stack_client import StackClient
 from stack_client.errors import InvalidArgumentError
 
@@ -51,9 +52,7 @@ async def outcomes(client: StackClient, shield: str, texts: Sequence[Labelled]) 
                 return Outcome(text=text, score=None, flagged=True, milliseconds=0.0, why_not=error.message)
             return outcome_of(text, response, milliseconds=(time.perf_counter() - started) * 1000)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(judge(text)) for text in texts]
-    return [task.result() for task in tasks]
+    return await together(judge(text) for text in texts)
 
 
 def outcome_of(text: Labelled, response: v1.RunShieldResponse, *, milliseconds: float) -> Outcome:

@@ -10,6 +10,7 @@ REPLY_CHARS = 2000
 """A longer reply is no list of codes."""
 _SAFE = re.compile("safe", re.IGNORECASE | re.ASCII)
 _UNSAFE = re.compile(r"unsafe((?:[\s,]*[A-Z]\d{1,3}(?!\d))*)[\s,]*", re.IGNORECASE | re.ASCII)
+_BEGINS_UNSAFE = re.compile(r"unsafe(?![\w-])", re.IGNORECASE)
 _CODE = re.compile(r"[A-Z]\d{1,3}", re.IGNORECASE | re.ASCII)
 
 
@@ -37,12 +38,12 @@ def parse_reply(text: str, categories: CategorySet, *, complete: bool = True) ->
     """
     text = text.strip()
     if not complete or len(text) > REPLY_CHARS:
-        return Reply(verdict="indeterminate")
+        return _odd(text)
     if _SAFE.fullmatch(text):
         return Reply(verdict="safe")
     match = _UNSAFE.fullmatch(text)
     if match is None:
-        return Reply(verdict="indeterminate")
+        return _odd(text)
     codes = tuple(dict.fromkeys(code.upper() for code in _CODE.findall(match[1])))
     excluded = tuple(code for code in codes if code in categories.excluded)
     unknown = tuple(code for code in codes if not categories.knows(code))
@@ -54,3 +55,8 @@ def parse_reply(text: str, categories: CategorySet, *, complete: bool = True) ->
         excluded_codes=excluded,
         unknown_codes=unknown,
     )
+
+
+def _odd(text: str) -> Reply:
+    """An answer in another form than the trained one: its first word decides if that is `unsafe`, else nothing does."""
+    return Reply(verdict="unsafe" if _BEGINS_UNSAFE.match(text) else "indeterminate")

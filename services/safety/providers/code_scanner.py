@@ -34,6 +34,7 @@ _DISCOUNT = {"HIGH": 0.0, "MEDIUM": 0.05, "LOW": 0.2}
 _UNSUPPORTED_SCORE = {"block": 1.0, "warn": 0.1, "allow": 0.0}
 _WORKER = Path(guard.__file__).parent / "bandit_worker.py"
 _MAX_ISSUES = 20
+_PROMPT = re.compile(r"[ \t]*(?:>>>|\.\.\.)(?: |$)")
 _LANGUAGE = re.compile(r"[a-z][a-z0-9+#.-]{0,15}")
 
 
@@ -75,6 +76,9 @@ class CodeScannerProvider:
 class CodeScanner:
     """Judges code without running it."""
 
+    default_warn = 0.1
+    """Findings below the threshold, such as code in another language, are warnings."""
+
     baseline = False
     streams = False  # half a block is another program than the whole
     every_message = False
@@ -99,7 +103,7 @@ class CodeScanner:
         if not scanned and not left and not others:
             return Judgement(score=0.0, score_kind=v1.SCORE_KIND_RULE, metadata={"blocks": len(blocks)})
         try:
-            results = await self._scan([block.code for block in scanned])
+            results = await self._scan([plain_source(block.code) for block in scanned])
         except ValueError as error:
             return Judgement(failure=str(error), metadata={"blocks": len(blocks)})
         return self._judgement(scanned, results, others=others, left=left, only_code=only_code)
@@ -145,7 +149,9 @@ class CodeScanner:
         others = [*others, *(block for block, result in pairs if isinstance(result, str) and not block.language)]
         broken = [(block, result) for block, result in pairs if isinstance(result, str) and block.language]
         issues = [issue for block, result in pairs if not isinstance(result, str) for issue in _issues(block, result)]
-        unread = [*others, *left, *(block for block, _ in broken)] if only_code else list(left)
+        unread = [*left, *(others if only_code else ())]
+        if only_code or self._on_unsupported != "allow":  # one junk line must not make a program pass unread
+            unread += [block for block, _ in broken]
         known = {block.start for block in scanned}
         blocks = [*scanned, *left, *(block for block in others if block.start not in known)]
         coverage = 1 - sum(len(block.code) for block in unread) / max(1, sum(len(block.code) for block in blocks))
@@ -169,6 +175,20 @@ class CodeScanner:
             failure=f"the code could not be read: {failure}" if nothing_read else "",
             metadata=_metadata(blocks, others, [str(result) for _, result in broken], issues),
         )
+
+
+def plain_source(code: str) -> str:
+    """Python as it would run: without NUL characters and the prompts of a console; lines keep their numbers."""
+    lines = code.replace("\0", "").split("\n")
+    if not any(line.lstrip().startswith(">>>") for line in lines):
+        return "\n".join(lines)
+    return "\n".join(_without_prompt(line) for line in lines)
+
+
+def _without_prompt(line: str) -> str:
+    """A console's line without its prompt; its output as a comment."""
+    found = _PROMPT.match(line)
+    return line[found.end() :] if found else f"# {line}"
 
 
 def _sorted_by_language(blocks: Sequence[CodeBlock]) -> tuple[list[CodeBlock], list[CodeBlock]]:

@@ -125,7 +125,7 @@ class EmbeddedShield(Shield):
         windows = [window for window in windows if window.end > subject.settled]
         kept = windows[: settings.max_windows]
         if len(kept) < len(windows):
-            evidence.coverage = min(evidence.coverage, kept[-1].end / len(subject.text))
+            evidence.coverage = min(evidence.coverage, kept[-1].end / len(subject.text.rstrip()))
         user = surface == "user"
         wants_injection = user and settings.injection
         wants_content = surface in _CONTENT and settings.content

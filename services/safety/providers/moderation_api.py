@@ -27,6 +27,8 @@ MAX_ANSWER = 256 * 1024
 _REFUSED = {401, 403}
 _LATER = {408, 425, 429}
 
+DEFAULT_THRESHOLD = 0.5
+
 
 class ModerationApiProvider:
     """Makes shields of moderation endpoints."""
@@ -69,7 +71,7 @@ class ModerationShield:
 
     def default_threshold(self, surface: Surface) -> float:  # noqa: ARG002 (the same everywhere)
         """0.5."""
-        return 0.5
+        return DEFAULT_THRESHOLD
 
     async def judge(self, subject: Subject) -> Judgement:
         """Send the text to the endpoint."""
@@ -152,7 +154,10 @@ def _judgement(found: Moderation, threshold: float, facts: Mapping[str, Any]) ->
         codes = (UNSPECIFIED,)
     return Judgement(
         codes=codes,
-        score=max(scores.values()) if by_score else float(found.flagged or bool(codes)),
+        # What the endpoint flagged by limits of its own counts at the default threshold too.
+        score=max([*scores.values(), DEFAULT_THRESHOLD if found.flagged else 0.0])
+        if by_score
+        else float(found.flagged or bool(codes)),
         score_kind=v1.SCORE_KIND_MODEL_PROBABILITY if by_score else v1.SCORE_KIND_UNSPECIFIED,
         category_scores=scores,
         metadata={
