@@ -113,6 +113,34 @@ def sampling(
     )
 
 
+def plain(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """JSON as a person would write it: a Struct's doubles that are whole become integers again."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: plain(item) for key, item in value.items()}
+        case list():
+            return [plain(item) for item in value]
+        case _:
+            return value
+
+
+def replaced(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
+    """A text with parts replaced; of overlapping parts the first one's replacement stands.
+
+    Args:
+        text: As it was.
+        spans: First character, one past the last, replacement.
+    """
+    pieces, at = [], 0
+    for start, end, replacement in sorted(spans):
+        if start >= at:
+            pieces += [text[at:start], replacement]
+        at = max(at, end)
+    return "".join([*pieces, text[at:]])
+
+
 def struct(values: Mapping[str, Any] | None) -> Struct | None:
     """A JSON object as the proto; None stays None."""
     return None if values is None else json_format.ParseDict(dict(values), Struct())

@@ -29,6 +29,12 @@ GUARD_PRESETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "prompt-guard": ("prompt-guard", ("user", "tool_result", "retrieved", "file", "memory_write")),
 }
 """By the beginning of a guard's name: its provider, and the surfaces that it watches unless told otherwise."""
+REFUSAL = "I can't answer that. Can I help with something else?"
+"""Shown to users in place of what a shield blocks."""
+UNJUDGED = "This could not be checked for safety just now. Please try again in a moment."
+"""Shown to users in place of what no shield could judge."""
+GUARD_UNAVAILABLE = "guard_unavailable"
+"""The violation type where a guard could not judge, unlike a violation: a repeat may succeed."""
 POLICY = "policy"
 """In place of a shield's name: all shields that the policy binds to the surface."""
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.agents.rows import ENDED, add_session, add_turn, get_session, get_turn_request, get_turns
 from services.agents.tables import turns
-from services.agents.turn import now
+from services.agents.turn_log import now
 from stack_client.errors import InvalidArgumentError, NotFoundError
 
 

@@ -12,7 +12,7 @@ from services.agents.database import to_the_end
 from services.agents.fork import fork_session
 from services.agents.runner import TurnRunner
 from services.agents.store import AgentStore
-from services.agents.turn import now
+from services.agents.turn_log import now
 from services.agents.validate import check_agent, check_turn
 from services.runtime.pages import PageRequest, decode_token, encode_token, page_size
 from services.runtime.stream import EventWriter, RpcContext

@@ -5,10 +5,9 @@ from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
-from services.agents.turn_log import TurnLog
+from services.agents.turn_log import TurnLog, now
 
 NewStep = Callable[..., v1.Step]
 _LEVELS = {v1.VIOLATION_LEVEL_INFO: "info", v1.VIOLATION_LEVEL_WARN: "warn", v1.VIOLATION_LEVEL_ERROR: "error"}
@@ -143,7 +142,7 @@ def _end(
     found = max(verdicts, key=lambda verdict: (verdict.action, verdict.level, verdict.score), default=None)
     if found is not None:
         step.shield_call.violation.CopyFrom(_violation(found, blocked))
-    step.completed_at.CopyFrom(_now())
+    step.completed_at.CopyFrom(now())
     log.put_step(step)
     log.add(step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step))
 
@@ -165,9 +164,3 @@ def _violation(verdict: v1.Verdict, blocked: v1.ChatCompletionBlocked | None) ->
         violation.user_message = blocked.user_message
     json_format.ParseDict(facts, violation.metadata)
     return violation
-
-
-def _now() -> Timestamp:
-    result = Timestamp()
-    result.GetCurrentTime()
-    return result

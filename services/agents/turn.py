@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
 from services.agents import history, shields
 from services.agents.config import AgentsConfig
-from services.agents.turn_log import TurnLog
+from services.agents.turn_log import TurnLog, now
 from stack_client.content import content
 from stack_client.errors import (
     ResourceExhaustedError,
@@ -333,10 +332,3 @@ def complete_tools(log: TurnLog, step: v1.Step) -> None:
     step.tool_execution.tool_responses.extend(responses)
     step.completed_at.CopyFrom(now())
     log.add(step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step))
-
-
-def now() -> Timestamp:
-    """The time."""
-    result = Timestamp()
-    result.GetCurrentTime()
-    return result

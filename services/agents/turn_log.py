@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from llamastack import v1
 from services.agents.database import StoreError, to_the_end
 from services.agents.rows import without_steps
@@ -133,3 +135,10 @@ def beyond_the_end(turn_id: str, sequence: int, last: int) -> OutOfRangeError:
     """The error for a watcher who asks for what cannot come."""
     message = f"the last event of turn {turn_id} is {last}, nothing follows {sequence}; watch from below {last}"
     return OutOfRangeError(message, field="resume_after_sequence")
+
+
+def now() -> Timestamp:
+    """The time."""
+    result = Timestamp()
+    result.GetCurrentTime()
+    return result

@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
 from services.llama.messages import ChatMessage, ToolCall, ToolDefinition
+from stack_client.content import plain
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 TOOL_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -84,19 +85,6 @@ def _chat_message(message: v1.Message, where: str) -> ChatMessage:
 def arguments_json(call: v1.ToolCall) -> str:
     """The call's arguments as JSON text, exact where the caller gave the text."""
     return call.arguments_json or json.dumps(plain(json_format.MessageToDict(call.arguments)), ensure_ascii=False)
-
-
-def plain(value: Any) -> Any:  # noqa: ANN401 (JSON)
-    """JSON as a person would write it: a Struct's doubles that are whole become integers again."""
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case dict():
-            return {key: plain(item) for key, item in value.items()}
-        case list():
-            return [plain(item) for item in value]
-        case _:
-            return value
 
 
 def schema_of(struct: Struct) -> dict[str, Any]:

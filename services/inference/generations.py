@@ -2,15 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
 from llamastack import v1
 from services.inference.coalesce import Delta, DeltaBuffer
 from services.inference.provider import Answer, Sink
 from services.runtime.stream import EventWriter
 from stack_client.errors import StackError
-
-T = TypeVar("T")
 
 
 async def run_generations(
@@ -79,17 +76,3 @@ def _raise_if_failed(outcome: Answer | StackError) -> None:
     """Raise an outcome that is an error."""
     if isinstance(outcome, StackError):
         raise outcome
-
-
-async def together(work: list[Awaitable[T]]) -> list[T]:
-    """Run all at once; the first failure cancels the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_awaited(item)) for item in work]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work

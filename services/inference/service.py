@@ -9,12 +9,13 @@ from llamastack import v1
 from services.inference.answers import chat_response, completion_complete, completion_response
 from services.inference.chat_stream import ChatStream, shielded_answer, single_requests
 from services.inference.coalesce import Collector, Delta
-from services.inference.generations import run_generations, together
+from services.inference.generations import run_generations
 from services.inference.provider import Provider
 from services.inference.registry import ModelRegistry
 from services.inference.shielding import check_shields
 from services.inference.validate import check_chat, check_classify, check_priority, check_tokenize
 from services.runtime.stream import EventWriter, RpcContext
+from services.runtime.together import together
 from stack_client.errors import InvalidArgumentError
 from stack_client.safety import Safety
 

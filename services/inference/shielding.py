@@ -15,10 +15,7 @@ from stack_client.errors import (
     from_error_message,
     to_error_message,
 )
-from stack_client.safety import ModerationStream, Safety
-
-GUARD_UNAVAILABLE = "guard_unavailable"
-UNJUDGED_MESSAGE = "This could not be checked for safety just now. Please try again in a moment."
+from stack_client.safety import GUARD_UNAVAILABLE, REFUSAL, UNJUDGED, ModerationStream, Safety
 
 Release = Callable[[int, str], Awaitable[None]]
 """Sends a piece of an answer: which answer, and the text."""
@@ -274,7 +271,7 @@ def withheld(
     return WithheldError(
         v1.ChatCompletionBlocked(
             shield_id=first.shield_id,
-            user_message=UNJUDGED_MESSAGE if unable else told or "I can't answer that. Can I help with something else?",
+            user_message=UNJUDGED if unable else told or REFUSAL,
             violation_type=GUARD_UNAVAILABLE if unable else ",".join(first.codes) or "unsafe",
             verdicts=verdicts,
             surface=surface,
@@ -340,10 +337,11 @@ def _redacted(messages: Sequence[v1.Message], verdicts: Sequence[v1.Verdict]) ->
 
 
 def _without(text: str, spans: Sequence[v1.VerdictSpan]) -> str:
-    """A text with spans replaced; overlapping ones become the first one's replacement."""
-    pieces, at = [], 0
-    for span in sorted(spans, key=lambda span: span.start):
-        if span.start >= at:
-            pieces += [text[at : span.start], span.replacement if span.HasField("replacement") else f"[{span.code}]"]
-        at = max(at, span.end)
-    return "".join([*pieces, text[at:]])
+    """A text with the spans of verdicts replaced."""
+    return content.replaced(
+        text,
+        [
+            (span.start, span.end, span.replacement if span.HasField("replacement") else f"[{span.code}]")
+            for span in spans
+        ],
+    )

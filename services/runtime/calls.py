@@ -82,6 +82,12 @@ def current_call() -> Call | None:
     return _current.get()
 
 
+def current_tenant() -> str:
+    """For whom the current call is made; empty where nobody said so, and outside of calls."""
+    call = _current.get()
+    return call.tenant if call else ""
+
+
 def enter_call(method: str) -> Call:
     """The call of this task, made when this is its first mention; each call is handled in a task of its own."""
     call = _current.get()

@@ -10,11 +10,8 @@ from google.protobuf.struct_pb2 import Struct
 from llamastack import v1
 from services.safety.policy import Action, Binding
 from services.safety.shield import Judgement, Span
+from stack_client.safety import GUARD_UNAVAILABLE, REFUSAL, UNJUDGED
 
-USER_MESSAGE = "I can't answer that. Can I help with something else?"
-UNJUDGED_MESSAGE = "This could not be checked for safety just now. Please try again in a moment."
-UNAVAILABLE = "guard_unavailable"
-"""The violation type where a guard could not judge, unlike a violation: a repeat may succeed."""
 NEVER_ALLOWED = "S4"
 
 _STRICTNESS: tuple[Action, ...] = ("log", "warn", "redact", "block")
@@ -23,11 +20,6 @@ _ORDERS = {
     "redact": (v1.SAFETY_ACTION_REDACT, v1.VIOLATION_LEVEL_WARN),
     "warn": (v1.SAFETY_ACTION_WARN, v1.VIOLATION_LEVEL_WARN),
     "log": (v1.SAFETY_ACTION_ALLOW, v1.VIOLATION_LEVEL_INFO),
-}
-_LEVELS = {
-    v1.VIOLATION_LEVEL_INFO: "info",
-    v1.VIOLATION_LEVEL_WARN: "warn",
-    v1.VIOLATION_LEVEL_ERROR: "error",
 }
 
 
@@ -115,7 +107,7 @@ def violation_of(verdict: v1.Verdict) -> v1.SafetyViolation | None:
     facts.setdefault("violation_type", ",".join(verdict.codes))
     unjudged = verdict.HasField("error") and not verdict.codes
     if unjudged:
-        facts |= {"violation_type": UNAVAILABLE, "error": verdict.error.message}
+        facts |= {"violation_type": GUARD_UNAVAILABLE, "error": verdict.error.message}
     facts |= {
         "shield_id": verdict.shield_id,
         "verdict_id": verdict.verdict_id,
@@ -131,7 +123,7 @@ def violation_of(verdict: v1.Verdict) -> v1.SafetyViolation | None:
         facts["category_scores"] = dict(verdict.category_scores)
     violation = v1.SafetyViolation(violation_level=verdict.level)
     if blocks(verdict):
-        violation.user_message = UNJUDGED_MESSAGE if unjudged else USER_MESSAGE
+        violation.user_message = UNJUDGED if unjudged else REFUSAL
     json_format.ParseDict(facts, violation.metadata)
     return violation
 
@@ -141,26 +133,6 @@ def as_struct(facts: Mapping[str, Any]) -> Struct:
     return json_format.ParseDict(dict(facts), Struct())
 
 
-def level_name(level: "v1.ViolationLevel.ValueType") -> str:
-    """`info`, `warn` or `error`."""
-    return _LEVELS[level]
-
-
 def placeholder(span: Span) -> str:
     """What redaction puts in a span's place."""
     return f"[{span.code}]" if span.replacement is None else span.replacement
-
-
-def redacted(text: str, verdict_spans: list[tuple[int, int, str]]) -> str:
-    """The text with every span replaced; overlapping spans become the first one's replacement.
-
-    Args:
-        text: As judged.
-        verdict_spans: First character, one past the last, replacement.
-    """
-    pieces, at = [], 0
-    for start, end, replacement in sorted(verdict_spans):
-        if start >= at:
-            pieces += [text[at:start], replacement]
-        at = max(at, end)
-    return "".join([*pieces, text[at:]])

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
@@ -17,8 +17,6 @@ from stack_client.errors import (
     UnavailableError,
     UnsupportedError,
 )
-
-ResponseT = TypeVar("ResponseT")
 
 STAMP_SECONDS = 1.0
 

@@ -6,13 +6,13 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf import json_format
 
 from llamastack import v1
-from services.runtime.calls import current_call
+from services.runtime.calls import current_call, current_tenant
 from services.safety.audit import AuditError, AuditLog
 from services.safety.cache import JudgementCache, key_of
 from services.safety.config import SafetyConfig
@@ -110,10 +110,10 @@ class Bench:
         where = surface_name(surface)
         binding = binding or policy.binding(where, entry.shield.identifier)
         if binding.action is None:
-            binding = Binding(**{**vars(binding), "action": entry.settings.action})
+            binding = replace(binding, action=entry.settings.action)
         warn = getattr(entry.implementation, "default_warn", None)
         if binding.warn is None and warn is not None:
-            binding = Binding(**{**vars(binding), "warn": warn})
+            binding = replace(binding, warn=warn)
         own = entry.threshold(surface)
         started = time.monotonic()
         subject = Subject(
@@ -139,8 +139,7 @@ class Bench:
         """The judgement, why there is none, and whether it was known before."""
         if not subject.text.strip("\0 \t\r\n"):
             return Judgement(score=0.0, baseline=entry.implementation.baseline), None, False
-        tenant = call.tenant if (call := current_call()) else ""
-        key = key_of(entry, subject, tenant=tenant)
+        key = key_of(entry, subject, tenant=current_tenant())
         known = self.cache.get(key, threshold=subject.threshold)
         if known is not None and known.stamp == await self._stamp(known.judgement):
             return known.judgement, None, True
@@ -192,7 +191,7 @@ class Bench:
         entries = [
             {
                 "verdict_id": verdict.verdict_id,
-                "tenant": call.tenant if call else "",
+                "tenant": current_tenant(),
                 "request_id": call.request_id if call else "",
                 "surface": surface_name(verdict.surface),
                 "shield_id": verdict.shield_id,

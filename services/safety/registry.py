@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from llamastack import v1
 from services.safety.policy import SURFACES, Action
 from services.safety.shield import Shield, ShieldProvider, Surface, surface_name
+from stack_client.content import plain
 from stack_client.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -327,20 +328,8 @@ def _replace(file: Path, text: str) -> None:
 
 
 def _plain(shield: v1.Shield) -> dict[str, Any]:
-    """A shield's parameters as JSON; whole doubles of a Struct become integers again."""
-
-    def whole(value: Any) -> Any:  # noqa: ANN401 (JSON)
-        match value:
-            case float() if value.is_integer():
-                return int(value)
-            case dict():
-                return {key: whole(item) for key, item in value.items()}
-            case list():
-                return [whole(item) for item in value]
-            case _:
-                return value
-
-    return cast("dict[str, Any]", whole(json_format.MessageToDict(shield.params)))
+    """A shield's parameters as JSON."""
+    return cast("dict[str, Any]", plain(json_format.MessageToDict(shield.params)))
 
 
 def _settings(params: Mapping[str, Any]) -> Settings:

@@ -9,10 +9,11 @@ from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
-from services.runtime.calls import current_call
+from services.runtime.calls import current_tenant
 from services.runtime.stream import EventWriter, RpcContext
+from services.runtime.together import together
 from services.safety.audit import AuditLog
-from services.safety.decide import as_struct, placeholder, redacted, strictest, violation_of
+from services.safety.decide import as_struct, placeholder, strictest, violation_of
 from services.safety.guard.profiles import HAZARDS
 from services.safety.judge import Bench, Outcome
 from services.safety.policies import Policies
@@ -21,7 +22,7 @@ from services.safety.registry import Entry, ShieldRegistry
 from services.safety.shield import Surface, surface_name
 from services.safety.stream import ModeratedStream, read_stream
 from services.safety.subjects import Part, parts_of
-from services.safety.together import together
+from stack_client.content import replaced
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from stack_client.safety import POLICY
 
@@ -142,7 +143,7 @@ class SafetyService(v1.SafetyServiceServicer):
         if not request.verdict_id:
             raise InvalidArgumentError("verdict_id is empty", reason="MISSING_FIELD", field="verdict_id")
         record = await asyncio.to_thread(self._audit.find, request.verdict_id)
-        if record is None or record["tenant"] != _tenant():
+        if record is None or record["tenant"] != current_tenant():
             raise NotFoundError(f"no verdict {request.verdict_id!r} in the audit log", field="verdict_id")
         verdict = json_format.ParseDict(record["verdict"], v1.Verdict())
         at = Timestamp()
@@ -201,7 +202,7 @@ class SafetyService(v1.SafetyServiceServicer):
         )
 
     def _entry(self, name: str) -> Entry:
-        return self._registry.get(name, tenant=_tenant())
+        return self._registry.get(name, tenant=current_tenant())
 
     def _moderators(self, model: str, surface: Surface) -> tuple[list[Entry], str]:
         """The shields of a moderation call, and what its answer calls the model."""
@@ -213,7 +214,7 @@ class SafetyService(v1.SafetyServiceServicer):
                 raise InvalidArgumentError(message, reason="MISSING_FIELD", field="model")
             return bound, bound[0].shield.provider_resource_id if len(bound) == 1 else POLICY
         wanted = model or self._moderation_shield
-        shields = self._registry.shields(_tenant())
+        shields = self._registry.shields(current_tenant())
         found = [shield for shield in shields if shield.provider_resource_id == wanted]
         found = found or [shield for shield in shields if shield.identifier == wanted]
         if not found:
@@ -306,7 +307,7 @@ def _redacted(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> str:
     here = [(outcome, part) for outcome, part in zip(outcomes, parts, strict=True) if part.message_index == index]
     text = next(part.text for _, part in here if not part.in_context)
     spans = [span for outcome, part in here if not part.in_context for span in outcome.redactions]
-    return redacted(text, [(span.start, span.end, placeholder(span)) for span in spans])
+    return replaced(text, [(span.start, span.end, placeholder(span)) for span in spans])
 
 
 def _shield_response(invocation: v1.ShieldInvocation, verdict: v1.Verdict) -> v1.ShieldResponse:
@@ -357,8 +358,3 @@ async def _start_of(requests: AsyncIterator[v1.StreamModerateRequest]) -> v1.Mod
 def _user(text: str) -> v1.Message:
     content = v1.InterleavedContent(items=[v1.ContentItem(text=text)])
     return v1.Message(user=v1.UserMessage(content=content))
-
-
-def _tenant() -> str:
-    call = current_call()
-    return call.tenant if call else ""

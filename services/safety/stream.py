@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from llamastack import v1
+from services.runtime.together import together
 from services.safety.decide import blocks, placeholder, strictest, violation_of
 from services.safety.judge import Bench, Outcome
 from services.safety.policy import Policy
@@ -203,12 +204,7 @@ class ModeratedStream:
                 message_index=len(self._dialog), settled=settled,
             )  # fmt: skip
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(entry)) for entry in self._entries]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return await together([one(entry) for entry in self._entries])
 
     def _note(self, outcome: Outcome, start: int) -> None:
         """Count a judgement and put its places into the whole text's."""

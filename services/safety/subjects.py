@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from google.protobuf import json_format
-
 from llamastack import v1
+from services.safety.guard.conversation import call_text
 from services.safety.shield import Surface
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
@@ -97,12 +96,6 @@ def message_text(message: v1.Message) -> str:
         case _:
             said = message.assistant
             return "\n".join(filter(None, [_text(said.content), *map(call_text, said.tool_calls)]))
-
-
-def call_text(call: v1.ToolCall) -> str:
-    """A tool call as text: its name and its arguments as JSON."""
-    arguments = call.arguments_json or json_format.MessageToJson(call.arguments, indent=None)
-    return f"{call.tool_name}({arguments})"
 
 
 def _text(content: v1.InterleavedContent) -> str:

@@ -1,7 +1,6 @@
 """`stack models`: list, register, unregister."""
 
 import argparse
-import json
 from typing import Any
 
 from google.protobuf import json_format
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from llamastack import v1
 from stack_client.cli.connection import add_target, connected
-from stack_client.cli.options import Subparsers, on_terminal, print_json
+from stack_client.cli.options import Subparsers, json_object, on_terminal, print_json
 
 _TYPES = {"llm": v1.MODEL_TYPE_LLM, "embedding": v1.MODEL_TYPE_EMBEDDING, "classifier": v1.MODEL_TYPE_CLASSIFIER}
 
@@ -31,7 +30,7 @@ def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "--provider", default="", metavar="NAME", help="may be left out for adapters, or when there is only one"
     )
     add.add_argument("--type", choices=sorted(_TYPES), default="llm", help="what the model is for (default: llm)")
-    add.add_argument("--metadata", type=_json_object, metavar="JSON", help="facts to keep with it")
+    add.add_argument("--metadata", type=json_object, metavar="JSON", help="facts to keep with it")
     add.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="wait this long (default 600)")
     add.add_argument("--no-wait", action="store_true", help="return at once; `stack models` shows how far it is")
     add.set_defaults(command=register)
@@ -110,13 +109,3 @@ def _facts(model: v1.Model) -> dict[str, Any]:
         "source": model.provider_resource_id,
         "metadata": json_format.MessageToDict(model.metadata),
     }
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("must be a JSON object")
-    return value

@@ -47,3 +47,14 @@ def print_json(value: object) -> None:
 def on_terminal() -> bool:
     """Whether a person is looking; otherwise output is plain lines."""
     return sys.stdout.isatty()
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object of an option."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object")
+    return value

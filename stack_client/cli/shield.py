@@ -12,7 +12,7 @@ from rich.table import Table
 
 from llamastack import v1
 from stack_client.cli.connection import add_target, connected
-from stack_client.cli.options import IntermixedParser, Subparsers, on_terminal, print_json
+from stack_client.cli.options import IntermixedParser, Subparsers, json_object, on_terminal, print_json
 from stack_client.errors import InvalidArgumentError, NotFoundError
 from stack_client.portal import SyncStackClient
 from stack_client.safety import SURFACES, guard_preset
@@ -34,7 +34,7 @@ def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "--model", default="", metavar="WHERE", help="the guard's folder, file or hub id, or a model's name"
     )
     add.add_argument("--provider", default="", metavar="NAME", help="llama-guard, prompt-guard, rules, pii, ...")
-    add.add_argument("--params", type=_json_object, default={}, metavar="JSON", help="parameters of every run")
+    add.add_argument("--params", type=json_object, default={}, metavar="JSON", help="parameters of every run")
     add.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="wait this long for the model")
     add.set_defaults(command=add_shield)
     remove = actions.add_parser("remove", help="remove shields; their models stay", parents=[common])
@@ -45,7 +45,7 @@ def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     run.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: what comes through a pipe)")
     run.add_argument("--surface", choices=sorted(SURFACES), default="", help="where the text stands (default: user)")
     run.add_argument("--question", default="", metavar="TEXT", help="the user's message before an answer")
-    run.add_argument("--params", type=_json_object, metavar="JSON", help="laid over the shield's own for this run")
+    run.add_argument("--params", type=json_object, metavar="JSON", help="laid over the shield's own for this run")
     run.set_defaults(command=run_shield, usage_error=run.error)
 
 
@@ -184,13 +184,3 @@ def _common(argument_default: str | None = None) -> IntermixedParser:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_target(parser)
     return parser
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("must be a JSON object")
-    return value

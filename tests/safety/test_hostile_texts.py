@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamastack import v1
+from services.runtime.offload import LONG_TEXT, offload
 from services.safety.guard import personal
 from services.safety.guard.profiles import PROFILES
 from services.safety.guard.quoting import quote
 from services.safety.normalise import normalise
-from services.safety.offload import LONG_TEXT, worked
 from tests.safety.guard_models import judge, shield_of
 
 LOOK_ALIKES = PROFILES["llama-guard-3-8b"].frame.look_alikes
@@ -109,8 +109,8 @@ async def test_bug_many_blocks_of_code_took_quadratic_time() -> None:
 
 
 async def test_long_texts_are_worked_on_in_a_thread_and_short_ones_are_not() -> None:
-    assert await worked(LONG_TEXT - 1, threading.get_ident) == threading.get_ident()
-    assert await worked(LONG_TEXT, threading.get_ident) != threading.get_ident()
+    assert await offload(LONG_TEXT - 1, threading.get_ident) == threading.get_ident()
+    assert await offload(LONG_TEXT, threading.get_ident) != threading.get_ident()
 
 
 async def test_bug_a_long_text_stopped_the_event_loop_while_rules_looked_at_it() -> None:

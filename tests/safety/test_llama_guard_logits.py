@@ -9,13 +9,13 @@ import pytest
 from llamastack import v1
 from services.inference.packaged import find_packaged
 from services.llama.tokenizer import TiktokenTokenizer
+from services.runtime.together import together
 from services.safety.guard import prompt
 from services.safety.guard.categories import category_set
 from services.safety.guard.model import GuardModel
 from services.safety.guard.profiles import PROFILES
 from services.safety.guard.prompt import Turn
 from services.safety.guards import Guards
-from services.safety.together import together
 from stack_client.errors import InvalidArgumentError
 from tests.llama.conftest import llama3_tokenizer_file  # noqa: F401 (a fixture)
 from tests.safety.guard_models import fact, guarding, judge, shield_of

@@ -32,6 +32,7 @@ from services.inference.config import ScriptedConfig
 from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.scripted_classifier import ScriptedClassifier
 from services.inference.validate import sampling_of
+from stack_client.content import plain
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
 SLOT = re.compile(r"\{(\d+)\}")  # anything else in braces is text
@@ -240,7 +241,7 @@ def _group(groups: Sequence[str], slot: re.Match[str]) -> str:
 
 
 def _tool_call(call: Mapping[str, Any], *, call_id: str) -> v1.ToolCall:
-    arguments = dialog.plain(call.get("arguments", {}))
+    arguments = plain(call.get("arguments", {}))
     result = v1.ToolCall(call_id=call_id, tool_name=call["tool_name"], arguments_json=json.dumps(arguments))
     json_format.ParseDict(arguments, result.arguments)
     return result

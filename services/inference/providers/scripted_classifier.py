@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from llamastack import v1
-from services.inference import dialog
 from services.inference.classifier_text import CutText, Labels, TextCutter, classify_response
 from services.inference.provider import Facts
+from stack_client.content import plain
 from stack_client.errors import InvalidArgumentError, UnavailableError
 
 WORD = re.compile(r"\S+")
@@ -59,7 +59,7 @@ class ScriptedClassifier:
             raise InvalidArgumentError(f"labels is {labels!r}; give a list of names", field="metadata.labels")
         if len(labels) < 2 or len(set(labels)) != len(labels):
             raise InvalidArgumentError(f"labels is {labels!r}; give two or more, each once", field="metadata.labels")
-        window = dialog.plain(metadata.get("window", WINDOW))
+        window = plain(metadata.get("window", WINDOW))
         if not isinstance(window, int) or window < 1:
             raise InvalidArgumentError(f"window is {window!r}; give a number of words", field="metadata.window")
         self.labels = Labels(names=tuple(labels))

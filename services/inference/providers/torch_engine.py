@@ -33,7 +33,6 @@ from services.inference.providers.torch_requests import (
     allowed_tokens,
     check_ids,
     grammars,
-    offload,
     prompt_format,
     template_arguments,
 )
@@ -42,7 +41,8 @@ from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
 from services.llama.messages import ToolDefinition
-from services.runtime.calls import current_call
+from services.runtime.calls import current_tenant
+from services.runtime.offload import offload
 from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, StackError, UnsupportedError
 
 logger = logging.getLogger(__name__)
@@ -373,7 +373,7 @@ class TorchProvider:
             sampling=sampling,
             grammar=grammar,
             calls=calls,
-            tenant=call.tenant if (call := current_call()) else "",
+            tenant=current_tenant(),
             priority=priority,
         )
         sink.admitted()

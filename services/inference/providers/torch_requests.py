@@ -1,7 +1,6 @@
 """What the torch provider reads from requests: limits, token ids, grammars, variables of templates."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,7 +20,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BEGIN_OF_TEXT = "<|begin_of_text|>"  # Llama 3 was trained with it before every text; SmolLM2 has nothing like it
-LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +115,3 @@ def prompt_format(config: v1.ToolConfig) -> ToolPromptFormat | None:
             return "python_list"
         case _:
             return None
-
-
-async def offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` here when the text is short, else in a thread: the hop costs more than a short text."""
-    if size < LONG_TEXT:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamastack import v1
+from services.runtime.together import together
 from services.safety.evaluate.datasets import Labelled
-from services.safety.together import together
 from stack_client import StackClient
 from stack_client.errors import InvalidArgumentError
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llamastack import v1
+from services.runtime.together import together
 from services.safety.guard import prompt
 from services.safety.guard.categories import CategorySet
 from services.safety.guard.model import GuardModel, Tally, Words, agent_message, user_message
@@ -13,7 +14,6 @@ from services.safety.guard.prompt import Turn
 from services.safety.guard.reply import Reply, parse_reply
 from services.safety.guard.scores import OUTSIDE_LIMIT, NumbersError, WordScore, shares, word_score
 from services.safety.guard.windows import Size, Window
-from services.safety.together import together
 from stack_client.content import text_of
 from stack_client.errors import FailedPreconditionError, UnsupportedError
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamastack import v1
+from services.runtime.together import together
 from services.safety.guard.categories import CategorySet
 from services.safety.guards import Guards
-from services.safety.together import together
 from stack_client.content import content
 
 PAIR = "\n\n"

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from llamastack import v1
+from services.runtime.offload import offload
 from services.safety import guard
 from services.safety import params as read
 from services.safety.guard.code_blocks import NO_CODE, PYTHON, CodeBlock, fenced_blocks, line_starts
-from services.safety.offload import worked
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface
 from stack_client.errors import FailedPreconditionError
 
@@ -94,7 +94,7 @@ class CodeScanner:
     async def judge(self, subject: Subject) -> Judgement:
         """Scan the text's code."""
         only_code = subject.surface == v1.SAFETY_SURFACE_CODE
-        fenced = await worked(len(subject.text), fenced_blocks, subject.text)
+        fenced = await offload(len(subject.text), fenced_blocks, subject.text)
         blocks = [block for block in fenced if block.code.strip()]
         if only_code and not blocks:
             blocks = [CodeBlock("python", subject.text, 0)]

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamastack import v1
+from services.runtime.offload import offload
 from services.safety.baseline import phrases
 from services.safety.baseline.content_labels import CONTENT_CODES
 from services.safety.baseline.heads import detector_score, load_card, load_heads
 from services.safety.baseline.reading import Part, Reading, Window, read
 from services.safety.guards import Guards
-from services.safety.offload import worked
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface, surface_name
 from stack_client.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 
@@ -93,12 +93,12 @@ class EmbeddedShield(Shield):
             StackError: If a model that the surface needs cannot be asked, or the encoder is not served.
         """
         surface = surface_name(subject.surface)
-        reading = await worked(len(subject.text), read, subject.text)
+        reading = await offload(len(subject.text), read, subject.text)
         evidence = _Evidence(coverage=reading.coverage)
         if reading.normalised.changes:
             evidence.metadata["disguises"] = sorted(reading.normalised.changes)
         if surface in _RULED:
-            await worked(len(subject.text), _apply_rules, evidence, subject.text, reading, surface)
+            await offload(len(subject.text), _apply_rules, evidence, subject.text, reading, surface)
         if surface in _UNTRUSTED:
             await self._judge_untrusted(evidence, reading)
         else:
@@ -121,7 +121,7 @@ class EmbeddedShield(Shield):
 
     async def _judge_dialog(self, evidence: _Evidence, subject: Subject, reading: Reading, surface: str) -> None:
         settings = self._settings
-        windows = await worked(len(subject.text), reading.windows)
+        windows = await offload(len(subject.text), reading.windows)
         windows = [window for window in windows if window.end > subject.settled]
         kept = windows[: settings.max_windows]
         if len(kept) < len(windows):

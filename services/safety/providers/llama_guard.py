@@ -14,6 +14,8 @@ from re import Pattern
 from typing import Any
 
 from llamastack import v1
+from services.runtime.offload import offload
+from services.runtime.together import together
 from services.safety.guard.asking import Answer
 from services.safety.guard.conversation import Conversation, conversation_of
 from services.safety.guard.model import Tally
@@ -23,9 +25,7 @@ from services.safety.guard.target import GuardSettings, Target, check_model, rea
 from services.safety.guard.verdict import judgement
 from services.safety.guard.windows import Window, plan
 from services.safety.guards import Guards
-from services.safety.offload import worked
 from services.safety.shield import Judgement, ProviderContext, Shield, Subject, Surface
-from services.safety.together import together
 from stack_client.errors import FailedPreconditionError, UnavailableError
 
 _AT_ONCE = 4  # windows of one text that are judged together
@@ -73,7 +73,7 @@ class LlamaGuardShield:
         target = await self._resolve()
         look_alikes = target.categories.profile.frame.look_alikes
         size = len(subject.text) + sum(message.ByteSize() for message in subject.dialog)
-        conversation, settled = await worked(size, _quoted, subject, look_alikes)
+        conversation, settled = await offload(size, _quoted, subject, look_alikes)
         reading = await plan(conversation, target.route.measure, settled=settled)
         tally = Tally()
         gate = asyncio.Semaphore(_AT_ONCE)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamastack import v1
+from services.runtime.offload import offload
 from services.safety import rules
 from services.safety.baseline import phrases
 from services.safety.normalise import normalise
-from services.safety.offload import worked
 from services.safety.rules import Allow, Rule, RuleError, RuleSet
 from services.safety.shield import Judgement, ProviderContext, Shield, Span, Subject, Surface, surface_name
 from stack_client.errors import InvalidArgumentError
@@ -46,7 +46,7 @@ class RulesShield(Shield):
 
     async def judge(self, subject: Subject) -> Judgement:
         """Look for every rule, a long text in a thread."""
-        return await worked(len(subject.text), self._judged, subject)
+        return await offload(len(subject.text), self._judged, subject)
 
     def _judged(self, subject: Subject) -> Judgement:
         text = subject.text

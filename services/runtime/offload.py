@@ -11,7 +11,7 @@ LONG_TEXT = 20_000
 """Characters from which work on a text leaves the event loop: about 20 ms of work; a thread costs a tenth of one."""
 
 
-async def worked(characters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def offload(characters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The result of some work, done at once for a short text and in a thread for a long one.
 
     Args:
