@@ -37,6 +37,7 @@ from services.inference.providers.torch_requests import (
     template_arguments,
 )
 from services.inference.reading import Reading
+from services.inference.token_spans import byte_spans, encoder_spans
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
 from services.llama import checkpoint
@@ -284,12 +285,21 @@ class TorchProvider:
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Token ids of a text, or of the prompt that a dialog is rendered to."""
         model = self._models[request.model_id]
+        spans: Sequence[tuple[int, int]] = ()
+        if request.with_offsets and (request.WhichOneof("input") != "text" or request.parse_special):
+            raise InvalidArgumentError("with_offsets: send plain text, without parse_special", field="with_offsets")
         if not isinstance(model, TextModel):
             if request.WhichOneof("input") != "text":
                 raise InvalidArgumentError("only text models render dialogs; send text", field="dialog")
             if request.parse_special:
                 raise UnsupportedError("parse_special: only text models take special tokens", field="parse_special")
-            ids = model.tokenizer.encode(request.text).ids
+            if isinstance(model, EmbeddingModel):
+                encoding = await offload(len(request.text), model.tokenizer.encode, request.text)
+                ids, spans = encoding.ids, encoder_spans(encoding) if request.with_offsets else ()
+            elif request.with_offsets:
+                raise UnsupportedError("with_offsets: classifiers do not say where tokens lie", field="with_offsets")
+            else:
+                ids = model.tokenizer.encode(request.text).ids
         elif request.WhichOneof("input") == "dialog":
             tools = dialog.tool_definitions(request.tools)
             arguments = template_arguments(model, request)
@@ -299,7 +309,10 @@ class TorchProvider:
         else:
             text, special = request.text, request.parse_special
             ids = await offload(len(text), model.tokenizer.encode, text, special=special)
-        return v1.TokenizeResponse(token_ids=ids, max_context=model.context)
+            if request.with_offsets:
+                spans = await offload(len(text), byte_spans, text, [model.tokenizer.token_bytes(one) for one in ids])
+        starts, ends = zip(*spans, strict=True) if spans else ((), ())
+        return v1.TokenizeResponse(token_ids=ids, max_context=model.context, starts=starts, ends=ends)
 
     async def detokenize(self, request: v1.DetokenizeRequest) -> v1.DetokenizeResponse:
         """Text of token ids; special tokens by their names."""

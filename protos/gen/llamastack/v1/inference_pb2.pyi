@@ -1475,6 +1475,7 @@ class TokenizeRequest(_message.Message):
     TOOL_CONFIG_FIELD_NUMBER: _builtins.int
     TEMPLATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     PARSE_SPECIAL_FIELD_NUMBER: _builtins.int
+    WITH_OFFSETS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the model."""
     text: _builtins.str
@@ -1483,6 +1484,8 @@ class TokenizeRequest(_message.Message):
     """Special tokens that are written out in `text` are taken as such; for prompts that the caller builds itself and from
     which it keeps what users wrote.
     """
+    with_offsets: _builtins.bool
+    """Say where the tokens lie in `text`; only with `text`."""
     @_builtins.property
     def dialog(self) -> Global___Dialog:
         """A dialog, rendered by the model's chat format up to the start of the answer."""
@@ -1511,10 +1514,11 @@ class TokenizeRequest(_message.Message):
         tool_config: _common_pb2.ToolConfig | None = ...,
         template_arguments: _struct_pb2.Struct | None = ...,
         parse_special: _builtins.bool = ...,
+        with_offsets: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dialog", b"dialog", "input", b"input", "template_arguments", b"template_arguments", "text", b"text", "tool_config", b"tool_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialog", b"dialog", "input", b"input", "model_id", b"model_id", "parse_special", b"parse_special", "template_arguments", b"template_arguments", "text", b"text", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialog", b"dialog", "input", b"input", "model_id", b"model_id", "parse_special", b"parse_special", "template_arguments", b"template_arguments", "text", b"text", "tool_config", b"tool_config", "tools", b"tools", "with_offsets", b"with_offsets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "dialog"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -1530,21 +1534,35 @@ class TokenizeResponse(_message.Message):
 
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
+    STARTS_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
     max_context: _builtins.int
     """The model's context in tokens."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids in the model's vocabulary, in order."""
 
+    @_builtins.property
+    def starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """First character of each token in `text`, in Unicode code points; without tokens that the model puts around a text.
+        Empty unless asked for.
+        """
+
+    @_builtins.property
+    def ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One past the last character of each token; same length. Tokens that share a character lie on the whole of it."""
+
     def __init__(
         self,
         *,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         max_context: _builtins.int = ...,
+        starts: _abc.Iterable[_builtins.int] | None = ...,
+        ends: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_context", b"max_context", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends", "max_context", b"max_context", "starts", b"starts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

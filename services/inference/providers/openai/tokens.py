@@ -13,6 +13,9 @@ async def tokenize(endpoint: Endpoint, model: str, request: v1.TokenizeRequest) 
         UnsupportedError: If the endpoint's dialect has no such call.
     """
     _check(endpoint)
+    if request.with_offsets:
+        field = "with_offsets"
+        raise UnsupportedError(f"{field}: endpoints do not say where tokens lie", field=field)
     if request.HasField("template_arguments"):
         field = "template_arguments"
         raise UnsupportedError(f"{field}: which variables an endpoint's template has cannot be told", field=field)

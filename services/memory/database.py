@@ -1,0 +1,144 @@
+"""The SQL database: one writer at a time on SQLite, migrations at the start."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from services.memory.migrations import upgrade
+from services.memory.tables import banks
+from stack_client.errors import InternalError, NotFoundError, ResourceExhaustedError
+
+READERS = 4
+BUSY_MILLISECONDS = 30_000
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+
+class StoreError(InternalError):
+    """The database cannot be used."""
+
+
+class Database:
+    """An SQL database. Use `async with`.
+
+    Args:
+        url: SQLAlchemy URL; without a driver it gets the one that we bring.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = sa.make_url(url)
+        if parsed.drivername in DRIVERS:
+            parsed = parsed.set(drivername=DRIVERS[parsed.drivername])
+        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+            raise sa.exc.ArgumentError(f"{parsed.drivername!r} is not supported; use sqlite or postgresql")
+        self.url = parsed
+        self.dialect = parsed.get_backend_name()
+        """`sqlite` or `postgresql`."""
+        self._writing = asyncio.Lock()
+        self._engine: AsyncEngine
+
+    async def __aenter__(self) -> Self:
+        """Open the database and bring its tables up to date.
+
+        Raises:
+            StoreError: If it cannot be opened, or was written by a newer version.
+        """
+        options: dict[str, Any] = {"pool_size": READERS, "max_overflow": READERS}
+        if self.dialect == "sqlite":
+            if self.url.database:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        else:
+            options["pool_pre_ping"] = True
+        self._engine = create_async_engine(self.url, **options)
+        if self.dialect == "sqlite":
+            sa.event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
+            sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
+        async with self.write() as connection:
+            await connection.run_sync(upgrade)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close the database."""
+        await self._engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may change something; commits at the end, and changes nothing when it is left by an error.
+
+        Raises:
+            ResourceExhaustedError: If the disk is full.
+            StoreError: If the database failed.
+        """
+        async with self._writing if self.dialect == "sqlite" else contextlib.nullcontext():
+            with _translated(self.url):
+                async with self._engine.connect() as connection:
+                    await connection.execution_options(writes=True)
+                    async with connection.begin():
+                        yield connection
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state of the database.
+
+        Raises:
+            StoreError: If the database failed.
+        """
+        with _translated(self.url):
+            async with self._engine.connect() as connection:
+                if self.dialect == "postgresql":
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
+                async with connection.begin():
+                    yield connection
+
+    async def version(self) -> str:
+        """The migration that the tables stand at."""
+        async with self.read() as connection:
+            found = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+        return found or ""
+
+
+async def next_revision(connection: AsyncConnection, bank: int) -> int:
+    """The bank's new revision; the bank's other writers wait until this transaction ends.
+
+    Raises:
+        NotFoundError: If the bank was deleted meanwhile.
+    """
+    change = sa.update(banks).where(banks.c.number == bank).values(revision=banks.c.revision + 1)
+    revision = (await connection.execute(change.returning(banks.c.revision))).scalar_one_or_none()
+    if revision is None:
+        raise NotFoundError("the bank was deleted meanwhile")
+    return int(revision)
+
+
+@contextlib.contextmanager
+def _translated(url: sa.URL) -> Any:  # noqa: ANN401 (a generator as a context manager)
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or error
+        where = url.render_as_string(hide_password=True)
+        if "disk is full" in str(reason) or "No space left" in str(reason):
+            message = f"the disk of the memory's database {where} is full; nothing was changed: make room"
+            raise ResourceExhaustedError(message) from error
+        raise StoreError(f"the memory's database {where} cannot be used: {reason}") from error
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 (a DBAPI connection)
+    """Write-ahead log: readers and the writer do not wait for each other; a killed process loses no commit."""
+    connection.isolation_level = None  # the driver would begin transactions by itself: see _begin_sqlite
+    cursor = connection.cursor()
+    pragmas = ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_MILLISECONDS}", "foreign_keys=ON")
+    for pragma in pragmas:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    """A writer takes its lock at once: taken later, it could fail after it has read."""
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

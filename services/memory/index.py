@@ -1,0 +1,71 @@
+"""What an index of a bank is. Indexes are caches of the tables: dropped and made again without loss.
+
+Two kinds of upkeep. A `local` index keeps its own data, in memory, in files or on a server, and is brought up to date
+before each query with what changed since its `position`. A `transactional` index lives in the database beside the
+chunks and is written in the transaction that writes them; its `position` is always the bank's.
+
+All implementations pass `tests/memory/indexes/`, against an oracle in plain Python:
+- a query answers `min(limit, matching chunks)` chunks, each once, best first, equal scores by number;
+- filters and expiry are applied before ranking, by the rules of `filters`;
+- removed chunks are never answered.
+"""
+
+from typing import ClassVar, Literal, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.memory.chunks import Changes, Found, KeywordQuery, Vector
+from services.memory.filters import Filter
+
+
+class Index(Protocol):
+    """An index of one bank."""
+
+    name: ClassVar[str]
+    """As it is chosen by configuration, for example `scan`."""
+    upkeep: ClassVar[Literal["local", "transactional"]]
+    """How it is kept up to date."""
+
+    async def open(self) -> None:
+        """Load what it kept."""
+
+    async def close(self) -> None:
+        """Keep what it can load again, and free memory."""
+
+    async def drop(self) -> None:
+        """Erase it for good, also what it keeps outside of memory."""
+
+    async def position(self) -> int:
+        """The bank's revision up to which all changes are in it; 0 when it is empty or was damaged. Local only."""
+
+    async def apply(self, changes: Changes) -> None:
+        """Take changes in, all or none, and be at their revision. Repeats are harmless. Local only."""
+
+    async def write(self, connection: AsyncConnection, changes: Changes) -> None:
+        """Take changes in, inside the transaction that makes them. Transactional only."""
+
+
+class VectorIndex(Index, Protocol):
+    """Finds chunks by their embeddings."""
+
+    async def query(self, vector: Vector, *, limit: int, where: Filter | None, now: int) -> list[Found]:
+        """The nearest chunks by cosine.
+
+        Args:
+            vector: Of the bank's dimension, normalised.
+            limit: Chunks at most.
+            where: Only chunks that match.
+            now: Microseconds since 1970; chunks that expired by then are not found.
+        """
+
+
+class KeywordIndex(Index, Protocol):
+    """Finds chunks by their words: BM25 with k1 = 1.2 and b = 0.75 over the statistics of its bank."""
+
+    async def query(
+        self, query: KeywordQuery, *, limit: int, where: Filter | None, now: int
+    ) -> tuple[list[Found], int]:
+        """The best chunks, and how many match in all, counted up to 10,000; see `VectorIndex.query`."""
+
+    async def terms(self, query: KeywordQuery, number: int) -> dict[str, float]:
+        """Share of each word of the query in the score of one chunk, by the word as the caller wrote it."""

@@ -1,0 +1,1 @@
+"""The indexes that there are, by name."""

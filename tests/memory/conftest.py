@@ -1,0 +1,26 @@
+"""One mesh for all tests that need nothing special; each makes banks of its own in it."""
+
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.memory.mesh import MemoryMesh, memory_mesh
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+async def mesh() -> AsyncIterator[MemoryMesh]:
+    """Memory on SQLite with scripted models."""
+    with tempfile.TemporaryDirectory(prefix="stack-") as folder:  # not pytest's: paths of sockets must be short
+        async with memory_mesh(Path(folder)) as running:
+            yield running
+
+
+@pytest.fixture
+def name() -> Callable[[], str]:
+    """Names that no other test has."""
+    return lambda: f"bank-{next(_numbers)}"
