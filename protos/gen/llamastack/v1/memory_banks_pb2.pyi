@@ -795,6 +795,7 @@ class StoredDocument(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The document."""
     mime_type: _builtins.str
@@ -807,6 +808,8 @@ class StoredDocument(_message.Message):
     """SHA-256 of its content, hexadecimal."""
     etag: _builtins.str
     """Changes with every change of the document."""
+    source: _builtins.str
+    """File name or URL; empty = not known."""
     @_builtins.property
     def content(self) -> _common_pb2.InterleavedContent:
         """Its text and images; unset in lists."""
@@ -841,10 +844,11 @@ class StoredDocument(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "created_at", b"created_at", "expires_at", b"expires_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "content", b"content", "content_hash", b"content_hash", "created_at", b"created_at", "document_id", b"document_id", "etag", b"etag", "expires_at", b"expires_at", "metadata", b"metadata", "mime_type", b"mime_type", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "content", b"content", "content_hash", b"content_hash", "created_at", b"created_at", "document_id", b"document_id", "etag", b"etag", "expires_at", b"expires_at", "metadata", b"metadata", "mime_type", b"mime_type", "source", b"source", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1096,6 +1100,8 @@ class MemoryBankChunk(_message.Message):
     BANK_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     SPAN_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
     token_count: _builtins.int
     """Tokens of the content."""
     document_id: _builtins.str
@@ -1104,6 +1110,10 @@ class MemoryBankChunk(_message.Message):
     """The chunk."""
     bank_id: _builtins.str
     """The bank it is in."""
+    source: _builtins.str
+    """File name or URL of the document; empty = not known."""
+    page: _builtins.int
+    """Page on which it begins, from 1; unset = the document has none."""
     @_builtins.property
     def content(self) -> _common_pb2.InterleavedContent:
         """The text or image."""
@@ -1126,12 +1136,16 @@ class MemoryBankChunk(_message.Message):
         bank_id: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         span: _retrieval_pb2.TextSpan | None = ...,
+        source: _builtins.str = ...,
+        page: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "metadata", b"metadata", "span", b"span"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "content", b"content", "metadata", b"metadata", "page", b"page", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_id", b"bank_id", "chunk_id", b"chunk_id", "content", b"content", "document_id", b"document_id", "metadata", b"metadata", "span", b"span", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "bank_id", b"bank_id", "chunk_id", b"chunk_id", "content", b"content", "document_id", b"document_id", "metadata", b"metadata", "page", b"page", "source", b"source", "span", b"span", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
+    _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page) -> _WhichOneofReturnType__page | None: ...
 
 Global___MemoryBankChunk: _TypeAlias = MemoryBankChunk  # noqa: Y015
 

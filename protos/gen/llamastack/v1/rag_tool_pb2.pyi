@@ -99,6 +99,7 @@ class RAGQueryConfig(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     RANKER_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
+    CONTEXT_MODEL_FIELD_NUMBER: _builtins.int
     max_tokens_in_context: _builtins.int
     """Tokens of the text written out at most, at least 1; unset = 4096."""
     max_chunks: _builtins.int
@@ -107,6 +108,8 @@ class RAGQueryConfig(_message.Message):
     """Template of a chunk with `{index}`, `{chunk.content}` and maybe `{metadata}`; unset = the one of Llama Stack."""
     mode: _retrieval_pb2.SearchMode.ValueType
     """How chunks are found."""
+    context_model: _builtins.str
+    """The chat model whose tokens `max_tokens_in_context` counts; empty = the service's default one."""
     @_builtins.property
     def query_generator_config(self) -> _retrieval_pb2.QueryGeneratorConfig:
         """How `content` becomes a query; unset = default."""
@@ -129,10 +132,11 @@ class RAGQueryConfig(_message.Message):
         mode: _retrieval_pb2.SearchMode.ValueType = ...,
         ranker: _retrieval_pb2.Ranker | None = ...,
         filters: _retrieval_pb2.MetadataFilter | None = ...,
+        context_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template", "_max_chunks", b"_max_chunks", "_max_tokens_in_context", b"_max_tokens_in_context", "chunk_template", b"chunk_template", "filters", b"filters", "max_chunks", b"max_chunks", "max_tokens_in_context", b"max_tokens_in_context", "query_generator_config", b"query_generator_config", "ranker", b"ranker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template", "_max_chunks", b"_max_chunks", "_max_tokens_in_context", b"_max_tokens_in_context", "chunk_template", b"chunk_template", "filters", b"filters", "max_chunks", b"max_chunks", "max_tokens_in_context", b"max_tokens_in_context", "mode", b"mode", "query_generator_config", b"query_generator_config", "ranker", b"ranker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template", "_max_chunks", b"_max_chunks", "_max_tokens_in_context", b"_max_tokens_in_context", "chunk_template", b"chunk_template", "context_model", b"context_model", "filters", b"filters", "max_chunks", b"max_chunks", "max_tokens_in_context", b"max_tokens_in_context", "mode", b"mode", "query_generator_config", b"query_generator_config", "ranker", b"ranker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__chunk_template: _TypeAlias = _typing.Literal["chunk_template"]  # noqa: Y015
     _WhichOneofArgType__chunk_template: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template"]  # noqa: Y015
@@ -197,6 +201,11 @@ class RAGQueryMetadata(_message.Message):
     CHUNK_IDS_FIELD_NUMBER: _builtins.int
     VECTOR_DB_IDS_FIELD_NUMBER: _builtins.int
     SPANS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens of the text written out, exact for `context_model`."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The chunks' documents."""
@@ -221,6 +230,14 @@ class RAGQueryMetadata(_message.Message):
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[_retrieval_pb2.TextSpan]:
         """The chunks' places in their documents."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the documents came from: file names or URLs; an empty one is not known."""
+
+    @_builtins.property
+    def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The chunks' pages, from 1; 0 = their documents have none."""
+
     def __init__(
         self,
         *,
@@ -230,10 +247,13 @@ class RAGQueryMetadata(_message.Message):
         chunk_ids: _abc.Iterable[_builtins.str] | None = ...,
         vector_db_ids: _abc.Iterable[_builtins.str] | None = ...,
         spans: _abc.Iterable[_retrieval_pb2.TextSpan] | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        pages: _abc.Iterable[_builtins.int] | None = ...,
+        tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_ids", b"chunk_ids", "chunks", b"chunks", "document_ids", b"document_ids", "scores", b"scores", "spans", b"spans", "vector_db_ids", b"vector_db_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_ids", b"chunk_ids", "chunks", b"chunks", "document_ids", b"document_ids", "pages", b"pages", "scores", b"scores", "sources", b"sources", "spans", b"spans", "tokens", b"tokens", "vector_db_ids", b"vector_db_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

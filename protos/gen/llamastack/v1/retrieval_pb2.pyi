@@ -148,6 +148,7 @@ class ChunkMetadata(_message.Message):
     CONTENT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     SPAN_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
     chunk_id: _builtins.str
     """The chunk."""
     document_id: _builtins.str
@@ -166,6 +167,8 @@ class ChunkMetadata(_message.Message):
     """Tokens of the content."""
     metadata_token_count: _builtins.int
     """Tokens of the metadata as shown to the model."""
+    page: _builtins.int
+    """Page on which it begins, from 1; unset = the document has none."""
     @_builtins.property
     def created_timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the chunk was made. REST: seconds."""
@@ -193,10 +196,11 @@ class ChunkMetadata(_message.Message):
         content_token_count: _builtins.int | None = ...,
         metadata_token_count: _builtins.int | None = ...,
         span: Global___TextSpan | None = ...,
+        page: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_embedding_dimension", b"_chunk_embedding_dimension", "_chunk_embedding_model", b"_chunk_embedding_model", "_chunk_id", b"_chunk_id", "_chunk_tokenizer", b"_chunk_tokenizer", "_chunk_window", b"_chunk_window", "_content_token_count", b"_content_token_count", "_document_id", b"_document_id", "_metadata_token_count", b"_metadata_token_count", "_source", b"_source", "chunk_embedding_dimension", b"chunk_embedding_dimension", "chunk_embedding_model", b"chunk_embedding_model", "chunk_id", b"chunk_id", "chunk_tokenizer", b"chunk_tokenizer", "chunk_window", b"chunk_window", "content_token_count", b"content_token_count", "created_timestamp", b"created_timestamp", "document_id", b"document_id", "metadata_token_count", b"metadata_token_count", "source", b"source", "span", b"span", "updated_timestamp", b"updated_timestamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_embedding_dimension", b"_chunk_embedding_dimension", "_chunk_embedding_model", b"_chunk_embedding_model", "_chunk_id", b"_chunk_id", "_chunk_tokenizer", b"_chunk_tokenizer", "_chunk_window", b"_chunk_window", "_content_token_count", b"_content_token_count", "_document_id", b"_document_id", "_metadata_token_count", b"_metadata_token_count", "_page", b"_page", "_source", b"_source", "chunk_embedding_dimension", b"chunk_embedding_dimension", "chunk_embedding_model", b"chunk_embedding_model", "chunk_id", b"chunk_id", "chunk_tokenizer", b"chunk_tokenizer", "chunk_window", b"chunk_window", "content_token_count", b"content_token_count", "created_timestamp", b"created_timestamp", "document_id", b"document_id", "metadata_token_count", b"metadata_token_count", "page", b"page", "source", b"source", "span", b"span", "updated_timestamp", b"updated_timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_embedding_dimension", b"_chunk_embedding_dimension", "_chunk_embedding_model", b"_chunk_embedding_model", "_chunk_id", b"_chunk_id", "_chunk_tokenizer", b"_chunk_tokenizer", "_chunk_window", b"_chunk_window", "_content_token_count", b"_content_token_count", "_document_id", b"_document_id", "_metadata_token_count", b"_metadata_token_count", "_source", b"_source", "chunk_embedding_dimension", b"chunk_embedding_dimension", "chunk_embedding_model", b"chunk_embedding_model", "chunk_id", b"chunk_id", "chunk_tokenizer", b"chunk_tokenizer", "chunk_window", b"chunk_window", "content_token_count", b"content_token_count", "created_timestamp", b"created_timestamp", "document_id", b"document_id", "metadata_token_count", b"metadata_token_count", "source", b"source", "span", b"span", "updated_timestamp", b"updated_timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_embedding_dimension", b"_chunk_embedding_dimension", "_chunk_embedding_model", b"_chunk_embedding_model", "_chunk_id", b"_chunk_id", "_chunk_tokenizer", b"_chunk_tokenizer", "_chunk_window", b"_chunk_window", "_content_token_count", b"_content_token_count", "_document_id", b"_document_id", "_metadata_token_count", b"_metadata_token_count", "_page", b"_page", "_source", b"_source", "chunk_embedding_dimension", b"chunk_embedding_dimension", "chunk_embedding_model", b"chunk_embedding_model", "chunk_id", b"chunk_id", "chunk_tokenizer", b"chunk_tokenizer", "chunk_window", b"chunk_window", "content_token_count", b"content_token_count", "created_timestamp", b"created_timestamp", "document_id", b"document_id", "metadata_token_count", b"metadata_token_count", "page", b"page", "source", b"source", "span", b"span", "updated_timestamp", b"updated_timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__chunk_embedding_dimension: _TypeAlias = _typing.Literal["chunk_embedding_dimension"]  # noqa: Y015
     _WhichOneofArgType__chunk_embedding_dimension: _TypeAlias = _typing.Literal["_chunk_embedding_dimension", b"_chunk_embedding_dimension"]  # noqa: Y015
@@ -214,6 +218,8 @@ class ChunkMetadata(_message.Message):
     _WhichOneofArgType__document_id: _TypeAlias = _typing.Literal["_document_id", b"_document_id"]  # noqa: Y015
     _WhichOneofReturnType__metadata_token_count: _TypeAlias = _typing.Literal["metadata_token_count"]  # noqa: Y015
     _WhichOneofArgType__metadata_token_count: _TypeAlias = _typing.Literal["_metadata_token_count", b"_metadata_token_count"]  # noqa: Y015
+    _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
+    _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
     _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
     _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
     @_typing.overload
@@ -232,6 +238,8 @@ class ChunkMetadata(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__document_id) -> _WhichOneofReturnType__document_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__metadata_token_count) -> _WhichOneofReturnType__metadata_token_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page) -> _WhichOneofReturnType__page | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
 
@@ -339,19 +347,31 @@ class RRFRanker(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IMPACT_FACTOR_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
     impact_factor: _builtins.float
     """Above 0; unset = 60. Vector IO of REST calls it `k`."""
+    feedback: _builtins.int
+    """Chunks of a first round whose mean embedding is added to the query's for the vector leg that counts (Rocchio's
+    feedback); 0 = one round; at most 20; unset = 3. There is one round where words and vectors are not both searched, or
+    the bank has fewer matches than a leg's depth.
+    """
     def __init__(
         self,
         *,
         impact_factor: _builtins.float | None = ...,
+        feedback: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_impact_factor", b"_impact_factor", "impact_factor", b"impact_factor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_feedback", b"_feedback", "_impact_factor", b"_impact_factor", "feedback", b"feedback", "impact_factor", b"impact_factor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_impact_factor", b"_impact_factor", "impact_factor", b"impact_factor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_feedback", b"_feedback", "_impact_factor", b"_impact_factor", "feedback", b"feedback", "impact_factor", b"impact_factor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__feedback: _TypeAlias = _typing.Literal["feedback"]  # noqa: Y015
+    _WhichOneofArgType__feedback: _TypeAlias = _typing.Literal["_feedback", b"_feedback"]  # noqa: Y015
     _WhichOneofReturnType__impact_factor: _TypeAlias = _typing.Literal["impact_factor"]  # noqa: Y015
     _WhichOneofArgType__impact_factor: _TypeAlias = _typing.Literal["_impact_factor", b"_impact_factor"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__feedback) -> _WhichOneofReturnType__feedback | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__impact_factor) -> _WhichOneofReturnType__impact_factor | None: ...
 
 Global___RRFRanker: _TypeAlias = RRFRanker  # noqa: Y015
