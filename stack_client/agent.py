@@ -12,12 +12,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llamastack import v1
 from stack_client import content
 from stack_client.client import StackClient
 from stack_client.errors import CancelledError, InternalError, InvalidArgumentError, StackError, from_error_message
+from stack_client.knowledge import Memory
 from stack_client.portal import SyncStackClient, SyncStream
 from stack_client.tools import FunctionTool, ToolFunction
 
@@ -88,6 +90,8 @@ class Agent:
         tools: Python functions; type hints and docstring tell the model how to call them. Plain functions run in
             threads, asynchronous ones on the loop that the run is on.
         tool_choice: `auto`, `required`, `none` or the name of a tool; empty means auto.
+        memory: What the agent remembers: banks by name, paths and patterns of files, or `Memory` objects. They are brought
+            up to date before the first run; passages that fit the question are put before the model with each run.
         shields: Shields that judge what the user and the tools say before the model's answer is shown, and the answer
             before it is shown; `policy` stands for those that the stack's policy binds.
         input_shields: The same for what goes in only.
@@ -106,6 +110,7 @@ class Agent:
         instructions: str = "",
         tools: Sequence[ToolFunction] = (),
         tool_choice: str = "",
+        memory: str | Path | Memory | Sequence[str | Path | Memory] = (),
         shields: Sequence[str] = (),
         input_shields: Sequence[str] = (),
         output_shields: Sequence[str] = (),
@@ -120,11 +125,13 @@ class Agent:
                 raise InvalidArgumentError(f"there are two tools called {tool.name!r}; rename one", field="tools")
             self.tools[tool.name] = tool
         self.session_id = session_id
+        self.memory = [_memory(one) for one in ([memory] if isinstance(memory, str | Path | Memory) else memory)]
         self.config = v1.AgentConfig(
             model=model,
             instructions=instructions,
             input_shields=dict.fromkeys([*_names(shields), *_names(input_shields)]),
             output_shields=dict.fromkeys([*_names(shields), *_names(output_shields)]),
+            toolgroups=_toolgroups(self.memory),
             client_tools=[tool.definition() for tool in self.tools.values()],
             max_infer_iters=max_infer_iters,
             sampling_params=content.sampling(**sampling),
@@ -223,6 +230,9 @@ class Agent:
                 self._left_turn = ""
 
     async def _open(self, client: StackClient) -> None:
+        if not self._agent_id:
+            for memory in self.memory:
+                await memory.ensure(client)
         if self.session_id is not None and not self._agent_id:
             session = await client.agents.get_session(self.session_id)
             self._check_same((await client.agents.get(session.agent_id)).agent_config)
@@ -299,6 +309,17 @@ async def _cancel(client: StackClient, turn_id: str) -> None:
         await client.agents.cancel_turn(turn_id)
     except StackError:
         return
+
+
+def _memory(like: str | Path | Memory) -> Memory:
+    return like if isinstance(like, Memory) else Memory(like)
+
+
+def _toolgroups(memory: Sequence[Memory]) -> list[v1.AgentToolGroup]:
+    if not memory:
+        return []
+    args = {"vector_db_ids": [one.bank for one in memory], "query_config": {"mode": "hybrid"}}
+    return [v1.AgentToolGroup(name="builtin::rag", args=content.struct(args))]
 
 
 def _names(shields: Sequence[str]) -> Sequence[str]:

@@ -9,7 +9,9 @@ import grpc
 from stack_client import addresses, channel
 from stack_client.agents import Agents
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
+from stack_client.files import Files
 from stack_client.inference import Inference
+from stack_client.memory import MemoryBanks
 from stack_client.models import Models
 from stack_client.safety import Safety, Shields
 
@@ -72,6 +74,16 @@ class StackClient:
     def shields(self) -> Shields:
         """The shields of the safety service."""
         return Shields(self.channel("safety"))
+
+    @cached_property
+    def memory(self) -> MemoryBanks:
+        """Banks, what is in them, and finding it."""
+        return MemoryBanks(self.channel("memory"))
+
+    @cached_property
+    def files(self) -> Files:
+        """Files that the stack keeps."""
+        return Files(self.channel("memory"))
 
     @cached_property
     def agents(self) -> Agents:

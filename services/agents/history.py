@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from llamastack import v1
+from services.agents.retrieval import retrieved
 from services.agents.shields import blocking, judged_until
 from stack_client.content import content
 
@@ -42,6 +43,8 @@ def _of_turn(turn: v1.Turn, *, with_context: bool, judged: int | None) -> list[v
         else:
             message = v1.Message(tool=entry.tool)
         messages.append(message)
+    if with_context:
+        _show_retrieved(turn, messages)
     for index, step in enumerate(turn.steps):
         match step.WhichOneof("details"):
             case "inference" if step.HasField("completed_at"):  # not the one that is about to be generated
@@ -51,6 +54,13 @@ def _of_turn(turn: v1.Turn, *, with_context: bool, judged: int | None) -> list[v
     if violation is not None:
         _mark_withheld(messages)
     return _without_dangling_calls(messages)
+
+
+def _show_retrieved(turn: v1.Turn, messages: Sequence[v1.Message]) -> None:
+    """Put what memory knew beside the question: as the user's context, never as instructions."""
+    questions = [message for message in messages if message.WhichOneof("message") == "user"]
+    if questions:
+        questions[-1].user.context.items.extend(retrieved(turn))
 
 
 def _mark_withheld(messages: list[v1.Message]) -> None:

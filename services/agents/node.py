@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.agents.config import AgentsConfig
 from services.agents.database import SchemaError
+from services.agents.retrieval import Retrieval
 from services.agents.runner import TurnRunner
 from services.agents.service import AgentsService
 from services.agents.store import AgentStore
@@ -48,8 +49,18 @@ class AgentsNode:
                 raise ConfigError(error.message) from error
             channel = self._context.open_channel("inference")
             opening.push_async_callback(channel.close, None)
+            memory = None
+            if "memory" in self._context.addresses:
+                memory = self._context.open_channel("memory")
+                opening.push_async_callback(memory.close, None)
             await opening.enter_async_context(self._tasks)
-            self._runner = TurnRunner(self._store, inference=Inference(channel), config=self._config, tasks=self._tasks)
+            self._runner = TurnRunner(
+                self._store,
+                inference=Inference(channel),
+                memory=Retrieval(memory),
+                config=self._config,
+                tasks=self._tasks,
+            )
             opening.callback(self._runner.stop)
             await self._runner.recover()
             self._resources = opening.pop_all()

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from llamastack import v1
 from services.agents.config import AgentsConfig
 from services.agents.database import StoreError
+from services.agents.retrieval import Retrieval
 from services.agents.rows import ENDED
 from services.agents.store import AgentStore, TurnDeletedError
 from services.agents.tool_results import take_results
@@ -44,14 +45,22 @@ class TurnRunner:
     Args:
         store: The durable log.
         inference: The inference service.
+        memory: The memory service.
         config: Bounds.
         tasks: Where turns run.
     """
 
     def __init__(
-        self, store: AgentStore, *, inference: Inference, config: AgentsConfig, tasks: asyncio.TaskGroup
+        self,
+        store: AgentStore,
+        *,
+        inference: Inference,
+        memory: Retrieval,
+        config: AgentsConfig,
+        tasks: asyncio.TaskGroup,
     ) -> None:
         self._store = store
+        self._memory = memory
         self._inference = inference
         self._config = config
         self._tasks = tasks
@@ -111,6 +120,7 @@ class TurnRunner:
                         request=request,
                         earlier=earlier,
                         inference=self._inference,
+                        memory=self._memory,
                         limits=self._config,
                     )
                     await loop.run()

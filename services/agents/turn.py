@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from llamastack import v1
 from services.agents import history, shields
 from services.agents.config import AgentsConfig
+from services.agents.retrieval import Retrieval, retrieve, wants_retrieval
 from services.agents.turn_log import TurnLog, now
 from stack_client.content import content
 from stack_client.errors import (
@@ -49,6 +50,7 @@ class TurnLoop:
         request: That created the turn.
         earlier: Turns of the session before this one.
         inference: The inference service.
+        memory: The memory service.
         limits: Of the service.
     """
 
@@ -60,6 +62,7 @@ class TurnLoop:
         request: v1.CreateTurnRequest,
         earlier: list[v1.Turn],
         inference: Inference,
+        memory: Retrieval,
         limits: AgentsConfig,
     ) -> None:
         self._log = log
@@ -68,6 +71,8 @@ class TurnLoop:
         self._tool_config = request.tool_config if request.HasField("tool_config") else config.tool_config
         self._earlier = earlier
         self._inference = inference
+        self._memory = memory
+        self._limits = limits
         self._max_iters = config.max_infer_iters if config.HasField("max_infer_iters") else limits.max_infer_iters
         self._attempts = limits.inference_attempts
         self._pause = limits.inference_retry_seconds
@@ -98,8 +103,17 @@ class TurnLoop:
                     self._complete(said)
             case "tool_execution" if last and not last.HasField("completed_at"):
                 self._await_input(last)
+            case None if wants_retrieval(self._config):
+                await self._retrieve()
+            case "memory_retrieval" if last and not last.HasField("completed_at"):
+                await self._retrieve()
             case _:
                 await self._infer(last)
+
+    async def _retrieve(self) -> None:
+        await retrieve(
+            self._log, self._config, memory=self._memory, limits=self._limits, new_step=self._new_step
+        )
 
     async def _infer(self, last: v1.Step | None) -> None:
         """One inference step with its shields; tried again while the inference service is unavailable."""

@@ -1,13 +1,15 @@
 """What an agent and a turn may ask for."""
 
 from llamastack import v1
+from services.agents.retrieval import GROUP, rag_request
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 MAX_INFER_ITERS = 100
 
-_NOT_YET = {
-    "toolgroups": "the tools service is not part of this stack yet; give Python functions as client tools",
-}
+_NO_TOOLS = (
+    "the tools service is not part of this stack yet; give Python functions as client tools, or "
+    f"{GROUP} to search memory before each answer"
+)
 
 
 def check_agent(config: v1.AgentConfig) -> None:
@@ -19,9 +21,11 @@ def check_agent(config: v1.AgentConfig) -> None:
     """
     if not config.model:
         raise InvalidArgumentError("agent_config.model is empty", reason="MISSING_FIELD", field="agent_config.model")
-    for name, why in _NOT_YET.items():
-        if getattr(config, name):
-            raise UnsupportedError(f"agent_config.{name}: {why}", field=f"agent_config.{name}")
+    for index, group in enumerate(config.toolgroups):
+        field = f"agent_config.toolgroups[{index}]"
+        if group.name != GROUP:
+            raise UnsupportedError(f"{field}: {group.name!r}: {_NO_TOOLS}", field=field)
+        rag_request(group, field=field)
     if config.HasField("max_infer_iters") and not 1 <= config.max_infer_iters <= MAX_INFER_ITERS:
         field = "agent_config.max_infer_iters"
         raise InvalidArgumentError(f"{field} is {config.max_infer_iters}; allowed: 1 to {MAX_INFER_ITERS}", field=field)
@@ -52,7 +56,7 @@ def check_turn(request: v1.CreateTurnRequest, config: v1.AgentConfig) -> None:
         message = "documents: not built yet; put the text into a message"
         raise UnsupportedError(message, field="documents")
     if request.toolgroups:
-        raise UnsupportedError(f"toolgroups: {_NOT_YET['toolgroups']}", field="toolgroups")
+        raise UnsupportedError(f"toolgroups: {_NO_TOOLS}", field="toolgroups")
     if request.HasField("tool_config"):
         _check_choice(request.tool_config, config, field="tool_config.tool_choice")
 

@@ -24,6 +24,9 @@ class MemoryConfig:
     """Chunks from which `auto` takes tantivy."""
     qdrant_url: str = ""
     """Address of a Qdrant server, for `qdrant`; a folder means its local engine."""
+    chat_model: str = ""
+    """Model that rewrites questions and whose tokens contexts are counted in, where a call names none; empty means the
+    first chat model of the inference service."""
     embed_batch: int = 64
     """Texts of one Embed call."""
     cached_embeddings: int = 200_000

@@ -157,6 +157,7 @@ class Pipeline:
             metadata=metadata,
             source=source.name,
             file_id=source.file_id,
+            source_hash=hashlib.sha256(source.data).hexdigest(),
             expires_at=source.expires_at,
         )
         return Prepared(draft, contexts_failed=failed)

@@ -114,15 +114,22 @@ def bank_message(bank: Bank, *, count: int) -> v1.MemoryBank:
     )
 
 
-def fill_vector(params: v1.VectorBankParams, *, dimension: int, model: str, window: int) -> None:
+def fill_vector(
+    params: v1.VectorBankParams,
+    *,
+    dimension: int,
+    model: str,
+    window: int,
+    field: str = "params.vector.embedding_dimension",
+) -> None:
     """Fill in the defaults: chunks fit the model's window, an eighth overlaps.
 
     Raises:
         InvalidArgumentError: If another dimension is asked for than the model's.
     """
     if params.HasField("embedding_dimension") and params.embedding_dimension != dimension:
-        message = f"embedding_dimension is {params.embedding_dimension}; {model!r} makes {dimension}"
-        raise InvalidArgumentError(message, field="params.vector.embedding_dimension")
+        message = f"{field} is {params.embedding_dimension}; {model!r} makes {dimension}"
+        raise InvalidArgumentError(message, field=field)
     params.embedding_model, params.embedding_dimension = model, dimension
     params.chunk_size_in_tokens = params.chunk_size_in_tokens or min(max(window, MIN_CHUNK), DEFAULT_CHUNK)
     if not params.HasField("overlap_size_in_tokens"):

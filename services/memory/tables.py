@@ -69,6 +69,7 @@ documents = sa.Table(
     sa.Column("metadata", Json, nullable=False),  # the user's, as given
     sa.Column("facts", Json, nullable=False),  # the same as filters see it
     sa.Column("content_hash", Name, nullable=False),
+    sa.Column("source_hash", Name, nullable=False, server_default=""),  # of the bytes it was made of
     # Of everything the chunks depend on: content, metadata, how it was cut. Equal means nothing to do.
     sa.Column("recipe_hash", Name, nullable=False),
     sa.Column("revision", Number, nullable=False),  # of its last change; also its etag
@@ -137,4 +138,15 @@ requests = sa.Table(
     sa.Column("created_at", Moment, nullable=False, index=True),
     sa.Column("body", sa.LargeBinary, nullable=False),  # its hash
     sa.Column("answer", sa.LargeBinary, nullable=False),
+)
+
+# Embeddings of another model, computed beside those that count until all are there.
+stagings = sa.Table(
+    "staging",
+    metadata,
+    sa.Column("chunk", Number, primary_key=True, autoincrement=False),
+    sa.Column("stamp", Name, primary_key=True),
+    _of_bank(),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sa.Index(None, "bank", "stamp"),
 )

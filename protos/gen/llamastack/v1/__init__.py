@@ -349,6 +349,7 @@ from llamastack.v1.memory_banks_pb2 import GraphScope as GraphScope
 from llamastack.v1.memory_banks_pb2 import HighlightOptions as HighlightOptions
 from llamastack.v1.memory_banks_pb2 import HybridHit as HybridHit
 from llamastack.v1.memory_banks_pb2 import IngestionDocuments as IngestionDocuments
+from llamastack.v1.memory_banks_pb2 import IngestionFile as IngestionFile
 from llamastack.v1.memory_banks_pb2 import IngestionFiles as IngestionFiles
 from llamastack.v1.memory_banks_pb2 import IngestionUrls as IngestionUrls
 from llamastack.v1.memory_banks_pb2 import InsertDocumentsRequest as InsertDocumentsRequest

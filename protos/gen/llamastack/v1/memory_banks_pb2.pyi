@@ -796,6 +796,8 @@ class StoredDocument(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_HASH_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The document."""
     mime_type: _builtins.str
@@ -810,6 +812,10 @@ class StoredDocument(_message.Message):
     """Changes with every change of the document."""
     source: _builtins.str
     """File name or URL; empty = not known."""
+    file_id: _builtins.str
+    """The uploaded file that it was made of; empty = none."""
+    source_hash: _builtins.str
+    """SHA-256 of the bytes that it was made of, hexadecimal; empty = not known."""
     @_builtins.property
     def content(self) -> _common_pb2.InterleavedContent:
         """Its text and images; unset in lists."""
@@ -845,10 +851,12 @@ class StoredDocument(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         source: _builtins.str = ...,
+        file_id: _builtins.str = ...,
+        source_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "created_at", b"created_at", "expires_at", b"expires_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "content", b"content", "content_hash", b"content_hash", "created_at", b"created_at", "document_id", b"document_id", "etag", b"etag", "expires_at", b"expires_at", "metadata", b"metadata", "mime_type", b"mime_type", "source", b"source", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "content", b"content", "content_hash", b"content_hash", "created_at", b"created_at", "document_id", b"document_id", "etag", b"etag", "expires_at", b"expires_at", "file_id", b"file_id", "metadata", b"metadata", "mime_type", b"mime_type", "source", b"source", "source_hash", b"source_hash", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1049,6 +1057,7 @@ class MemoryQueryParams(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     RANKER_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
+    HIGHLIGHT_FIELD_NUMBER: _builtins.int
     max_chunks: _builtins.int
     """Chunks returned at most, 1 to 1000; unset = 3."""
     score_threshold: _builtins.float
@@ -1063,6 +1072,10 @@ class MemoryQueryParams(_message.Message):
     def filters(self) -> _retrieval_pb2.MetadataFilter:
         """Only chunks that match; unset = all."""
 
+    @_builtins.property
+    def highlight(self) -> Global___HighlightOptions:
+        """What is marked in the content; unset = nothing."""
+
     def __init__(
         self,
         *,
@@ -1071,10 +1084,11 @@ class MemoryQueryParams(_message.Message):
         mode: _retrieval_pb2.SearchMode.ValueType = ...,
         ranker: _retrieval_pb2.Ranker | None = ...,
         filters: _retrieval_pb2.MetadataFilter | None = ...,
+        highlight: Global___HighlightOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_chunks", b"_max_chunks", "_score_threshold", b"_score_threshold", "filters", b"filters", "max_chunks", b"max_chunks", "ranker", b"ranker", "score_threshold", b"score_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_chunks", b"_max_chunks", "_score_threshold", b"_score_threshold", "filters", b"filters", "highlight", b"highlight", "max_chunks", b"max_chunks", "ranker", b"ranker", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_chunks", b"_max_chunks", "_score_threshold", b"_score_threshold", "filters", b"filters", "max_chunks", b"max_chunks", "mode", b"mode", "ranker", b"ranker", "score_threshold", b"score_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_chunks", b"_max_chunks", "_score_threshold", b"_score_threshold", "filters", b"filters", "highlight", b"highlight", "max_chunks", b"max_chunks", "mode", b"mode", "ranker", b"ranker", "score_threshold", b"score_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_chunks: _TypeAlias = _typing.Literal["max_chunks"]  # noqa: Y015
     _WhichOneofArgType__max_chunks: _TypeAlias = _typing.Literal["_max_chunks", b"_max_chunks"]  # noqa: Y015
@@ -1102,6 +1116,7 @@ class MemoryBankChunk(_message.Message):
     SPAN_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTS_FIELD_NUMBER: _builtins.int
     token_count: _builtins.int
     """Tokens of the content."""
     document_id: _builtins.str
@@ -1126,6 +1141,10 @@ class MemoryBankChunk(_message.Message):
     def span(self) -> _retrieval_pb2.TextSpan:
         """Its place in the document's text; unset = not known."""
 
+    @_builtins.property
+    def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldHighlight]:
+        """Words of the query marked in the content; empty unless asked for."""
+
     def __init__(
         self,
         *,
@@ -1138,10 +1157,11 @@ class MemoryBankChunk(_message.Message):
         span: _retrieval_pb2.TextSpan | None = ...,
         source: _builtins.str = ...,
         page: _builtins.int | None = ...,
+        highlights: _abc.Iterable[Global___FieldHighlight] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "content", b"content", "metadata", b"metadata", "page", b"page", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "bank_id", b"bank_id", "chunk_id", b"chunk_id", "content", b"content", "document_id", b"document_id", "metadata", b"metadata", "page", b"page", "source", b"source", "span", b"span", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "bank_id", b"bank_id", "chunk_id", b"chunk_id", "content", b"content", "document_id", b"document_id", "highlights", b"highlights", "metadata", b"metadata", "page", b"page", "source", b"source", "span", b"span", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
     _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
@@ -3142,33 +3162,75 @@ Global___IngestionDocuments: _TypeAlias = IngestionDocuments  # noqa: Y015
 
 @_typing.final
 class IngestionFiles(_message.Message):
-    """Files uploaded before."""
+    """Files uploaded before, as `file_ids` or as `files`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FILE_IDS_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def file_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The files, 1 to 10000; each becomes one document."""
+        """The files, 1 to 10000; each becomes one document, whose id is the file's; excludes `files`."""
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Given to every document; unset = none."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngestionFile]:
+        """The files with identifiers of their own, 1 to 10000; excludes `file_ids`."""
 
     def __init__(
         self,
         *,
         file_ids: _abc.Iterable[_builtins.str] | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        files: _abc.Iterable[Global___IngestionFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_ids", b"file_ids", "metadata", b"metadata"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_ids", b"file_ids", "files", b"files", "metadata", b"metadata"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IngestionFiles: _TypeAlias = IngestionFiles  # noqa: Y015
+
+@_typing.final
+class IngestionFile(_message.Message):
+    """A file that becomes a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    file_id: _builtins.str
+    """The file."""
+    document_id: _builtins.str
+    """Identifier of the document; empty = the file's."""
+    source: _builtins.str
+    """Where it came from, shown in citations; empty = the file's name."""
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """The user's facts, laid over those of all; unset = none."""
+
+    def __init__(
+        self,
+        *,
+        file_id: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "file_id", b"file_id", "metadata", b"metadata", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestionFile: _TypeAlias = IngestionFile  # noqa: Y015
 
 @_typing.final
 class IngestionUrls(_message.Message):

@@ -33,7 +33,9 @@ class InsertRAGDocumentsRequest(_message.Message):
     vector_db_id: _builtins.str
     """Identifier of the database; required."""
     chunk_size_in_tokens: _builtins.int
-    """Tokens of a chunk, 16 to 4096; unset = 512. A quarter of it overlaps."""
+    """Tokens of a chunk, 16 to 4096; unset = 512, or as many as the embedding model reads where these are fewer. A quarter
+    of it overlaps.
+    """
     request_id: _builtins.str
     """A UUID chosen by the caller: a repeat with the same body returns the first answer; empty = none."""
     @_builtins.property

@@ -1,0 +1,186 @@
+"""The RPC edge of the RAG tool: documents in, text for a prompt out."""
+
+from llamastack import v1
+from services.memory.banks import BankStore
+from services.memory.database import Database
+from services.memory.documents_service import MAX_DOCUMENTS
+from services.memory.embedder import Embedder
+from services.memory.guarded import Guard
+from services.memory.hits import span_of
+from services.memory.ingestor import Ingestor
+from services.memory.questions import QuestionWriter
+from services.memory.rag_text import DEFAULT_TEMPLATE, Passage, check_template, write_out
+from services.memory.requests import recall, remember
+from services.memory.retrieve import Hit, Retriever
+from services.memory.searches import limit_of, ranking_of, search_spec
+from services.runtime.calls import current_tenant
+from services.runtime.stream import RpcContext
+from services.runtime.together import together
+from stack_client.content import content
+from stack_client.errors import InvalidArgumentError, UnsupportedError
+
+DEFAULT_CHUNK, MIN_CHUNK, MAX_CHUNK = 512, 16, 4096
+DEFAULT_TOKENS = 4096
+DEFAULT_CHUNKS, MOST_CHUNKS = 5, 100
+MAX_BANKS = 32
+
+
+class RAGToolService(v1.RAGToolServiceServicer):
+    """`llamastack.v1.RAGToolService`.
+
+    Args:
+        database: Keeps answers for repeats.
+        banks: Those that there are.
+        ingestor: Reads and stores what callers send.
+        retriever: Finds chunks.
+        embedder: Knows the windows of models.
+        questions: Turns dialogs into queries, and counts tokens.
+        guard: Judges what was found.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        banks: BankStore,
+        *,
+        ingestor: Ingestor,
+        retriever: Retriever,
+        embedder: Embedder,
+        questions: QuestionWriter,
+        guard: Guard,
+    ) -> None:
+        self._database = database
+        self._banks = banks
+        self._ingestor = ingestor
+        self._retriever = retriever
+        self._embedder = embedder
+        self._questions = questions
+        self._guard = guard
+
+    async def InsertRAGDocuments(
+        self, request: v1.InsertRAGDocumentsRequest, context: RpcContext
+    ) -> v1.InsertRAGDocumentsResponse:
+        """Cut, embed and store documents."""
+        tenant = current_tenant()
+        if not 1 <= len(request.documents) <= MAX_DOCUMENTS:
+            reason = "" if request.documents else "MISSING_FIELD"
+            message = f"documents has {len(request.documents)}; allowed: 1 to {MAX_DOCUMENTS}"
+            raise InvalidArgumentError(message, reason=reason, field="documents")
+        async with self._database.read() as connection:
+            before = await recall(connection, request, tenant=tenant, answer=v1.InsertRAGDocumentsResponse)
+        if before is not None:
+            return before
+        bank = await self._banks.require(request.vector_db_id, "vector", tenant=tenant, field="vector_db_id")
+        size = await self._size(request, bank.embedding_model)
+        answer = v1.InsertRAGDocumentsResponse()
+        for index, document in enumerate(request.documents):
+            stored = await self._ingestor.put(bank, document, sizes=(size, size // 4), field=f"documents[{index}]")
+            answer.chunks += stored.chunks
+            if stored.status == "unchanged":
+                answer.unchanged_document_ids.append(stored.document_id)
+        async with self._database.write() as connection:
+            await remember(connection, request, tenant=tenant, answer=answer)
+        return answer
+
+    async def QueryRAG(self, request: v1.QueryRAGRequest, context: RpcContext) -> v1.QueryRAGResponse:
+        """Find chunks and write them out for a prompt."""
+        config = request.query_config
+        template = config.chunk_template if config.HasField("chunk_template") else DEFAULT_TEMPLATE
+        check_template(template, field="query_config.chunk_template")
+        max_tokens = config.max_tokens_in_context if config.HasField("max_tokens_in_context") else DEFAULT_TOKENS
+        if max_tokens < 1:
+            field = "query_config.max_tokens_in_context"
+            raise InvalidArgumentError(f"{field} is 0; give at least 1", field=field)
+        question = await self._questions.question(
+            request.content, config.query_generator_config, field="query_config.query_generator_config"
+        )
+        hits = await self._search(request, question)
+        judged = await self._guard.judge([hit.chunk["text"] for hit in hits])
+        passages = [
+            Passage(hit=hit, text=one.text) for hit, one in zip(hits, judged, strict=True) if not one.withheld
+        ]
+        count = await self._counter(config.context_model)
+        written = await write_out(
+            passages, question=question, template=template, max_tokens=max_tokens, count=count
+        )
+        result = v1.RAGQueryResult(metadata=_metadata(written.passages, written.tokens))
+        if written.parts:
+            result.content.items.extend(v1.ContentItem(text=part) for part in written.parts)
+        return v1.QueryRAGResponse(result=result)
+
+    async def _search(self, request: v1.QueryRAGRequest, question: str) -> list[Hit]:
+        config, names = request.query_config, list(dict.fromkeys(request.vector_db_ids))
+        if not 1 <= len(names) <= MAX_BANKS:
+            reason = "" if names else "MISSING_FIELD"
+            message = f"vector_db_ids has {len(names)}; allowed: 1 to {MAX_BANKS}"
+            raise InvalidArgumentError(message, reason=reason, field="vector_db_ids")
+        limit = limit_of(
+            config.max_chunks if config.HasField("max_chunks") else None,
+            default=DEFAULT_CHUNKS,
+            field="query_config.max_chunks",
+            most=MOST_CHUNKS,
+        )
+        if config.ranker.WhichOneof("ranker") in {"neural", "mmr"} and len(names) > 1:
+            message = "query_config.ranker: several databases are joined by score; use rrf or weighted"
+            raise UnsupportedError(message, field="query_config.ranker")
+        ranking = ranking_of(config.ranker, field="query_config.ranker")
+        banks = [
+            await self._banks.require(name, "vector", "keyword", tenant=current_tenant(), field="vector_db_ids")
+            for name in names
+        ]
+        specs = [
+            await search_spec(
+                self._retriever,
+                bank,
+                question,
+                mode=config.mode,
+                ranking=ranking,
+                filters=config.filters,
+                limit=limit,
+                field="query_config",
+            )
+            for bank in banks
+        ]
+        found = await together(self._retriever.search(spec) for spec in specs)
+        every = [hit for hits in found for hit in hits]
+        if len(found) > 1:
+            every.sort(key=lambda hit: -hit.score)
+        return every[:limit]
+
+    async def _counter(self, model: str) -> "_Counter":
+        return _Counter(self._questions, await self._questions.model(model))
+
+    async def _size(self, request: v1.InsertRAGDocumentsRequest, model_id: str) -> int:
+        if not request.HasField("chunk_size_in_tokens"):
+            return min(DEFAULT_CHUNK, (await self._embedder.model(model_id)).window)
+        size = request.chunk_size_in_tokens
+        if not MIN_CHUNK <= size <= MAX_CHUNK:
+            message = f"chunk_size_in_tokens is {size}; allowed: {MIN_CHUNK} to {MAX_CHUNK}"
+            raise InvalidArgumentError(message, field="chunk_size_in_tokens")
+        return size
+
+
+class _Counter:
+    """Counts tokens as a chat model does."""
+
+    def __init__(self, questions: QuestionWriter, model: str) -> None:
+        self._questions = questions
+        self._model = model
+
+    async def __call__(self, text: str) -> int:
+        return await self._questions.tokens(self._model, text)
+
+
+def _metadata(passages: "list[Passage]", tokens: int) -> v1.RAGQueryMetadata:
+    rows = [passage.hit.chunk for passage in passages]
+    return v1.RAGQueryMetadata(
+        document_ids=[row["document_id"] for row in rows],
+        chunks=[content(passage.text) for passage in passages],
+        scores=[passage.hit.score for passage in passages],
+        chunk_ids=[row["chunk_id"] for row in rows],
+        vector_db_ids=[passage.hit.bank.identifier for passage in passages],
+        spans=[span_of(row) or v1.TextSpan() for row in rows],
+        sources=[row["source"] for row in rows],
+        pages=[row["page"] or 0 for row in rows],
+        tokens=tokens,
+    )
