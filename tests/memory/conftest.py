@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.memory.mesh import MemoryMesh, memory_mesh
+from tests.memory.postgres import postgres_databases, postgres_server, postgres_url  # noqa: F401 (fixtures)
 
 _numbers = itertools.count(1)
 
