@@ -9,12 +9,14 @@ import grpc
 import sqlalchemy as sa
 
 from llamastack import v1
+from services.memory.background import background, repeat
 from services.memory.banks import BankStore
 from services.memory.banks_service import MemoryBanksService
 from services.memory.catalog import Catalog
 from services.memory.config import MemoryConfig
 from services.memory.database import Database
 from services.memory.embedder import Embedder
+from services.memory.entries import EntryStore, delete_entries
 from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.errors import FailedPreconditionError
@@ -56,6 +58,9 @@ class MemoryNode:
             )
             self._catalog = Catalog()
             self._banks = BankStore(self._database, self._catalog)
+            self.entries = EntryStore(self._database)
+            self._banks.on_delete(delete_entries)
+            await opening.enter_async_context(background(repeat(self.entries.sweep, wake=self.entries.due)))
             self._resources = opening.pop_all()
         self.readiness.ready()
         return self
@@ -69,7 +74,13 @@ class MemoryNode:
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the services."""
         banks = MemoryBanksService(  # type: ignore[abstract] # its parts are being built
-            self._database, self._banks, self._embedder, check_provider=lambda _provider, _kind: None
+            self._database,
+            self._banks,
+            self._embedder,
+            check_provider=lambda _provider, _kind: None,
+            entries=self.entries,
+            draining=self._context.draining,
+            grace_seconds=self._context.runtime.drain_grace_seconds,
         )
         v1.add_MemoryBanksServiceServicer_to_server(banks, server)
         return SERVICES

@@ -138,3 +138,43 @@ requests = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),  # its hash
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )
+
+# Values of key-value banks. Keys are bytes: both databases order them alike.
+entries = sa.Table(
+    "entry",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("key", sa.LargeBinary, primary_key=True),  # UTF-8
+    sa.Column("version", Number, nullable=False),
+    sa.Column("revision", Number, nullable=False),  # the bank's, when it was written
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=True, index=True),
+    sa.Column("metadata", sa.LargeBinary, nullable=True),  # a Struct message; null = none
+    sa.Column("json", sa.LargeBinary, nullable=True),  # a Value message; null = bytes
+    sa.Column("data", sa.LargeBinary, nullable=True),
+)
+
+# What happened to them, for those who watch; the oldest changes are forgotten.
+entry_changes = sa.Table(
+    "entry_change",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("revision", Number, primary_key=True),
+    sa.Column("key", sa.LargeBinary, primary_key=True),
+    sa.Column("kind", Name, nullable=False),  # put, deleted, expired
+    sa.Column("size", sa.Integer, nullable=False),  # bytes of the value
+    sa.Column("version", Number, nullable=False),  # the columns from here on are the entry's; 0 and null when it went
+    sa.Column("updated_at", Moment, nullable=True),
+    sa.Column("expires_at", Moment, nullable=True),
+    sa.Column("metadata", sa.LargeBinary, nullable=True),
+    sa.Column("json", sa.LargeBinary, nullable=True),
+    sa.Column("data", sa.LargeBinary, nullable=True),
+)
+
+# Up to which revision the changes of a bank were forgotten; no row = none were.
+entry_logs = sa.Table(
+    "entry_log",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("forgotten", Number, nullable=False),
+)
