@@ -2,12 +2,14 @@
 
 from llamastack import v1
 from services.memory.entries_service import EntryCalls
+from services.memory.graph_service import GraphCalls
 from services.memory.registry_service import BankCalls
 
 
 # Each part takes its own arguments and hands the others on; `BankCalls`, which takes the rest, is the last.
 class MemoryBanksService(  # type: ignore[misc] # streams may be coroutines that write, too
     EntryCalls,
+    GraphCalls,
     BankCalls,
     v1.MemoryBanksServiceServicer,
 ):

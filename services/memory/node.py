@@ -17,6 +17,8 @@ from services.memory.config import MemoryConfig
 from services.memory.database import Database
 from services.memory.embedder import Embedder
 from services.memory.entries import EntryStore, delete_entries
+from services.memory.graph import GraphStore, delete_graph
+from services.memory.graph_queries import GraphReader
 from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.errors import FailedPreconditionError
@@ -60,6 +62,7 @@ class MemoryNode:
             self._banks = BankStore(self._database, self._catalog)
             self.entries = EntryStore(self._database)
             self._banks.on_delete(delete_entries)
+            self._banks.on_delete(delete_graph)
             await opening.enter_async_context(background(repeat(self.entries.sweep, wake=self.entries.due)))
             self._resources = opening.pop_all()
         self.readiness.ready()
@@ -79,6 +82,8 @@ class MemoryNode:
             self._embedder,
             check_provider=lambda _provider, _kind: None,
             entries=self.entries,
+            graph=GraphStore(self._database),
+            graph_reader=GraphReader(self._database),
             draining=self._context.draining,
             grace_seconds=self._context.runtime.drain_grace_seconds,
         )

@@ -178,3 +178,48 @@ entry_logs = sa.Table(
     _of_bank(primary_key=True),
     sa.Column("forgotten", Number, nullable=False),
 )
+
+# Nodes of graph banks, as they are now.
+entities = sa.Table(
+    "entity",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("entity_id", Name, primary_key=True),
+    sa.Column("type", Name, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),  # first stored
+    sa.Column("recorded_at", Moment, nullable=False),  # last changed
+    sa.Column("body", sa.LargeBinary, nullable=False),  # a GraphEntity message as given
+)
+
+# Words of their names and aliases, folded.
+entity_words = sa.Table(
+    "entity_word",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("word", Name, primary_key=True),
+    sa.Column("entity_id", Name, primary_key=True),
+    sa.Index(None, "bank", "entity_id"),
+)
+
+# Statements with two times: when they hold, and when that was stored. A row is what was known of an edge from
+# `recorded_at` to `superseded_at`; what is known now has `superseded_at` = `graph.FOREVER`. Moments that are not given
+# are `graph.BEGINNING` and `graph.FOREVER`: comparisons need no nulls.
+edges = sa.Table(
+    "edge",
+    metadata,
+    _number(),
+    _of_bank(),
+    sa.Column("edge_id", Name, nullable=False),
+    sa.Column("source", Name, nullable=False),
+    sa.Column("relation", Name, nullable=False),
+    sa.Column("target", Name, nullable=False),
+    sa.Column("valid_from", Moment, nullable=False),
+    sa.Column("valid_to", Moment, nullable=False),  # exclusive
+    sa.Column("recorded_at", Moment, nullable=False),
+    sa.Column("superseded_at", Moment, nullable=False),  # exclusive
+    sa.Column("body", sa.LargeBinary, nullable=False),  # a GraphEdge message as given
+    sa.Index(None, "bank", "source", "relation", "target"),
+    sa.Index(None, "bank", "target"),
+    sa.Index(None, "bank", "edge_id"),
+    sqlite_autoincrement=True,
+)
