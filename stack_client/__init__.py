@@ -1,6 +1,7 @@
 """The Python SDK of the mesh.
 
-`Agent` runs a model with tools, `Memory` is what it remembers, `StackClient` and `SyncStackClient` reach every service, `errors` is the error tree.
+`Agent` runs a model with tools, `Memory` is what it remembers, `StackClient` and `SyncStackClient` reach every service,
+`errors` is the error tree.
 """
 
 from typing import TYPE_CHECKING, Any

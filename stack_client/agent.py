@@ -90,8 +90,8 @@ class Agent:
         tools: Python functions; type hints and docstring tell the model how to call them. Plain functions run in
             threads, asynchronous ones on the loop that the run is on.
         tool_choice: `auto`, `required`, `none` or the name of a tool; empty means auto.
-        memory: What the agent remembers: banks by name, paths and patterns of files, or `Memory` objects. They are brought
-            up to date before the first run; passages that fit the question are put before the model with each run.
+        memory: What the agent remembers: banks by name, paths and patterns of files, or `Memory` objects. They are
+            brought up to date before the first run; passages that fit a question are put before the model with it.
         shields: Shields that judge what the user and the tools say before the model's answer is shown, and the answer
             before it is shown; `policy` stands for those that the stack's policy binds.
         input_shields: The same for what goes in only.

@@ -51,9 +51,7 @@ class Files:
         header = v1.FileUploadHeader(
             filename=name, purpose=_purpose(purpose), mime_type=mime_type, expires_after=expires
         )
-        response: v1.UploadFileResponse = await unary(
-            self._stub.UploadFile(_pieces(source, header), timeout=timeout)
-        )
+        response: v1.UploadFileResponse = await unary(self._stub.UploadFile(_pieces(source, header), timeout=timeout))
         return response.file
 
     async def list(self, *, purpose: str = "", timeout: float = DEFAULT_TIMEOUT) -> list[v1.File]:

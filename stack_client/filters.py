@@ -1,8 +1,8 @@
 """Metadata filters as Python writes them.
 
-    {"year": 1999}                                   # equal
-    {"year": {"gte": 1990, "lt": 2000}, "lang": "en"}  # all of these
-    {"or": [{"tag": {"in": ["a", "b"]}}, {"not": {"draft": {"exists": True}}}]}
+{"year": 1999}                                   # equal
+{"year": {"gte": 1990, "lt": 2000}, "lang": "en"}  # all of these
+{"or": [{"tag": {"in": ["a", "b"]}}, {"not": {"draft": {"exists": True}}}]}
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ def metadata_filter(where: Mapping[str, Any] | v1.MetadataFilter | None) -> v1.M
     """A filter as the protos write it; None stays None.
 
     Args:
-        where: Keys with what they equal, or with a mapping of operators; `and` and `or` take lists of filters, `not` one.
-            Several keys must all match. The form of OpenAI, with `type`, `key` and `value`, is taken as well.
+        where: Keys with what they equal, or with a mapping of operators; `and` and `or` take lists of filters, `not`
+            one. Several keys must all match. The form of OpenAI, with `type`, `key` and `value`, is taken as well.
 
     Raises:
         InvalidArgumentError: If it cannot be read.
@@ -67,7 +67,8 @@ def _comparison(operator: str, key: str, value: Any) -> v1.MetadataFilter:  # no
         raise InvalidArgumentError(f"filter {key!r}: no operator {operator!r}; there are {_known()}", field="where")
     message = v1.ComparisonFilter(type=v1.FilterOperator.Value(f"FILTER_OPERATOR_{operator.upper()}"), key=key)
     try:
-        json_format.ParseDict(list(value) if isinstance(value, tuple | set | frozenset) else value, message.value)
+        plain: Any = list(value) if isinstance(value, tuple | set | frozenset) else value
+        json_format.ParseDict(plain, message.value)
     except (json_format.ParseError, TypeError) as error:
         raise InvalidArgumentError(f"filter {key!r}: {value!r} is no JSON value", field="where") from error
     return v1.MetadataFilter(comparison=message)

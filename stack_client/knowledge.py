@@ -1,10 +1,10 @@
 """`Memory`: files, or a bank, that an agent remembers.
 
-    memory = Memory("docs/*.pdf")
-    for passage in memory.query("How is the engine cooled?"):
-        print(passage.citation, passage.text)
+memory = Memory("docs/*.pdf")
+for passage in memory.query("How is the engine cooled?"):
+    print(passage.citation, passage.text)
 
-    agent = Agent("smollm2-135m", memory=["docs/*.pdf", Memory("team-notes")])
+agent = Agent("smollm2-135m", memory=["docs/*.pdf", Memory("team-notes")])
 """
 
 import asyncio
@@ -12,23 +12,23 @@ import glob
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from llamastack import v1
 from stack_client.client import StackClient
-
 from stack_client.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-
     from_error_message,
 )
 from stack_client.memory import DocumentLike, MemoryHit, Where
 from stack_client.portal import SyncStackClient, portal
+
+T = TypeVar("T")
 
 UPLOADS_AT_ONCE = 4
 MAX_STEM = 40
@@ -78,7 +78,9 @@ class Memory:
             raise InvalidArgumentError("name a bank, files, folders or patterns", field="sources")
         names = [source for source in sources if isinstance(source, str) and not is_files(source)]
         if names and len(sources) > 1:
-            raise InvalidArgumentError(f"{names[0]!r} is a bank's name; it cannot be mixed with others", field="sources")
+            raise InvalidArgumentError(
+                f"{names[0]!r} is a bank's name; it cannot be mixed with others", field="sources"
+            )
         self.patterns: Sequence[str] = [] if names else [str(Path(source).expanduser()) for source in sources]
         """Where the files are; empty when this is a bank by name."""
         self.bank = names[0] if names else bank or _bank_name(self.patterns)
@@ -93,7 +95,9 @@ class Memory:
         Raises:
             StackError: If the stack cannot answer.
         """
-        return portal().run(self._with_client(lambda client: self.aquery(question, k, where=where, mode=mode, client=client)))
+        return portal().run(
+            self._with_client(lambda client: self.aquery(question, k, where=where, mode=mode, client=client))
+        )
 
     def put(self, *documents: DocumentLike) -> v1.InsertDocumentsResponse:
         """Store documents; only in a bank by name. See `MemoryBanks.insert`.
@@ -110,16 +114,14 @@ class Memory:
             FailedPreconditionError: If there are no files.
             StackError: If the stack refuses.
         """
-        return portal().run(self._with_client(lambda client: self.async_sync(client)))
+        return portal().run(self._with_client(self.async_sync))
 
     async def aquery(
         self, question: str, k: int = 5, *, where: Where = None, mode: str = "", client: StackClient | None = None
     ) -> list[MemoryHit]:
         """The same as `query`, awaited."""
         if client is None:
-            return await self._with_client(
-                lambda made: self.aquery(question, k, where=where, mode=mode, client=made)
-            )
+            return await self._with_client(lambda made: self.aquery(question, k, where=where, mode=mode, client=made))
         if self.patterns:
             await self.async_sync(client)
         return await client.memory.search(self.bank, question, mode=mode, k=k, where=where)
@@ -202,7 +204,7 @@ class Memory:
         await _forget(client, [uploaded[name] for name in failures])
         return failures
 
-    async def _with_client(self, work: Any) -> Any:  # noqa: ANN401 (what the work returns)
+    async def _with_client(self, work: Callable[[StackClient], Awaitable[T]]) -> T:
         if isinstance(self._client, StackClient):
             return await work(self._client)
         made = self._client.client.copy() if isinstance(self._client, SyncStackClient) else StackClient()
@@ -225,7 +227,8 @@ def _bank_name(patterns: Sequence[str]) -> str:
     """A name that the same files have from wherever the program is started."""
     where = sorted(str(Path(pattern).absolute()) for pattern in patterns)
     stem = re.sub(r"[^a-z0-9]+", "-", patterns[0].lower()).strip("-")[-MAX_STEM:].strip("-")
-    return f"files-{stem or 'all'}-{hashlib.sha256('\0'.join(where).encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256("\0".join(where).encode()).hexdigest()
+    return f"files-{stem or 'all'}-{digest[:12]}"
 
 
 def _find(patterns: Sequence[str]) -> dict[str, _File]:
@@ -238,9 +241,7 @@ def _find(patterns: Sequence[str]) -> dict[str, _File]:
     if not paths:
         return {}
     shared = Path(*_common([_root(pattern).parts for pattern in patterns]))
-    return {
-        path.relative_to(shared).as_posix(): _File(path=path, digest=_digest(path)) for path in sorted(paths)
-    }
+    return {path.relative_to(shared).as_posix(): _File(path=path, digest=_digest(path)) for path in sorted(paths)}
 
 
 def _root(pattern: str) -> Path:
@@ -279,5 +280,3 @@ async def _forget(client: StackClient, file_ids: Sequence[str]) -> None:
             await client.files.delete(file_id)
         except NotFoundError:
             continue
-
-

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import json_format
@@ -61,6 +61,16 @@ class MemoryHit:
         return f"{self.source or self.document_id}{place}{span}"
 
 
+# Named here, for a method of the class below is called `list`.
+BankList: TypeAlias = list[v1.MemoryBank]
+HitList: TypeAlias = list[MemoryHit]
+DocumentList: TypeAlias = list[v1.StoredDocument]
+JobList: TypeAlias = list[v1.Job]
+EntryList: TypeAlias = list[v1.Entry]
+NeighbourList: TypeAlias = list[v1.GraphNeighbour]
+PathList: TypeAlias = list[v1.GraphPath]
+
+
 class MemoryBanks:
     """Calls of `MemoryBanksService`."""
 
@@ -91,8 +101,8 @@ class MemoryBanks:
             embedding_model: Of vector banks; empty means the stack's default.
             chunk_size: Tokens of a chunk, of vector banks; 0 means as many as the model reads.
             overlap: Tokens shared with the chunk before; None means an eighth.
-            fields: Metadata fields that filters may name, with their types: `string`, `number`, `boolean`, `string_list`
-                or `time`; None means all, by their JSON types.
+            fields: Metadata fields that filters may name, with their types: `string`, `number`, `boolean`,
+                `string_list` or `time`; None means all, by their JSON types.
             searched: Fields of keyword banks with their boosts; None means `content` alone.
             language: BCP 47 tag of keyword banks; empty means English.
             default_ttl_seconds: Life of entries in key-value banks; None means for ever.
@@ -125,13 +135,11 @@ class MemoryBanks:
             case _:
                 message = f"no kind of bank {kind!r}; there are {', '.join(KINDS)}"
                 raise InvalidArgumentError(message, field="kind")
-        request = v1.RegisterMemoryBankRequest(
-            memory_bank_id=bank, params=params, provider_id=provider_id or None
-        )
+        request = v1.RegisterMemoryBankRequest(memory_bank_id=bank, params=params, provider_id=provider_id or None)
         response: v1.RegisterMemoryBankResponse = await unary(self._stub.RegisterMemoryBank(request, timeout=timeout))
         return response.memory_bank
 
-    async def list(self, *, timeout: float = DEFAULT_TIMEOUT) -> "list[v1.MemoryBank]":
+    async def list(self, *, timeout: float = DEFAULT_TIMEOUT) -> BankList:
         """All banks, by name.
 
         Raises:
@@ -180,8 +188,8 @@ class MemoryBanks:
         Raises:
             StackError: If a call fails.
         """
-        one = isinstance(documents, str | Mapping | v1.RAGDocument)
-        messages = [document(item) for item in ([documents] if one else documents)]
+        several = [documents] if isinstance(documents, str | Mapping | v1.RAGDocument) else documents
+        messages = [document(item) for item in several]
         total = v1.InsertDocumentsResponse()
         for start in range(0, len(messages), INSERT_BATCH):
             some = messages[start : start + INSERT_BATCH]
@@ -207,7 +215,7 @@ class MemoryBanks:
         diversity: float | None = None,
         highlight: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
-    ) -> "list[MemoryHit]":
+    ) -> HitList:
         """Find passages, best first.
 
         Args:
@@ -242,9 +250,7 @@ class MemoryBanks:
         response: v1.QueryDocumentsResponse = await unary(self._stub.QueryDocuments(request, timeout=timeout))
         return [hit(chunk, score) for chunk, score in zip(response.chunks, response.scores, strict=True)]
 
-    async def documents(
-        self, bank: str, *, where: Where = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> "list[v1.StoredDocument]":
+    async def documents(self, bank: str, *, where: Where = None, timeout: float = DEFAULT_TIMEOUT) -> DocumentList:
         """Documents without their content, oldest first.
 
         Raises:
@@ -279,7 +285,9 @@ class MemoryBanks:
         response: v1.DeleteDocumentsResponse = await unary(self._stub.DeleteDocuments(request, timeout=timeout))
         return response.deleted_count
 
-    async def start_ingestion(self, request: v1.CreateIngestionJobRequest, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Job:
+    async def start_ingestion(
+        self, request: v1.CreateIngestionJobRequest, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> v1.Job:
         """Begin to load documents, files or URLs into a bank, or to embed it anew; the job outlives its caller.
 
         Raises:
@@ -308,7 +316,7 @@ class MemoryBanks:
         )
         return response.job
 
-    async def jobs(self, bank: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> "list[v1.Job]":
+    async def jobs(self, bank: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> JobList:
         """Ingestion jobs, newest first.
 
         Raises:
@@ -378,7 +386,7 @@ class MemoryBanks:
         entries = await self.entries(bank, [key], timeout=timeout)
         return value_of(entries[0]) if entries else default
 
-    async def entries(self, bank: str, keys: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> "list[v1.Entry]":
+    async def entries(self, bank: str, keys: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> EntryList:
         """Those keys that exist, in the order given.
 
         Raises:
@@ -388,7 +396,7 @@ class MemoryBanks:
         response: v1.GetEntriesResponse = await unary(self._stub.GetEntries(request, timeout=timeout))
         return list(response.entries)
 
-    async def scan(self, bank: str, prefix: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> "list[v1.Entry]":
+    async def scan(self, bank: str, prefix: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> EntryList:
         """Entries whose keys start with a prefix, by key.
 
         Raises:
@@ -441,7 +449,7 @@ class MemoryBanks:
         max_hops: int = 1,
         scope: v1.GraphScope | None = None,
         timeout: float = DEFAULT_TIMEOUT,
-    ) -> "list[v1.GraphNeighbour]":
+    ) -> NeighbourList:
         """Entities around others, nearest first.
 
         Raises:
@@ -460,7 +468,7 @@ class MemoryBanks:
         max_hops: int = 4,
         scope: v1.GraphScope | None = None,
         timeout: float = DEFAULT_TIMEOUT,
-    ) -> "list[v1.GraphPath]":
+    ) -> PathList:
         """Ways from one entity to another, shortest first.
 
         Raises:
@@ -508,10 +516,12 @@ def document(like: DocumentLike) -> v1.RAGDocument:
     """
     if isinstance(like, v1.RAGDocument):
         return like
-    fields = {"text": like} if isinstance(like, str) else dict(like)
+    fields: dict[str, Any] = {"text": like} if isinstance(like, str) else dict(like)
     unknown = set(fields) - {"id", "text", "url", "metadata", "mime_type"}
     if unknown or ("text" in fields) == ("url" in fields):
-        message = f"a document is a text, or has text or url, and maybe id, metadata, mime_type; this has {sorted(fields)}"
+        message = (
+            f"a document is a text, or has text or url, and maybe id, metadata, mime_type; this has {sorted(fields)}"
+        )
         raise InvalidArgumentError(message, field="documents")
     given = v1.ContentOrUrl()
     if "url" in fields:

@@ -111,9 +111,7 @@ class TurnLoop:
                 await self._infer(last)
 
     async def _retrieve(self) -> None:
-        await retrieve(
-            self._log, self._config, memory=self._memory, limits=self._limits, new_step=self._new_step
-        )
+        await retrieve(self._log, self._config, memory=self._memory, limits=self._limits, new_step=self._new_step)
 
     async def _infer(self, last: v1.Step | None) -> None:
         """One inference step with its shields; tried again while the inference service is unavailable."""

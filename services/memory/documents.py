@@ -1,4 +1,4 @@
-"""The documents of banks and the chunks that they were cut into: stored, changed and deleted, each in one transaction."""
+"""The documents of banks and the chunks that they were cut into, stored, changed and deleted in transactions."""
 
 import hashlib
 import json
@@ -87,8 +87,7 @@ class DocumentStore:
             revision = await next_revision(connection, bank.number)
             await self._check_model(connection, bank)
             await _check_etags(connection, bank, etags or {})
-            stored = [await self._write(connection, bank, one, revision=revision) for one in planned]
-        return stored
+            return [await self._write(connection, bank, one, revision=revision) for one in planned]
 
     async def put_chunks(self, bank: Bank, loose: Sequence[LooseChunk], *, expires_at: int | None) -> list[str]:
         """Store chunks beside those that are there, or in place of those with the same id, all or none.
@@ -112,17 +111,15 @@ class DocumentStore:
             (plan(bank, draft_of(document_id, ones, expires_at=expires_at)), ones)
             for document_id, ones in by_document.items()
         ]
-        names = {
-            id(one): row["chunk_id"] for plan_, ones in planned for one, row in zip(ones, plan_.rows, strict=True)
-        }
+        names = {id(one): row["chunk_id"] for plan_, ones in planned for one, row in zip(ones, plan_.rows, strict=True)}
         if len(set(names.values())) < len(names):
             raise InvalidArgumentError("chunks: an identifier is given twice", field="chunks")
         await self._embed(bank, [one for one, _ in planned])
         async with self._database.write() as connection:
             revision = await next_revision(connection, bank.number)
             await self._check_model(connection, bank)
-            for one, _ in planned:
-                await self._add(connection, bank, one, revision=revision)
+            for plan_, _ in planned:
+                await self._add(connection, bank, plan_, revision=revision)
         return [names[id(one)] for one in loose]
 
     async def _add(self, connection: AsyncConnection, bank: Bank, planned: Planned, *, revision: int) -> None:
@@ -194,7 +191,12 @@ class DocumentStore:
             return list((await connection.execute(query.order_by(c.place).limit(limit))).mappings().all())
 
     async def delete(
-        self, bank: Bank, *, document_ids: Sequence[str] = (), where: Filter | None = None, expired_by: int | None = None
+        self,
+        bank: Bank,
+        *,
+        document_ids: Sequence[str] = (),
+        where: Filter | None = None,
+        expired_by: int | None = None,
     ) -> list[str]:
         """Delete documents with their chunks from tables and indexes, all or none.
 
@@ -295,9 +297,7 @@ class DocumentStore:
             message = f"bank {bank.identifier!r} was given another embedding model meanwhile; send the call again"
             raise ConflictError(message)
 
-    async def _write(
-        self, connection: AsyncConnection, bank: Bank, planned: Planned, *, revision: int
-    ) -> Stored:
+    async def _write(self, connection: AsyncConnection, bank: Bank, planned: Planned, *, revision: int) -> Stored:
         draft = planned.draft
         document = await _find(connection, bank, draft.document_id)
         if planned.equals(document):
@@ -338,9 +338,7 @@ class DocumentStore:
             added = [indexed(bank, {**row, "number": number}) for row, number in zip(rows, numbers, strict=True)]
             await self._catalog.write(connection, bank, Changes(revision=revision, added=added))
 
-    async def _remove(
-        self, connection: AsyncConnection, bank: Bank, numbers: Sequence[int], *, revision: int
-    ) -> None:
+    async def _remove(self, connection: AsyncConnection, bank: Bank, numbers: Sequence[int], *, revision: int) -> None:
         if not numbers:
             return
         await self._catalog.write(connection, bank, Changes(revision=revision, removed=numbers))
@@ -402,5 +400,3 @@ async def _check_etags(connection: AsyncConnection, bank: Bank, etags: Mapping[s
         if wanted and wanted != etag(document):
             message = f"document {document_id!r} was changed meanwhile: its etag is {etag(document)!r}; read it again"
             raise ConflictError(message, metadata={"etag": etag(document)})
-
-

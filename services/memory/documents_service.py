@@ -1,5 +1,7 @@
 """Document calls of the memory service: insert, update, get, list, delete."""
 
+from typing import Any
+
 from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
@@ -33,17 +35,23 @@ class DocumentCalls:
     """Part of `MemoryBanksService`.
 
     Args:
-        database: Keeps answers for repeats.
-        banks: Those that there are.
-        documents: What is in them.
+        rest: Of the other parts.
+        documents: What is in banks.
         ingestor: Reads and stores what callers send.
+        named: Of the other parts.
     """
 
+    _database: Database
+    _banks: BankStore
+
     def __init__(
-        self, *, database: Database, banks: BankStore, documents: DocumentStore, ingestor: Ingestor
+        self,
+        *rest: Any,  # noqa: ANN401 (of the other parts)
+        documents: DocumentStore,
+        ingestor: Ingestor,
+        **named: Any,  # noqa: ANN401
     ) -> None:
-        self._document_database = database
-        self._document_banks = banks
+        super().__init__(*rest, **named)
         self._documents = documents
         self._ingestor = ingestor
 
@@ -54,11 +62,11 @@ class DocumentCalls:
         tenant = current_tenant()
         _check_count(len(request.documents), field="documents")
         expires_at = expiry(request.ttl_seconds if request.HasField("ttl_seconds") else None)
-        async with self._document_database.read() as connection:
+        async with self._database.read() as connection:
             before = await recall(connection, request, tenant=tenant, answer=v1.InsertDocumentsResponse)
         if before is not None:
             return before
-        bank = await self._document_banks.require(request.bank_id, *KINDS, tenant=tenant)
+        bank = await self._banks.require(request.bank_id, *KINDS, tenant=tenant)
         answer = v1.InsertDocumentsResponse()
         for index, document in enumerate(request.documents):
             field = f"documents[{index}]"
@@ -69,7 +77,7 @@ class DocumentCalls:
                 answer.failures.append(failure)
         if len(answer.failures) == len(request.documents) == 1:
             raise InvalidArgumentError(answer.failures[0].error.message, field="documents[0]")
-        async with self._document_database.write() as connection:
+        async with self._database.write() as connection:
             await remember(connection, request, tenant=tenant, answer=answer)
         return answer
 
@@ -79,11 +87,11 @@ class DocumentCalls:
         """Change documents that exist, all or none."""
         tenant = current_tenant()
         _check_count(len(request.documents), field="documents")
-        async with self._document_database.read() as connection:
+        async with self._database.read() as connection:
             before = await recall(connection, request, tenant=tenant, answer=v1.UpdateDocumentsResponse)
         if before is not None:
             return before
-        bank = await self._document_banks.require(request.bank_id, *KINDS, tenant=tenant)
+        bank = await self._banks.require(request.bank_id, *KINDS, tenant=tenant)
         ids = [change.document_id for change in request.documents]
         if len(set(ids)) < len(ids):
             raise InvalidArgumentError("documents: one document is named twice", field="documents")
@@ -94,14 +102,14 @@ class DocumentCalls:
         )
         now_stored = await self._documents.get(bank, ids)
         answer = v1.UpdateDocumentsResponse(documents=[document_message(now_stored[one]) for one in ids])
-        async with self._document_database.write() as connection:
+        async with self._database.write() as connection:
             await remember(connection, request, tenant=tenant, answer=answer)
         return answer
 
     async def GetDocuments(self, request: v1.GetDocumentsRequest, context: RpcContext) -> v1.GetDocumentsResponse:
         """Return documents with their content."""
         _check_count(len(request.document_ids), field="document_ids")
-        bank = await self._document_banks.require(request.bank_id, *KINDS, tenant=current_tenant())
+        bank = await self._banks.require(request.bank_id, *KINDS, tenant=current_tenant())
         found = await self._documents.get(bank, request.document_ids)
         missing = [one for one in dict.fromkeys(request.document_ids) if one not in found]
         data = []
@@ -115,7 +123,7 @@ class DocumentCalls:
 
     async def ListDocuments(self, request: v1.ListDocumentsRequest, context: RpcContext) -> v1.ListDocumentsResponse:
         """List documents without their content."""
-        bank = await self._document_banks.require(request.bank_id, *KINDS, tenant=current_tenant())
+        bank = await self._banks.require(request.bank_id, *KINDS, tenant=current_tenant())
         where = parse(request.filter, fields=bank.fields, field="filter")
         scope = f"ListDocuments {bank.number} {where!r}"
         after = int(decode_token(request.page_token, scope=scope) or 0)
@@ -128,7 +136,7 @@ class DocumentCalls:
         self, request: v1.DeleteDocumentsRequest, context: RpcContext
     ) -> v1.DeleteDocumentsResponse:
         """Delete documents by id or by filter."""
-        bank = await self._document_banks.require(request.bank_id, *KINDS, tenant=current_tenant())
+        bank = await self._banks.require(request.bank_id, *KINDS, tenant=current_tenant())
         where = parse(request.filter, fields=bank.fields, field="filter")
         if not request.document_ids and where is None:
             message = "give document_ids or a filter; to delete everything, unregister the bank"
@@ -202,5 +210,3 @@ def _check_count(count_: int, *, field: str) -> None:
         reason = "" if count_ else "MISSING_FIELD"
         message = f"{field} has {count_}; allowed: 1 to {MAX_DOCUMENTS}"
         raise InvalidArgumentError(message, reason=reason, field=field)
-
-

@@ -102,7 +102,7 @@ def diversify(joined: Joined, vectors: Mapping[int, Vector], *, diversity: float
     """Choose chunks that answer and are unlike those already chosen: maximal marginal relevance.
 
     Each step takes the chunk with the greatest `(1 - diversity) * relevance - diversity * likeness`, where relevance is
-    the joined score scaled to 0 to 1 and likeness the greatest cosine to a chosen chunk (Carbonell and Goldstein, 1998).
+    the joined score scaled to 0 to 1 and likeness the greatest cosine to a chosen chunk (Carbonell, Goldstein, 1998).
     Scores stay the joined ones; chunks without a vector are like nothing.
     """
     if not joined:

@@ -54,8 +54,9 @@ class Guard:
         if verdict.action >= v1.SAFETY_ACTION_HOLD:
             return Judged(text="", withheld=True, verdict_id=verdict.verdict_id)
         if verdict.action == v1.SAFETY_ACTION_REDACT:
-            spans = [(span.start, span.end, span.replacement if span.HasField("replacement") else f"[{span.code}]") for span in verdict.spans]
+            spans = [
+                (span.start, span.end, span.replacement if span.HasField("replacement") else f"[{span.code}]")
+                for span in verdict.spans
+            ]
             return Judged(text=replaced(text, spans), withheld=False, verdict_id=verdict.verdict_id)
         return Judged(text=text, withheld=False, verdict_id=verdict.verdict_id)
-
-

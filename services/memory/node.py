@@ -9,17 +9,41 @@ import grpc
 import sqlalchemy as sa
 
 from llamastack import v1
+from services.memory.background import background, repeat
 from services.memory.banks import BankStore
 from services.memory.banks_service import MemoryBanksService
 from services.memory.catalog import Catalog
 from services.memory.config import MemoryConfig
+from services.memory.cut.context import ContextWriter
 from services.memory.database import Database
+from services.memory.documents import DocumentStore
 from services.memory.embedder import Embedder
+from services.memory.entries import EntryStore, delete_entries
+from services.memory.fetch import Fetcher
+from services.memory.graph import GraphStore, delete_graph
+from services.memory.graph_legs import GraphLegs
+from services.memory.graph_queries import GraphReader
+from services.memory.guarded import Guard
+from services.memory.ingestor import Ingestor
+from services.memory.parse.pool import ParserPool
+from services.memory.pipeline import Pipeline
+from services.memory.questions import QuestionWriter
+from services.memory.rag_service import RAGToolService
+from services.memory.rerank import Reranker
+from services.memory.retrieve import Retriever
+from services.memory.vector_dbs_service import VectorDBsService
+from services.memory.vector_io_service import VectorIOService
 from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.errors import FailedPreconditionError
+from stack_client.safety import Safety
 
-SERVICES = ("llamastack.v1.MemoryBanksService",)
+SERVICES = (
+    "llamastack.v1.MemoryBanksService",
+    "llamastack.v1.VectorDBsService",
+    "llamastack.v1.VectorIOService",
+    "llamastack.v1.RAGToolService",
+)
 
 
 class MemoryNode:
@@ -56,6 +80,25 @@ class MemoryNode:
             )
             self._catalog = Catalog()
             self._banks = BankStore(self._database, self._catalog)
+            self._documents = DocumentStore(self._database, self._catalog, self._embedder)
+            self._retriever = Retriever(self._database, self._catalog, self._embedder, Reranker(channel))
+            self._questions = QuestionWriter(channel, model=config.chat_model)
+            safety = None
+            if "safety" in self._context.addresses:
+                safety = self._context.open_channel("safety")
+                opening.push_async_callback(safety.close, None)
+            self._guard = Guard(None if safety is None else Safety(safety))
+            pipeline = Pipeline(
+                parser=await opening.enter_async_context(ParserPool()),
+                embedder=self._embedder,
+                fetcher=Fetcher(),
+                contexts=ContextWriter(channel, default_model=config.chat_model),
+            )
+            self._ingestor = Ingestor(pipeline, self._documents)
+            self.entries = EntryStore(self._database)
+            self._banks.on_delete(delete_entries)
+            self._banks.on_delete(delete_graph)
+            await opening.enter_async_context(background(repeat(self.entries.sweep, wake=self.entries.due)))
             self._resources = opening.pop_all()
         self.readiness.ready()
         return self
@@ -68,10 +111,42 @@ class MemoryNode:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the services."""
+        graphs = GraphReader(self._database)
         banks = MemoryBanksService(  # type: ignore[abstract] # its parts are being built
-            self._database, self._banks, self._embedder, check_provider=lambda _provider, _kind: None
+            self._database,
+            self._banks,
+            self._embedder,
+            check_provider=lambda _provider, _kind: None,
+            entries=self.entries,
+            graph=GraphStore(self._database),
+            graph_reader=graphs,
+            documents=self._documents,
+            ingestor=self._ingestor,
+            retriever=self._retriever,
+            catalog=self._catalog,
+            graphs=GraphLegs(self.entries, graphs),
+            draining=self._context.draining,
+            grace_seconds=self._context.runtime.drain_grace_seconds,
         )
         v1.add_MemoryBanksServiceServicer_to_server(banks, server)
+        databases = VectorDBsService(
+            self._database, self._banks, self._embedder, check_provider=lambda _provider, _kind: None
+        )
+        v1.add_VectorDBsServiceServicer_to_server(databases, server)
+        chunks = VectorIOService(
+            self._database, self._banks, self._documents, retriever=self._retriever, embedder=self._embedder
+        )
+        v1.add_VectorIOServiceServicer_to_server(chunks, server)
+        rag = RAGToolService(
+            self._database,
+            self._banks,
+            ingestor=self._ingestor,
+            retriever=self._retriever,
+            embedder=self._embedder,
+            questions=self._questions,
+            guard=self._guard,
+        )
+        v1.add_RAGToolServiceServicer_to_server(rag, server)
         return SERVICES
 
 

@@ -1,6 +1,7 @@
 """Search calls of the memory service: documents, words, several legs, explanations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,30 +45,37 @@ class QueryCalls:
     """Part of `MemoryBanksService`.
 
     Args:
-        banks: Those that there are.
+        rest: Of the other parts.
         retriever: Finds chunks.
         catalog: Indexes, for searches by words alone.
-        embedder: Knows the dimensions of models.
         graphs: Legs over graph banks, and key-value banks as chunks.
+        named: Of the other parts.
     """
 
+    _banks: BankStore
+    _embedder: Embedder
+
     def __init__(
-        self, *, banks: BankStore, retriever: Retriever, catalog: Catalog, embedder: Embedder, graphs: GraphLegs
+        self,
+        *rest: Any,  # noqa: ANN401 (of the other parts)
+        retriever: Retriever,
+        catalog: Catalog,
+        graphs: GraphLegs,
+        **named: Any,  # noqa: ANN401
     ) -> None:
-        self._query_banks = banks
+        super().__init__(*rest, **named)
         self._retriever = retriever
-        self._query_catalog = catalog
-        self._query_embedder = embedder
+        self._catalog = catalog
         self._graphs = graphs
 
-    async def QueryDocuments(
-        self, request: v1.QueryDocumentsRequest, context: RpcContext
-    ) -> v1.QueryDocumentsResponse:
+    async def QueryDocuments(self, request: v1.QueryDocumentsRequest, context: RpcContext) -> v1.QueryDocumentsResponse:
         """Find chunks in one bank."""
-        bank = await self._query_banks.get(request.bank_id, tenant=current_tenant())
+        bank = await self._banks.get(request.bank_id, tenant=current_tenant())
         params = request.params
         limit = limit_of(
-            params.max_chunks if params.HasField("max_chunks") else None, default=DEFAULT_CHUNKS, field="params.max_chunks"
+            params.max_chunks if params.HasField("max_chunks") else None,
+            default=DEFAULT_CHUNKS,
+            field="params.max_chunks",
         )
         question = question_of(request.query, field="query")
         if not bank.holds_documents:
@@ -99,7 +107,7 @@ class QueryCalls:
 
     async def QueryKeyword(self, request: v1.QueryKeywordRequest, context: RpcContext) -> v1.QueryKeywordResponse:
         """Find chunks by words."""
-        bank = await self._query_banks.require(request.bank_id, "keyword", "vector", tenant=current_tenant())
+        bank = await self._banks.require(request.bank_id, "keyword", "vector", tenant=current_tenant())
         fields = request.fields
         check_keyword_fields(fields, field="fields")
         query = KeywordQuery(
@@ -114,7 +122,7 @@ class QueryCalls:
             request.max_results if request.HasField("max_results") else None, default=DEFAULT_HITS, field="max_results"
         )
         where = parse(request.filter, fields=bank.fields, field="filter")
-        index = await self._query_catalog.keyword(bank)
+        index = await self._catalog.keyword(bank)
         found, total = await index.query(query, limit=limit, where=where, now=now())
         rows = await self._retriever.load([one.number for one in found])
         marks = _Marks(request.highlight) if request.HasField("highlight") else None
@@ -134,9 +142,7 @@ class QueryCalls:
         spec = await self._spec(request)
         hits = await self._retriever.search(spec)
         return v1.QueryHybridResponse(
-            hits=[
-                v1.HybridHit(chunk=bank_chunk(hit.bank, hit.chunk), score=hit.score, ranks=hit.ranks) for hit in hits
-            ]
+            hits=[v1.HybridHit(chunk=bank_chunk(hit.bank, hit.chunk), score=hit.score, ranks=hit.ranks) for hit in hits]
         )
 
     async def ExplainQuery(self, request: v1.ExplainQueryRequest, context: RpcContext) -> v1.ExplainQueryResponse:
@@ -165,14 +171,14 @@ class QueryCalls:
             raise InvalidArgumentError(message, reason="" if request.legs else "MISSING_FIELD", field="legs")
         limit = limit_of(request.limit if request.HasField("limit") else None, default=DEFAULT_HITS, field="limit")
         legs: list[Leg] = []
-        rows = {}
+        rows: dict[int, Mapping[Any, Any]] = {}
         where = None
-        for index, message in enumerate(request.legs):
+        for index, asked in enumerate(request.legs):
             field = f"legs[{index}]"
-            bank = await self._query_banks.get(message.bank_id, tenant=current_tenant(), field=f"{field}.bank_id")
-            leg = await self._leg(bank, message, index=index, field=field)
+            bank = await self._banks.get(asked.bank_id, tenant=current_tenant(), field=f"{field}.bank_id")
+            leg = await self._leg(bank, asked, index=index, field=field)
             if leg.found is not None:
-                found, texts = await self._graphs.leg(bank, message.graph, first=-1 - len(rows), limit=leg.depth or limit)
+                found, texts = await self._graphs.leg(bank, asked.graph, first=-1 - len(rows), limit=leg.depth or limit)
                 rows.update(texts)
                 leg = Leg(name=leg.name, bank=bank, found=found, depth=leg.depth)
             elif request.HasField("filter"):
@@ -197,7 +203,9 @@ class QueryCalls:
     async def _leg(self, bank: Bank, message: v1.QueryLeg, *, index: int, field: str) -> Leg:
         kind = message.WhichOneof("leg")
         name = message.name or f"{kind}{index}"
-        depth = limit_of(message.depth if message.HasField("depth") else None, default=0, field=f"{field}.depth") or None
+        depth = (
+            limit_of(message.depth if message.HasField("depth") else None, default=0, field=f"{field}.depth") or None
+        )
         match kind:
             case "vector" if bank.kind == "vector":
                 return await self._vector_leg(bank, message.vector, name=name, depth=depth, field=f"{field}.vector")
@@ -212,7 +220,9 @@ class QueryCalls:
             case "graph" if bank.kind == "graph":
                 return Leg(name=name, bank=bank, found=[], depth=depth)
             case None:
-                raise InvalidArgumentError(f"{field}: give vector, keyword or graph", reason="MISSING_FIELD", field=field)
+                raise InvalidArgumentError(
+                    f"{field}: give vector, keyword or graph", reason="MISSING_FIELD", field=field
+                )
         message_ = f"{field}: bank {bank.identifier!r} is of kind {bank.kind}; a {kind} leg does not fit it"
         raise InvalidArgumentError(message_, field=field)
 
@@ -220,7 +230,7 @@ class QueryCalls:
         if leg.embedding:
             if leg.HasField("query"):
                 raise InvalidArgumentError(f"{field}: give query or embedding, not both", field=field)
-            model = await self._query_embedder.model(bank.embedding_model)
+            model = await self._embedder.model(bank.embedding_model)
             vector = normalised(leg.embedding, model=model, field=f"{field}.embedding")
             return Leg(name=name, bank=bank, vector=np.ascontiguousarray(vector), depth=depth)
         question = question_of(leg.query, field=f"{field}.query")
@@ -232,14 +242,14 @@ class _Marks:
     """Marking what was found."""
 
     def __init__(self, options: v1.HighlightOptions) -> None:
-        self._spans = limit_of(options.max_spans or None, default=DEFAULT_SPANS, field="highlight.max_spans", most=MAX_SPANS)
+        self._spans = limit_of(
+            options.max_spans or None, default=DEFAULT_SPANS, field="highlight.max_spans", most=MAX_SPANS
+        )
         self._characters = options.fragment_characters
 
-    def of(self, bank: Bank, query: KeywordQuery, row: "dict[str, object]") -> list[v1.FieldHighlight]:
+    def of(self, bank: Bank, query: KeywordQuery, row: Mapping[Any, Any]) -> list[v1.FieldHighlight]:
         """Marked places of a chunk."""
-        return field_highlights(
-            bank, query, row, max_spans=self._spans, fragment_characters=self._characters
-        )
+        return field_highlights(bank, query, row, max_spans=self._spans, fragment_characters=self._characters)
 
 
 def _ranking(fusion: v1.QueryFusion, names: Sequence[str]) -> Ranking:
@@ -306,5 +316,3 @@ def _leg_explanation(view: LegView) -> v1.LegExplanation:
         contribution=view.share,
         filtered=view.filtered,
     )
-
-

@@ -1,5 +1,7 @@
 """The RPC edge of the RAG tool: documents in, text for a prompt out."""
 
+from collections.abc import Sequence
+
 from llamastack import v1
 from services.memory.banks import BankStore
 from services.memory.database import Database
@@ -96,13 +98,9 @@ class RAGToolService(v1.RAGToolServiceServicer):
         )
         hits = await self._search(request, question)
         judged = await self._guard.judge([hit.chunk["text"] for hit in hits])
-        passages = [
-            Passage(hit=hit, text=one.text) for hit, one in zip(hits, judged, strict=True) if not one.withheld
-        ]
+        passages = [Passage(hit=hit, text=one.text) for hit, one in zip(hits, judged, strict=True) if not one.withheld]
         count = await self._counter(config.context_model)
-        written = await write_out(
-            passages, question=question, template=template, max_tokens=max_tokens, count=count
-        )
+        written = await write_out(passages, question=question, template=template, max_tokens=max_tokens, count=count)
         result = v1.RAGQueryResult(metadata=_metadata(written.passages, written.tokens))
         if written.parts:
             result.content.items.extend(v1.ContentItem(text=part) for part in written.parts)
@@ -171,7 +169,7 @@ class _Counter:
         return await self._questions.tokens(self._model, text)
 
 
-def _metadata(passages: "list[Passage]", tokens: int) -> v1.RAGQueryMetadata:
+def _metadata(passages: Sequence[Passage], tokens: int) -> v1.RAGQueryMetadata:
     rows = [passage.hit.chunk for passage in passages]
     return v1.RAGQueryMetadata(
         document_ids=[row["document_id"] for row in rows],

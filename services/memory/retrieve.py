@@ -134,7 +134,7 @@ class Retriever:
         return await self._hits(spec, ranked, joined[: spec.limit])
 
     async def explain(self, spec: Spec, chunk_ids: Sequence[str]) -> dict[str, tuple[float, int | None, list[LegView]]]:
-        """Score, place in the list, and each leg's view of chunks, by chunk id; those that do not exist are left out."""
+        """Score, place in the list, and each leg's view of chunks, by chunk id, of those that exist."""
         ranked, alias = await self._run(spec)
         joined = await self._order(spec, ranked)
         places = {number: (score, place) for place, (number, score) in enumerate(joined, 1)}
@@ -190,7 +190,9 @@ class Retriever:
     async def _same(self, ranked: Sequence[Ranked]) -> Mapping[int, int]:
         """Chunks of the same identifier and content in several banks are one: the first leg's that found it."""
         numbers = list(dict.fromkeys(found.number for one in ranked for found in one.found))
-        c, keys, first, alias = chunks.c, {}, {}, {}
+        c, keys = chunks.c, {}
+        first: dict[tuple[str, str], int] = {}
+        alias: dict[int, int] = {}
         async with self._database.read() as connection:
             for start in range(0, len(numbers), LOAD_BATCH):
                 some = numbers[start : start + LOAD_BATCH]
@@ -268,7 +270,9 @@ class Retriever:
             if number in rows  # deleted meanwhile
         ]
 
-    async def _view(self, leg: Leg, ranked: Ranked, fusion: Fusion, *, row: Mapping[Any, Any], number: int, where: Filter | None) -> LegView:
+    async def _view(
+        self, leg: Leg, ranked: Ranked, fusion: Fusion, *, row: Mapping[Any, Any], number: int, where: Filter | None
+    ) -> LegView:
         rank = ranked.ranks.get(number)
         terms: Mapping[str, float] = {}
         if leg.words is not None and rank is not None:

@@ -150,3 +150,88 @@ stagings = sa.Table(
     sa.Column("vector", sa.LargeBinary, nullable=False),
     sa.Index(None, "bank", "stamp"),
 )
+
+# Values of key-value banks. Keys are bytes: both databases order them alike.
+entries = sa.Table(
+    "entry",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("key", sa.LargeBinary, primary_key=True),  # UTF-8
+    sa.Column("version", Number, nullable=False),
+    sa.Column("revision", Number, nullable=False),  # the bank's, when it was written
+    sa.Column("updated_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=True, index=True),
+    sa.Column("metadata", sa.LargeBinary, nullable=True),  # a Struct message; null = none
+    sa.Column("json", sa.LargeBinary, nullable=True),  # a Value message; null = bytes
+    sa.Column("data", sa.LargeBinary, nullable=True),
+)
+
+# What happened to them, for those who watch; the oldest changes are forgotten.
+entry_changes = sa.Table(
+    "entry_change",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("revision", Number, primary_key=True),
+    sa.Column("key", sa.LargeBinary, primary_key=True),
+    sa.Column("kind", Name, nullable=False),  # put, deleted, expired
+    sa.Column("size", sa.Integer, nullable=False),  # bytes of the value
+    sa.Column("version", Number, nullable=False),  # the columns from here on are the entry's; 0 and null when it went
+    sa.Column("updated_at", Moment, nullable=True),
+    sa.Column("expires_at", Moment, nullable=True),
+    sa.Column("metadata", sa.LargeBinary, nullable=True),
+    sa.Column("json", sa.LargeBinary, nullable=True),
+    sa.Column("data", sa.LargeBinary, nullable=True),
+)
+
+# Up to which revision the changes of a bank were forgotten; no row = none were.
+entry_logs = sa.Table(
+    "entry_log",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("forgotten", Number, nullable=False),
+)
+
+# Nodes of graph banks, as they are now.
+entities = sa.Table(
+    "entity",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("entity_id", Name, primary_key=True),
+    sa.Column("type", Name, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),  # first stored
+    sa.Column("recorded_at", Moment, nullable=False),  # last changed
+    sa.Column("body", sa.LargeBinary, nullable=False),  # a GraphEntity message as given
+)
+
+# Words of their names and aliases, folded.
+entity_words = sa.Table(
+    "entity_word",
+    metadata,
+    _of_bank(primary_key=True),
+    sa.Column("word", Name, primary_key=True),
+    sa.Column("entity_id", Name, primary_key=True),
+    sa.Index(None, "bank", "entity_id"),
+)
+
+# Statements with two times: when they hold, and when that was stored. A row is what was known of an edge from
+# `recorded_at` to `superseded_at`; what is known now has `superseded_at` = `graph.FOREVER`. Moments that are not given
+# are `graph.BEGINNING` and `graph.FOREVER`: comparisons need no nulls.
+edges = sa.Table(
+    "edge",
+    metadata,
+    _number(),
+    _of_bank(),
+    sa.Column("edge_id", Name, nullable=False),
+    sa.Column("source", Name, nullable=False),
+    sa.Column("relation", Name, nullable=False),
+    sa.Column("target", Name, nullable=False),
+    sa.Column("valid_from", Moment, nullable=False),
+    sa.Column("valid_to", Moment, nullable=False),  # exclusive
+    sa.Column("recorded_at", Moment, nullable=False),
+    sa.Column("superseded_at", Moment, nullable=False),  # exclusive
+    sa.Column("body", sa.LargeBinary, nullable=False),  # a GraphEdge message as given
+    sa.Index(None, "bank", "source", "relation", "target"),
+    sa.Index(None, "bank", "target"),
+    sa.Index(None, "bank", "edge_id"),
+    sqlite_autoincrement=True,
+)

@@ -54,7 +54,11 @@ class VectorDBsService(v1.VectorDBsServiceServicer):
         if request.HasField("embedding_dimension"):
             params.vector.embedding_dimension = request.embedding_dimension
         fill_vector(
-            params.vector, dimension=model.dimension, model=model.model_id, window=model.window, field="embedding_dimension"
+            params.vector,
+            dimension=model.dimension,
+            model=model.model_id,
+            window=model.window,
+            field="embedding_dimension",
         )
         if request.provider_id:
             self._check_provider(request.provider_id, "vector")

@@ -69,9 +69,7 @@ class VectorIOService(v1.VectorIOServiceServicer):
             return before
         bank = await self._banks.require(request.vector_db_id, "vector", tenant=tenant, field=FIELD)
         loose = await self._loose(bank, request.chunks)
-        answer = v1.InsertChunksResponse(
-            chunk_ids=await self._documents.put_chunks(bank, loose, expires_at=expires_at)
-        )
+        answer = v1.InsertChunksResponse(chunk_ids=await self._documents.put_chunks(bank, loose, expires_at=expires_at))
         async with self._database.write() as connection:
             await remember(connection, request, tenant=tenant, answer=answer)
         return answer
@@ -81,7 +79,9 @@ class VectorIOService(v1.VectorIOServiceServicer):
         bank = await self._banks.require(request.vector_db_id, "vector", tenant=current_tenant(), field=FIELD)
         params = request.params
         limit = limit_of(
-            params.max_chunks if params.HasField("max_chunks") else None, default=DEFAULT_CHUNKS, field="params.max_chunks"
+            params.max_chunks if params.HasField("max_chunks") else None,
+            default=DEFAULT_CHUNKS,
+            field="params.max_chunks",
         )
         spec = await search_spec(
             self._retriever,
@@ -106,13 +106,16 @@ class VectorIOService(v1.VectorIOServiceServicer):
         for index, (chunk, text) in enumerate(zip(chunks, texts, strict=True)):
             field = f"chunks[{index}]"
             if not text.strip():
-                raise InvalidArgumentError(f"{field}.content is empty", reason="MISSING_FIELD", field=f"{field}.content")
+                raise InvalidArgumentError(
+                    f"{field}.content is empty", reason="MISSING_FIELD", field=f"{field}.content"
+                )
             if chunk.HasField("embedding_model") and chunk.embedding_model != bank.embedding_model:
-                message = f"{field}.embedding_model is {chunk.embedding_model!r}; {bank.identifier!r} holds those of {bank.embedding_model!r}"
+                message = (
+                    f"{field}.embedding_model is {chunk.embedding_model!r}; bank {bank.identifier!r} holds those of "
+                    f"{bank.embedding_model!r}"
+                )
                 raise InvalidArgumentError(message, field=f"{field}.embedding_model")
-            vector = (
-                normalised(chunk.embedding, model=model, field=f"{field}.embedding") if chunk.embedding else None
-            )
+            vector = normalised(chunk.embedding, model=model, field=f"{field}.embedding") if chunk.embedding else None
             tokens = bisect.bisect_left(starts, at + len(text)) - bisect.bisect_left(starts, at)
             at += len(text) + 1
             loose.append(_loose_chunk(chunk, text=text, tokens=tokens, vector=vector))
