@@ -15,14 +15,17 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llamastack import v1
 from stack_client.client import StackClient
+from stack_client.content import struct
 from stack_client.errors import (
+    CancelledError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    StreamBrokenError,
     from_error_message,
 )
 from stack_client.memory import DocumentLike, MemoryHit, Where
@@ -31,6 +34,8 @@ from stack_client.portal import SyncStackClient, portal
 T = TypeVar("T")
 
 UPLOADS_AT_ONCE = 4
+RETRIES = 5
+RETRY_SECONDS = 0.5
 MAX_STEM = 40
 
 
@@ -138,7 +143,7 @@ class Memory:
     async def async_sync(self, client: StackClient) -> Synced:
         """The same as `sync`, awaited."""
         await self._ensure(client)
-        files = await asyncio.to_thread(_find, self.patterns)
+        files = await asyncio.to_thread(find_files, self.patterns)
         if not files:
             message = f"no file matches {', '.join(self.patterns)}; see that the path is right"
             raise FailedPreconditionError(message)
@@ -146,7 +151,7 @@ class Memory:
         changed = [
             name for name, file in files.items() if name not in stored or stored[name].source_hash != file.digest
         ]
-        failures = await self._ingest(client, {name: files[name] for name in changed}) if changed else {}
+        failures = await ingest_files(client, self.bank, {name: files[name] for name in changed}) if changed else {}
         old = [stored[name].file_id for name in changed if name in stored and name not in failures]
         gone = sorted(set(stored) - set(files))
         if gone:
@@ -181,29 +186,6 @@ class Memory:
         except NotFoundError:
             await client.memory.create(self.bank, embedding_model=self._embedding_model, chunk_size=self._chunk_size)
 
-    async def _ingest(self, client: StackClient, files: Mapping[str, "_File"]) -> dict[str, str]:
-        """Upload files and load them as documents; returns those that failed, with reasons."""
-        limit = asyncio.Semaphore(UPLOADS_AT_ONCE)
-
-        async def upload(name: str, file: "_File") -> v1.IngestionFile:
-            async with limit:
-                stored = await client.files.upload(file.path)
-            return v1.IngestionFile(file_id=stored.id, document_id=name, source=name)
-
-        async with asyncio.TaskGroup() as group:
-            uploads = [group.create_task(upload(name, file)) for name, file in files.items()]
-        source = v1.IngestionFiles(files=[task.result() for task in uploads])
-        job = await client.memory.start_ingestion(v1.CreateIngestionJobRequest(bank_id=self.bank, files=source))
-        failures, uploaded = {}, {one.document_id: one.file_id for one in source.files}
-        async with client.memory.watch_job(job.job_id) as events:
-            async for event in events:
-                if event.HasField("document") and event.document.HasField("error"):
-                    failures[event.document.document_id] = event.document.error.message
-                if event.HasField("failed"):
-                    raise from_error_message(event.failed.error)
-        await _forget(client, [uploaded[name] for name in failures])
-        return failures
-
     async def _with_client(self, work: Callable[[StackClient], Awaitable[T]]) -> T:
         if isinstance(self._client, StackClient):
             return await work(self._client)
@@ -213,9 +195,86 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _File:
+class LocalFile:
+    """A file on this machine."""
+
     path: Path
+    """Where it is."""
     digest: str
+    """SHA-256 of its content, hexadecimal."""
+
+
+async def ingest_files(
+    client: StackClient,
+    bank: str,
+    files: Mapping[str, LocalFile],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    on_event: Callable[[v1.WatchIngestionJobResponse], None] = lambda _event: None,
+) -> dict[str, str]:
+    """Load files into a bank as documents and wait until it is done.
+
+    The job goes on when its watcher is gone; a stream that breaks is taken up where it was.
+
+    Args:
+        client: Of the stack.
+        bank: A vector or keyword bank.
+        files: By the identifiers of their documents, which are also their sources.
+        metadata: Given to every document.
+        on_event: Told every event of the job.
+
+    Returns:
+        Documents that failed, with reasons.
+
+    Raises:
+        StackError: If the stack refuses, or the job as a whole failed.
+    """
+    limit = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    async def upload(name: str, file: LocalFile) -> v1.IngestionFile:
+        async with limit:
+            stored = await client.files.upload(file.path)
+        return v1.IngestionFile(file_id=stored.id, document_id=name, source=name)
+
+    async with asyncio.TaskGroup() as group:
+        uploads = [group.create_task(upload(name, file)) for name, file in files.items()]
+    source = v1.IngestionFiles(files=[task.result() for task in uploads], metadata=struct(metadata))
+    job = await client.memory.start_ingestion(v1.CreateIngestionJobRequest(bank_id=bank, files=source))
+    failures = await follow_ingestion(client, job.job_id, on_event=on_event)
+    uploaded = {one.document_id: one.file_id for one in source.files}
+    await _forget(client, [uploaded[name] for name in failures if name in uploaded])
+    return failures
+
+
+async def follow_ingestion(
+    client: StackClient, job_id: str, *, on_event: Callable[[v1.WatchIngestionJobResponse], None]
+) -> dict[str, str]:
+    """Wait for the end of an ingestion job; returns documents that failed, with reasons.
+
+    Raises:
+        StackError: If the job as a whole failed, or was cancelled.
+    """
+    failures: dict[str, str] = {}
+    sequence, breaks, ended = 0, 0, False
+    while not ended:
+        try:
+            async with client.memory.watch_job(job_id, after_sequence=sequence) as events:
+                async for event in events:
+                    sequence, breaks = event.sequence or sequence, 0
+                    on_event(event)
+                    if event.HasField("document") and event.document.HasField("error"):
+                        failures[event.document.document_id] = event.document.error.message
+                    if event.HasField("failed"):
+                        raise from_error_message(event.failed.error)
+                    if event.HasField("cancelled"):
+                        raise CancelledError(f"ingestion job {job_id} was cancelled; what it had loaded stays")
+                    ended = event.HasField("completed")
+        except StreamBrokenError:
+            breaks += 1
+            if breaks > RETRIES:
+                raise
+            await asyncio.sleep(RETRY_SECONDS * breaks)
+    return failures
 
 
 def is_files(source: str) -> bool:
@@ -231,7 +290,7 @@ def _bank_name(patterns: Sequence[str]) -> str:
     return f"files-{stem or 'all'}-{digest[:12]}"
 
 
-def _find(patterns: Sequence[str]) -> dict[str, _File]:
+def find_files(patterns: Sequence[str]) -> dict[str, LocalFile]:
     """Files by the names of their documents: paths below the folder that all patterns share."""
     paths: set[Path] = set()
     for pattern in patterns:
@@ -241,7 +300,7 @@ def _find(patterns: Sequence[str]) -> dict[str, _File]:
     if not paths:
         return {}
     shared = Path(*_common([_root(pattern).parts for pattern in patterns]))
-    return {path.relative_to(shared).as_posix(): _File(path=path, digest=_digest(path)) for path in sorted(paths)}
+    return {path.relative_to(shared).as_posix(): LocalFile(path=path, digest=_digest(path)) for path in sorted(paths)}
 
 
 def _root(pattern: str) -> Path:

@@ -250,6 +250,23 @@ class MemoryBanks:
         response: v1.QueryDocumentsResponse = await unary(self._stub.QueryDocuments(request, timeout=timeout))
         return [hit(chunk, score) for chunk, score in zip(response.chunks, response.scores, strict=True)]
 
+    async def explain(
+        self, bank: str, query: str, *chunk_ids: str, where: Where = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> v1.ExplainQueryResponse:
+        """Why passages of a bank stand where they do: rank, score and share of each leg of a hybrid search.
+
+        Raises:
+            NotFoundError: If the bank or a passage does not exist.
+            StackError: If the call fails.
+        """
+        legs = [v1.QueryLeg(bank_id=bank, name="keyword", keyword=v1.KeywordLeg(text=query))]
+        if await self._best_mode(bank, timeout=timeout) == v1.SEARCH_MODE_HYBRID:
+            legs.insert(0, v1.QueryLeg(bank_id=bank, name="vector", vector=v1.VectorLeg(query=content(query))))
+        search = v1.QueryHybridRequest(legs=legs, filter=metadata_filter(where))
+        request = v1.ExplainQueryRequest(request=search, chunk_ids=chunk_ids)
+        response: v1.ExplainQueryResponse = await unary(self._stub.ExplainQuery(request, timeout=timeout))
+        return response
+
     async def documents(self, bank: str, *, where: Where = None, timeout: float = DEFAULT_TIMEOUT) -> DocumentList:
         """Documents without their content, oldest first.
 

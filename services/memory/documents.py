@@ -2,29 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import bank_of
 from services.memory.catalog import Catalog
 from services.memory.chunk_rows import LooseChunk, Planned, chunk_columns, draft_of, indexed, plan
 from services.memory.chunks import Changes
 from services.memory.database import Database, next_revision
-from services.memory.embedder import Embedder
+from services.memory.embedder import Embedder, EmbeddingModel, to_blob
 from services.memory.filters import Filter, facts_of
 from services.memory.indexes.filter_sql import sql_filter
 from services.memory.moments import now
-from services.memory.tables import banks, chunks, documents, removals
+from services.memory.tables import banks, chunks, documents, removals, stagings
 from services.memory.text import DraftDocument
 from stack_client.errors import ConflictError, InvalidArgumentError, NotFoundError
 
 DELETE_BATCH = 500
 INSERT_BATCH = 500
+REEMBED_BATCH = 256
 DocumentRow = Mapping[Any, Any]
 """A row of `tables.documents`."""
 
@@ -254,6 +256,102 @@ class DocumentStore:
             change = sa.update(documents).where(documents.c.number == document["number"])
             await connection.execute(change.values(**moment, recipe_hash=f"metadata {revision}"))
 
+    async def reembed(
+        self, bank: Bank, model: EmbeddingModel, *, report: Callable[[int, int], Awaitable[None]]
+    ) -> None:
+        """Compute all embeddings of a bank anew; queries use the old ones until all are there.
+
+        What was computed is kept as it comes, so that a call after a crash goes on where the last one ended.
+
+        Args:
+            bank: A vector bank.
+            model: The new model; the bank's own computes its embeddings again.
+            report: Told how many chunks are done, and of how many.
+
+        Raises:
+            StackError: If the model fails, or the bank is deleted meanwhile.
+        """
+        stamp = model.stamp if model.stamp != bank.embedding_stamp else f"{model.stamp} {bank.revision}"
+        while True:
+            await self._stage(bank, model, stamp=stamp, report=report)
+            async with self._database.write() as connection:
+                revision = await next_revision(connection, bank.number)
+                lacking = sa.select(sa.func.count()).select_from(chunks).where(_unstaged(bank, stamp))
+                if (await connection.execute(lacking)).scalar_one():
+                    continue  # something was written meanwhile
+                await self._switch(connection, bank, model, stamp=stamp, revision=revision)
+                return
+
+    async def _stage(
+        self, bank: Bank, model: EmbeddingModel, *, stamp: str, report: Callable[[int, int], Awaitable[None]]
+    ) -> None:
+        """Compute what is missing, in batches."""
+        c = chunks.c
+        async with self._database.read() as connection:
+            every = sa.select(sa.func.count()).select_from(chunks).where(c.bank == bank.number)
+            total = (await connection.execute(every)).scalar_one()
+        while True:
+            query = sa.select(c.number, c.text, c.context).where(_unstaged(bank, stamp)).order_by(c.number)
+            async with self._database.read() as connection:
+                rows = (await connection.execute(query.limit(REEMBED_BATCH))).mappings().all()
+                done = sa.select(sa.func.count()).select_from(stagings)
+                staged = (await connection.execute(done.where(_staged(bank, stamp)))).scalar_one()
+            await report(min(staged, total), total)
+            if not rows:
+                return
+            vectors = await self._embedder.embed(model, [searched(row) for row in rows])
+            staging = [
+                {"chunk": row["number"], "stamp": stamp, "bank": bank.number, "vector": to_blob(vector)}
+                for row, vector in zip(rows, vectors, strict=True)
+            ]
+            async with self._database.write() as connection:
+                await connection.execute(
+                    sa.delete(stagings).where(
+                        stagings.c.stamp == stamp, stagings.c.chunk.in_([row["number"] for row in rows])
+                    )
+                )
+                await connection.execute(sa.insert(stagings), staging)
+
+    async def _switch(
+        self, connection: AsyncConnection, bank: Bank, model: EmbeddingModel, *, stamp: str, revision: int
+    ) -> None:
+        """Let the new embeddings count: every chunk is written anew, for indexes know a chunk by its number."""
+        params = v1.BankParams()
+        params.CopyFrom(bank.params)
+        params.vector.embedding_model, params.vector.embedding_dimension = model.model_id, model.dimension
+        change = (
+            sa.update(banks)
+            .where(banks.c.number == bank.number)
+            .values(
+                embedding_model=model.model_id,
+                embedding_dimension=model.dimension,
+                embedding_stamp=stamp,
+                params=params.SerializeToString(deterministic=True),
+            )
+        )
+        after = bank_of((await connection.execute(change.returning(banks))).mappings().one())
+        c, last = chunks.c, 0
+        while True:
+            query = sa.select(chunks, stagings.c.vector).join(stagings, stagings.c.chunk == c.number)
+            query = query.where(
+                c.bank == bank.number, stagings.c.stamp == stamp, c.revision < revision, c.number > last
+            )
+            rows = (await connection.execute(query.order_by(c.number).limit(INSERT_BATCH))).mappings().all()
+            if not rows:
+                break
+            last = rows[-1]["number"]
+            await self._remove(connection, bank, [row["number"] for row in rows], revision=revision)
+            new = [
+                {
+                    **{name: row[name] for name in _COPIED},
+                    "embedding": row["vector"],
+                    "embedding_stamp": stamp,
+                }
+                for row in rows
+            ]
+            await self._replace(connection, after, [], new, revision=revision)
+        await connection.execute(sa.delete(stagings).where(stagings.c.bank == bank.number))
+
     async def sweep(self) -> int:
         """Delete what has expired; returns how many documents."""
         c, moment, count = documents.c, now(), 0
@@ -374,6 +472,19 @@ def searched(row: Mapping[Any, Any]) -> str:
 def etag(row: DocumentRow) -> str:
     """What changes with every change of a document."""
     return hashlib.sha256(f"{row['number']} {row['revision']}".encode()).hexdigest()[:16]
+
+
+_COPIED = [column.name for column in chunks.columns if column.name not in {"number", "revision"}]
+
+
+def _staged(bank: Bank, stamp: str) -> sa.ColumnElement[bool]:
+    return sa.and_(stagings.c.bank == bank.number, stagings.c.stamp == stamp)
+
+
+def _unstaged(bank: Bank, stamp: str) -> sa.ColumnElement[bool]:
+    """Chunks of a bank that have no new embedding yet."""
+    there = sa.exists().where(stagings.c.chunk == chunks.c.number, stagings.c.stamp == stamp)
+    return sa.and_(chunks.c.bank == bank.number, ~there)
 
 
 def _alive() -> sa.ColumnElement[bool]:

@@ -23,6 +23,7 @@ GROUPS = [
     "chat",
     "complete",
     "embed",
+    "memory",
     "shield",
     "audit",
     "eval",
