@@ -129,12 +129,17 @@ def indexed(bank: Bank, row: Mapping[Any, Any]) -> IndexedChunk:
     """A chunk's row as indexes see it."""
     return IndexedChunk(
         number=row["number"],
-        text=f"{row['context']}\n{row['text']}" if row["context"] else row["text"],
+        text=searched(row),
         embedding=None if row["embedding"] is None else np.frombuffer(row["embedding"], "<f4"),
         facts=row["facts"],
         fields={name: words(row["metadata"].get(name)) for name in bank.keyword_fields if name != "content"},
         expires_at=row["expires_at"],
     )
+
+
+def searched(row: Mapping[Any, Any]) -> str:
+    """What of a chunk is embedded and searched by words."""
+    return f"{row['context']}\n{row['text']}" if row["context"] else str(row["text"])
 
 
 def chunk_id(document_id: str, digest: str, occurrence: int) -> str:

@@ -2,31 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import bank_of
 from services.memory.catalog import Catalog
-from services.memory.chunk_rows import LooseChunk, Planned, chunk_columns, draft_of, indexed, plan
-from services.memory.chunks import Changes
+from services.memory.chunk_rows import LooseChunk, Planned, chunk_columns, draft_of, plan, searched
+from services.memory.chunk_writer import ChunkWriter
 from services.memory.database import Database, next_revision
-from services.memory.embedder import Embedder, EmbeddingModel, to_blob
+from services.memory.embedder import Embedder, EmbeddingModel
 from services.memory.filters import Filter, facts_of
 from services.memory.indexes.filter_sql import sql_filter
 from services.memory.moments import now
-from services.memory.tables import banks, chunks, documents, removals, stagings
+from services.memory.reembedding import Reembedding, Report
+from services.memory.tables import banks, chunks, documents
 from services.memory.text import DraftDocument
 from stack_client.errors import ConflictError, InvalidArgumentError, NotFoundError
 
 DELETE_BATCH = 500
-INSERT_BATCH = 500
-REEMBED_BATCH = 256
 DocumentRow = Mapping[Any, Any]
 """A row of `tables.documents`."""
 
@@ -54,8 +52,8 @@ class DocumentStore:
 
     def __init__(self, database: Database, catalog: Catalog, embedder: Embedder) -> None:
         self._database = database
-        self._catalog = catalog
         self._embedder = embedder
+        self._writer = ChunkWriter(catalog)
 
     async def put(self, bank: Bank, draft: DraftDocument) -> Stored:
         """Store a document, or make the stored one equal to it; see `put_all`."""
@@ -145,7 +143,7 @@ class DocumentStore:
                 row["place"] = old["place"]
         new = [row for row in planned.rows if _differs(before.get(row["chunk_id"]), row)]
         old_rows = [before[row["chunk_id"]] for row in new if row["chunk_id"] in before]
-        await self._replace(connection, bank, old_rows, new, revision=revision)
+        await self._writer.replace(connection, bank, old_rows, new, revision=revision)
         touched = {document["number"], *(row["document"] for row in old_rows)}
         for number in touched:
             await _recount(connection, number, revision=revision)
@@ -223,7 +221,7 @@ class DocumentStore:
                 numbers = [row.number for row in found[start : start + DELETE_BATCH]]
                 of = sa.select(chunks.c.number).where(chunks.c.document.in_(numbers))
                 gone = list((await connection.execute(of)).scalars())
-                await self._remove(connection, bank, gone, revision=revision)
+                await self._writer.remove(connection, bank, gone, revision=revision)
                 await connection.execute(sa.delete(documents).where(c.number.in_(numbers)))
         return [row.document_id for row in found]
 
@@ -250,107 +248,15 @@ class DocumentStore:
                 chunk_columns(row, metadata={**metadata, **mine}, bank=bank, document=document)
                 for row, mine in zip(before, own, strict=True)
             ]
-            await self._replace(connection, bank, before, rows, revision=revision)
+            await self._writer.replace(connection, bank, before, rows, revision=revision)
             moment = {"metadata": dict(metadata), "facts": facts, "revision": revision, "updated_at": now()}
             # Its recipe no longer describes it: the same draft again would bring the old metadata back.
             change = sa.update(documents).where(documents.c.number == document["number"])
             await connection.execute(change.values(**moment, recipe_hash=f"metadata {revision}"))
 
-    async def reembed(
-        self, bank: Bank, model: EmbeddingModel, *, report: Callable[[int, int], Awaitable[None]]
-    ) -> None:
-        """Compute all embeddings of a bank anew; queries use the old ones until all are there.
-
-        What was computed is kept as it comes, so that a call after a crash goes on where the last one ended.
-
-        Args:
-            bank: A vector bank.
-            model: The new model; the bank's own computes its embeddings again.
-            report: Told how many chunks are done, and of how many.
-
-        Raises:
-            StackError: If the model fails, or the bank is deleted meanwhile.
-        """
-        stamp = model.stamp if model.stamp != bank.embedding_stamp else f"{model.stamp} {bank.revision}"
-        while True:
-            await self._stage(bank, model, stamp=stamp, report=report)
-            async with self._database.write() as connection:
-                revision = await next_revision(connection, bank.number)
-                lacking = sa.select(sa.func.count()).select_from(chunks).where(_unstaged(bank, stamp))
-                if (await connection.execute(lacking)).scalar_one():
-                    continue  # something was written meanwhile
-                await self._switch(connection, bank, model, stamp=stamp, revision=revision)
-                return
-
-    async def _stage(
-        self, bank: Bank, model: EmbeddingModel, *, stamp: str, report: Callable[[int, int], Awaitable[None]]
-    ) -> None:
-        """Compute what is missing, in batches."""
-        c = chunks.c
-        async with self._database.read() as connection:
-            every = sa.select(sa.func.count()).select_from(chunks).where(c.bank == bank.number)
-            total = (await connection.execute(every)).scalar_one()
-        while True:
-            query = sa.select(c.number, c.text, c.context).where(_unstaged(bank, stamp)).order_by(c.number)
-            async with self._database.read() as connection:
-                rows = (await connection.execute(query.limit(REEMBED_BATCH))).mappings().all()
-                done = sa.select(sa.func.count()).select_from(stagings)
-                staged = (await connection.execute(done.where(_staged(bank, stamp)))).scalar_one()
-            await report(min(staged, total), total)
-            if not rows:
-                return
-            vectors = await self._embedder.embed(model, [searched(row) for row in rows])
-            staging = [
-                {"chunk": row["number"], "stamp": stamp, "bank": bank.number, "vector": to_blob(vector)}
-                for row, vector in zip(rows, vectors, strict=True)
-            ]
-            async with self._database.write() as connection:
-                await connection.execute(
-                    sa.delete(stagings).where(
-                        stagings.c.stamp == stamp, stagings.c.chunk.in_([row["number"] for row in rows])
-                    )
-                )
-                await connection.execute(sa.insert(stagings), staging)
-
-    async def _switch(
-        self, connection: AsyncConnection, bank: Bank, model: EmbeddingModel, *, stamp: str, revision: int
-    ) -> None:
-        """Let the new embeddings count: every chunk is written anew, for indexes know a chunk by its number."""
-        params = v1.BankParams()
-        params.CopyFrom(bank.params)
-        params.vector.embedding_model, params.vector.embedding_dimension = model.model_id, model.dimension
-        change = (
-            sa.update(banks)
-            .where(banks.c.number == bank.number)
-            .values(
-                embedding_model=model.model_id,
-                embedding_dimension=model.dimension,
-                embedding_stamp=stamp,
-                params=params.SerializeToString(deterministic=True),
-            )
-        )
-        after = bank_of((await connection.execute(change.returning(banks))).mappings().one())
-        c, last = chunks.c, 0
-        while True:
-            query = sa.select(chunks, stagings.c.vector).join(stagings, stagings.c.chunk == c.number)
-            query = query.where(
-                c.bank == bank.number, stagings.c.stamp == stamp, c.revision < revision, c.number > last
-            )
-            rows = (await connection.execute(query.order_by(c.number).limit(INSERT_BATCH))).mappings().all()
-            if not rows:
-                break
-            last = rows[-1]["number"]
-            await self._remove(connection, bank, [row["number"] for row in rows], revision=revision)
-            new = [
-                {
-                    **{name: row[name] for name in _COPIED},
-                    "embedding": row["vector"],
-                    "embedding_stamp": stamp,
-                }
-                for row in rows
-            ]
-            await self._replace(connection, after, [], new, revision=revision)
-        await connection.execute(sa.delete(stagings).where(stagings.c.bank == bank.number))
+    async def reembed(self, bank: Bank, model: EmbeddingModel, *, report: Report) -> None:
+        """Compute all embeddings of a bank anew; see `Reembedding.run`."""
+        await Reembedding(self._database, self._embedder, self._writer, bank=bank, model=model).run(report)
 
     async def sweep(self) -> int:
         """Delete what has expired; returns how many documents."""
@@ -416,35 +322,8 @@ class DocumentStore:
             row["document"] = document["number"]
         kept = {_identity(row): row for row in before}
         new = [row for row in planned.rows if kept.pop(_identity(row), None) is None]
-        await self._replace(connection, bank, list(kept.values()), new, revision=revision)
+        await self._writer.replace(connection, bank, list(kept.values()), new, revision=revision)
         return Stored(document_id=draft.document_id, status=status, chunks=len(new))
-
-    async def _replace(
-        self,
-        connection: AsyncConnection,
-        bank: Bank,
-        old: Sequence[DocumentRow],
-        new: Sequence[dict[str, Any]],
-        *,
-        revision: int,
-    ) -> None:
-        await self._remove(connection, bank, [row["number"] for row in old], revision=revision)
-        for start in range(0, len(new), INSERT_BATCH):
-            rows = [{**row, "revision": revision} for row in new[start : start + INSERT_BATCH]]
-            insert = sa.insert(chunks).returning(chunks.c.number, sort_by_parameter_order=True)
-            numbers = (await connection.execute(insert, rows)).scalars().all()
-            added = [indexed(bank, {**row, "number": number}) for row, number in zip(rows, numbers, strict=True)]
-            await self._catalog.write(connection, bank, Changes(revision=revision, added=added))
-
-    async def _remove(self, connection: AsyncConnection, bank: Bank, numbers: Sequence[int], *, revision: int) -> None:
-        if not numbers:
-            return
-        await self._catalog.write(connection, bank, Changes(revision=revision, removed=numbers))
-        for start in range(0, len(numbers), DELETE_BATCH):
-            some = numbers[start : start + DELETE_BATCH]
-            await connection.execute(sa.delete(chunks).where(chunks.c.number.in_(some)))
-            rows = [{"bank": bank.number, "revision": revision, "chunk": number} for number in some]
-            await connection.execute(sa.insert(removals), rows)
 
 
 def _differs(old: DocumentRow | None, new: Mapping[str, Any]) -> bool:
@@ -464,27 +343,9 @@ async def _recount(connection: AsyncConnection, number: int, *, revision: int) -
     await connection.execute(sa.update(documents).where(where).values(**change, recipe_hash=f"chunks {revision}"))
 
 
-def searched(row: Mapping[Any, Any]) -> str:
-    """What of a chunk is embedded and searched by words."""
-    return f"{row['context']}\n{row['text']}" if row["context"] else str(row["text"])
-
-
 def etag(row: DocumentRow) -> str:
     """What changes with every change of a document."""
     return hashlib.sha256(f"{row['number']} {row['revision']}".encode()).hexdigest()[:16]
-
-
-_COPIED = [column.name for column in chunks.columns if column.name not in {"number", "revision"}]
-
-
-def _staged(bank: Bank, stamp: str) -> sa.ColumnElement[bool]:
-    return sa.and_(stagings.c.bank == bank.number, stagings.c.stamp == stamp)
-
-
-def _unstaged(bank: Bank, stamp: str) -> sa.ColumnElement[bool]:
-    """Chunks of a bank that have no new embedding yet."""
-    there = sa.exists().where(stagings.c.chunk == chunks.c.number, stagings.c.stamp == stamp)
-    return sa.and_(chunks.c.bank == bank.number, ~there)
 
 
 def _alive() -> sa.ColumnElement[bool]:

@@ -93,7 +93,9 @@ class Embedder:
             self._known[model_id] = _described(response.model, field=field)
         return self._known[model_id]
 
-    async def embed(self, model: EmbeddingModel, texts: Sequence[str], *, query: bool = False) -> list[Vector]:
+    async def embed(
+        self, model: EmbeddingModel, texts: Sequence[str], *, query: bool = False, anew: bool = False
+    ) -> list[Vector]:
         """Normalised vectors of texts, in their order; each text is computed once.
 
         Texts longer than the model's window are cut at their end.
@@ -102,12 +104,13 @@ class Embedder:
             model: From `model`.
             texts: Any number.
             query: They are questions: computed as such and not kept.
+            anew: Compute them even if they are kept, for the model may have changed under its name.
 
         Raises:
             StackError: If the inference service fails.
         """
         hashes = [content_hash(text) for text in texts]
-        known = {} if query else await self._recall(model, set(hashes))
+        known = {} if query or anew else await self._recall(model, set(hashes))
         missing = {digest: text for digest, text in zip(hashes, texts, strict=True) if digest not in known}
         # Alike lengths side by side: a batch costs what its longest text does.
         order = sorted(missing.items(), key=lambda item: len(item[1]))

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from services.memory.bank import Bank
 from services.memory.catalog import Catalog
+from services.memory.chunk_rows import searched
 from services.memory.chunks import Found, KeywordQuery, Vector
 from services.memory.database import Database
-from services.memory.documents import searched
 from services.memory.embedder import Embedder
 from services.memory.filters import Filter, matches
 from services.memory.fusion import ByRank, ByScoreOnly, Fusion, Joined, Ranked, diversify, fed_back, join
