@@ -1,6 +1,7 @@
 """Configuration of the memory service, section `memory` of the stack's file."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +29,28 @@ class MemoryConfig:
     """Texts of one Embed call."""
     cached_embeddings: int = 200_000
     """Embeddings kept by content, beside those of the chunks; 0 keeps none."""
+    parser: Literal["builtin", "docling"] = "builtin"
+    """Reads PDF and Office files: `builtin`, or `docling`, whose package is installed separately."""
+    parse_children: int = 2
+    """Documents read at once, each in a process of its own."""
+    parse_seconds: float = 60.0
+    """Longest time to read one document."""
+    parse_memory_bytes: int = 1 << 30
+    """Memory that reading one document may take."""
+    fetch_allow: tuple[str, ...] = ()
+    """Hosts and networks that URLs of documents may lead to although they are not public, such as `docs.internal` or
+    `10.1.0.0/16`."""
+    fetch_folders: tuple[str, ...] = ()
+    """Folders whose files `file:` URLs of documents may name."""
+    fetch_max_bytes: int = 64 << 20
+    """Size of a fetched document."""
+    fetch_seconds: float = 30.0
+    """Longest time to fetch a document."""
+    max_file_bytes: int = 512 << 20
+    """Size of an uploaded file, below 4 GiB."""
+    context_model: str = ""
+    """Chat model of contextual chunking that names none; empty means the first one of the inference service."""
+    documents_at_once: int = 4
+    """Documents of one ingestion job handled at once."""
+    lease_seconds: float = 30.0
+    """After how long without a sign of life a job goes to another worker."""

@@ -15,11 +15,13 @@ from services.memory.catalog import Catalog
 from services.memory.config import MemoryConfig
 from services.memory.database import Database
 from services.memory.embedder import Embedder
+from services.memory.files_service import FilesService
+from services.memory.ingestion import Ingestion
 from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.errors import FailedPreconditionError
 
-SERVICES = ("llamastack.v1.MemoryBanksService",)
+SERVICES = ("llamastack.v1.MemoryBanksService", "llamastack.v1.FilesService")
 
 
 class MemoryNode:
@@ -56,6 +58,10 @@ class MemoryNode:
             )
             self._catalog = Catalog()
             self._banks = BankStore(self._database, self._catalog)
+            self.ingestion = Ingestion(
+                config, self._database, self._banks, self._embedder, channel, registry=self._context.telemetry.registry
+            )
+            await opening.enter_async_context(self.ingestion)
             self._resources = opening.pop_all()
         self.readiness.ready()
         return self
@@ -69,9 +75,23 @@ class MemoryNode:
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the services."""
         banks = MemoryBanksService(  # type: ignore[abstract] # its parts are being built
-            self._database, self._banks, self._embedder, check_provider=lambda _provider, _kind: None
+            self._database,
+            self._banks,
+            self._embedder,
+            check_provider=lambda _provider, _kind: None,
+            jobs=self.ingestion.jobs,
+            job_files=self.ingestion.files,
+            job_draining=self._context.draining,
+            job_grace_seconds=self._context.runtime.drain_grace_seconds,
         )
         v1.add_MemoryBanksServiceServicer_to_server(banks, server)
+        files = FilesService(
+            self._database,
+            self.ingestion.files,
+            draining=self._context.draining,
+            grace_seconds=self._context.runtime.drain_grace_seconds,
+        )
+        v1.add_FilesServiceServicer_to_server(files, server)
         return SERVICES
 
 

@@ -157,6 +157,7 @@ class Pipeline:
             metadata=metadata,
             source=source.name,
             file_id=source.file_id,
+            source_hash=hashlib.sha256(source.data).hexdigest(),
             expires_at=source.expires_at,
         )
         return Prepared(draft, contexts_failed=failed)
@@ -220,6 +221,25 @@ def source_of(document: v1.RAGDocument, *, expires_at: int | None = None, field:
         metadata=metadata_of(document.metadata),
         expires_at=expires_at,
         is_text=form == "content",
+    )
+
+
+def file_source(
+    file: Mapping[Any, Any],
+    data: bytes,
+    *,
+    metadata: Any = None,  # noqa: ANN401 (a Struct)
+    expires_at: int | None = None,
+) -> Source:
+    """An uploaded file, a row of `tables.files`, as a document of its own identifier."""
+    return Source(
+        document_id=file["file_id"],
+        data=data,
+        name=file["filename"],
+        mime_type=file["mime_type"],
+        file_id=file["file_id"],
+        metadata=metadata_of(metadata) if metadata is not None else {},
+        expires_at=expires_at,
     )
 
 

@@ -82,6 +82,8 @@ class DraftDocument:
     """File name or URL."""
     file_id: str = ""
     """The uploaded file; empty = none."""
+    source_hash: str = ""
+    """SHA-256 of the bytes that it was made of; empty = not known."""
     expires_at: int | None = None
     """Microseconds since 1970; None means never."""
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.memory.databases import either, postgres_mesh  # noqa: F401 (fixtures)
 from tests.memory.mesh import MemoryMesh, memory_mesh
+from tests.memory.postgres import postgres_databases, postgres_server, postgres_url  # noqa: F401 (fixtures)
 
 _numbers = itertools.count(1)
 
