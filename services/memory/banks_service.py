@@ -4,6 +4,7 @@ from llamastack import v1
 from services.memory.documents_service import DocumentCalls
 from services.memory.entries_service import EntryCalls
 from services.memory.graph_service import GraphCalls
+from services.memory.jobs_service import JobCalls
 from services.memory.query_service import QueryCalls
 from services.memory.registry_service import BankCalls
 
@@ -14,6 +15,7 @@ class MemoryBanksService(  # type: ignore[misc] # streams may be coroutines that
     QueryCalls,
     EntryCalls,
     GraphCalls,
+    JobCalls,
     BankCalls,
     v1.MemoryBanksServiceServicer,
 ):

@@ -1,6 +1,7 @@
 """Configuration of the memory service, section `memory` of the stack's file."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,32 @@ class MemoryConfig:
     qdrant_url: str = ""
     """Address of a Qdrant server, for `qdrant`; a folder means its local engine."""
     chat_model: str = ""
-    """Model that rewrites questions and whose tokens contexts are counted in, where a call names none; empty means the
-    first chat model of the inference service."""
+    """Model that rewrites questions, writes lines of context and whose tokens are counted, where a call names none;
+    empty means the first chat model of the inference service."""
     embed_batch: int = 64
     """Texts of one Embed call."""
     cached_embeddings: int = 200_000
     """Embeddings kept by content, beside those of the chunks; 0 keeps none."""
+    parser: Literal["builtin", "docling"] = "builtin"
+    """Reads PDF and Office files: `builtin`, or `docling`, whose package is installed separately."""
+    parse_children: int = 2
+    """Documents read at once, each in a process of its own."""
+    parse_seconds: float = 60.0
+    """Longest time to read one document."""
+    parse_memory_bytes: int = 1 << 30
+    """Memory that reading one document may take."""
+    fetch_allow: tuple[str, ...] = ()
+    """Hosts and networks that URLs of documents may lead to although they are not public, such as `docs.internal` or
+    `10.1.0.0/16`."""
+    fetch_folders: tuple[str, ...] = ()
+    """Folders whose files `file:` URLs of documents may name."""
+    fetch_max_bytes: int = 64 << 20
+    """Size of a fetched document."""
+    fetch_seconds: float = 30.0
+    """Longest time to fetch a document."""
+    max_file_bytes: int = 512 << 20
+    """Size of an uploaded file, below 4 GiB."""
+    documents_at_once: int = 4
+    """Documents of one ingestion job handled at once."""
+    lease_seconds: float = 30.0
+    """After how long without a sign of life a job goes to another worker."""

@@ -14,19 +14,17 @@ from services.memory.banks import BankStore
 from services.memory.banks_service import MemoryBanksService
 from services.memory.catalog import Catalog
 from services.memory.config import MemoryConfig
-from services.memory.cut.context import ContextWriter
 from services.memory.database import Database
 from services.memory.documents import DocumentStore
 from services.memory.embedder import Embedder
 from services.memory.entries import EntryStore, delete_entries
-from services.memory.fetch import Fetcher
+from services.memory.files_service import FilesService
 from services.memory.graph import GraphStore, delete_graph
 from services.memory.graph_legs import GraphLegs
 from services.memory.graph_queries import GraphReader
 from services.memory.guarded import Guard
+from services.memory.ingestion import Ingestion
 from services.memory.ingestor import Ingestor
-from services.memory.parse.pool import ParserPool
-from services.memory.pipeline import Pipeline
 from services.memory.questions import QuestionWriter
 from services.memory.rag_service import RAGToolService
 from services.memory.rerank import Reranker
@@ -40,6 +38,7 @@ from stack_client.safety import Safety
 
 SERVICES = (
     "llamastack.v1.MemoryBanksService",
+    "llamastack.v1.FilesService",
     "llamastack.v1.VectorDBsService",
     "llamastack.v1.VectorIOService",
     "llamastack.v1.RAGToolService",
@@ -88,13 +87,12 @@ class MemoryNode:
                 safety = self._context.open_channel("safety")
                 opening.push_async_callback(safety.close, None)
             self._guard = Guard(None if safety is None else Safety(safety))
-            pipeline = Pipeline(
-                parser=await opening.enter_async_context(ParserPool()),
-                embedder=self._embedder,
-                fetcher=Fetcher(),
-                contexts=ContextWriter(channel, default_model=config.chat_model),
+            self.ingestion = Ingestion(
+                config, self._database, self._banks, self._embedder, channel, registry=self._context.telemetry.registry
             )
-            self._ingestor = Ingestor(pipeline, self._documents)
+            await opening.enter_async_context(self.ingestion)
+            await opening.enter_async_context(self.ingestion.runner(self._documents))
+            self._ingestor = Ingestor(self.ingestion.pipeline, self._documents)
             self.entries = EntryStore(self._database)
             self._banks.on_delete(delete_entries)
             self._banks.on_delete(delete_graph)
@@ -112,7 +110,7 @@ class MemoryNode:
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the services."""
         graphs = GraphReader(self._database)
-        banks = MemoryBanksService(  # type: ignore[abstract] # its parts are being built
+        banks = MemoryBanksService(
             self._database,
             self._banks,
             self._embedder,
@@ -125,6 +123,10 @@ class MemoryNode:
             retriever=self._retriever,
             catalog=self._catalog,
             graphs=GraphLegs(self.entries, graphs),
+            jobs=self.ingestion.jobs,
+            job_files=self.ingestion.files,
+            job_draining=self._context.draining,
+            job_grace_seconds=self._context.runtime.drain_grace_seconds,
             draining=self._context.draining,
             grace_seconds=self._context.runtime.drain_grace_seconds,
         )
@@ -147,6 +149,13 @@ class MemoryNode:
             guard=self._guard,
         )
         v1.add_RAGToolServiceServicer_to_server(rag, server)
+        files = FilesService(
+            self._database,
+            self.ingestion.files,
+            draining=self._context.draining,
+            grace_seconds=self._context.runtime.drain_grace_seconds,
+        )
+        v1.add_FilesServiceServicer_to_server(files, server)
         return SERVICES
 
 

@@ -224,6 +224,25 @@ def source_of(document: v1.RAGDocument, *, expires_at: int | None = None, field:
     )
 
 
+def file_source(
+    file: Mapping[Any, Any],
+    data: bytes,
+    *,
+    metadata: Any = None,  # noqa: ANN401 (a Struct)
+    expires_at: int | None = None,
+) -> Source:
+    """An uploaded file, a row of `tables.files`, as a document of its own identifier."""
+    return Source(
+        document_id=file["file_id"],
+        data=data,
+        name=file["filename"],
+        mime_type=file["mime_type"],
+        file_id=file["file_id"],
+        metadata=metadata_of(metadata) if metadata is not None else {},
+        expires_at=expires_at,
+    )
+
+
 def fetched_source(source: Source, fetched: Fetched) -> Source:
     """A source with what its URL gave; a declared type of the caller's counts more than the server's."""
     return replace(source, data=fetched.data, mime_type=source.mime_type or fetched.mime_type)

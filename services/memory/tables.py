@@ -235,3 +235,84 @@ edges = sa.Table(
     sa.Index(None, "bank", "edge_id"),
     sqlite_autoincrement=True,
 )
+
+# A file is visible from its row on; pieces without one belong to an upload that goes on, or broke.
+files = sa.Table(
+    "file",
+    metadata,
+    _number(),
+    sa.Column("tenant", Name, nullable=False),
+    sa.Column("file_id", Name, nullable=False, unique=True),
+    sa.Column("upload", Name, nullable=False, unique=True),  # of its parts
+    sa.Column("filename", sa.String, nullable=False),
+    sa.Column("purpose", sa.Integer, nullable=False),  # FilePurpose
+    sa.Column("status", sa.Integer, nullable=False),  # FileStatus
+    sa.Column("status_details", sa.String, nullable=True),
+    sa.Column("mime_type", sa.String, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", Name, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=True, index=True),
+    sa.Index(None, "tenant", "number"),
+    sqlite_autoincrement=True,
+)
+
+file_parts = sa.Table(
+    "file_part",
+    metadata,
+    sa.Column("upload", Name, primary_key=True),
+    sa.Column("place", sa.Integer, primary_key=True),  # from 0; each but the last has 1 MiB
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+)
+
+# Work in the background. It outlives its bank: `bank_id` says what it was.
+jobs = sa.Table(
+    "job",
+    metadata,
+    _number(),
+    sa.Column("tenant", Name, nullable=False),
+    sa.Column("job_id", Name, nullable=False),
+    sa.Column("bank", Number, nullable=False, index=True),
+    sa.Column("bank_id", Name, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False, index=True),  # JobStatus
+    sa.Column("request", sa.LargeBinary, nullable=False),  # CreateIngestionJobRequest without its source's members
+    sa.Column("digest", Name, nullable=False),  # of the whole request: the same job again is the same
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("done", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("counts", Json, nullable=False),  # documents by outcome, chunks, bytes
+    sa.Column("message", sa.String, nullable=False, server_default=""),
+    sa.Column("error", sa.LargeBinary, nullable=True),  # an Error message
+    sa.Column("expires_at", Moment, nullable=True),  # of its documents
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("started_at", Moment, nullable=True),
+    sa.Column("completed_at", Moment, nullable=True),
+    sa.Column("last_sequence", sa.Integer, nullable=False, server_default="0"),
+    # Who works on it, until when; a worker whose fence is no longer the row's has lost it.
+    sa.Column("worker", Name, nullable=False, server_default=""),
+    sa.Column("leased_until", Moment, nullable=False, server_default="0"),
+    sa.Column("fence", sa.Integer, nullable=False, server_default="0"),
+    sa.UniqueConstraint("tenant", "job_id"),
+    sqlite_autoincrement=True,
+)
+
+job_items = sa.Table(
+    "job_item",
+    metadata,
+    sa.Column("job", Number, sa.ForeignKey("job.number"), primary_key=True),
+    sa.Column("place", sa.Integer, primary_key=True),
+    sa.Column("document_id", Name, nullable=False),
+    sa.Column("file_id", Name, nullable=False, server_default="", index=True),
+    sa.Column("source", sa.String, nullable=False, server_default=""),  # in citations, where not the file's name
+    sa.Column("document", sa.LargeBinary, nullable=True),  # a RAGDocument; null once it is done
+    sa.Column("done", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+
+job_events = sa.Table(
+    "job_event",
+    metadata,
+    sa.Column("job", Number, sa.ForeignKey("job.number"), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),  # from 1 without gaps
+    sa.Column("event", sa.LargeBinary, nullable=False),  # a WatchIngestionJobResponse
+    sa.Column("created_at", Moment, nullable=False),
+)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import mimetypes
 import re
 import zipfile
 from collections.abc import Mapping
@@ -206,3 +207,25 @@ def text_of_bytes(data: bytes, *, declared_charset: str = "") -> str:
     if text is None:
         raise _unsupported(magic_of(data))
     return text
+
+
+def guess_mime_type(head: bytes, name: str) -> str:
+    """Media type by the first bytes and the name, without reading the document; empty = not known."""
+    if b"%PDF-" in head[:1024]:
+        return MIME_TYPES["pdf"]
+    suffix = PurePosixPath(name).suffix.lower()
+    if head.startswith(b"PK\x03\x04"):
+        return MIME_TYPES.get(suffix.removeprefix("."), "application/zip")
+    guessed = _BY_SUFFIX.get(suffix, "code" if suffix in LANGUAGES else "")
+    if guessed and b"\0" not in head:
+        return MIME_TYPES[guessed]
+    found = next((mime for magic, mime in _MIME_MAGIC if head.startswith(magic)), "")
+    return found or mimetypes.guess_type(name)[0] or ""
+
+
+_MIME_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"\x1f\x8b", "application/gzip"),
+)
