@@ -11,6 +11,7 @@ BASE = "docker-compose.yaml"
 COMBINATIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     ((BASE,), ()),
     ((BASE, "compose.gpu.yaml"), ()),
+    ((BASE, "compose.postgres.yaml"), ("storage",)),
     ((BASE,), ("storage",)),
     ((BASE, "compose.gpu.yaml"), ("storage",)),
 )

@@ -1,6 +1,7 @@
 """Configuration of the memory service, section `memory` of the stack's file."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -9,8 +10,11 @@ class MemoryConfig:
     """Store, indexes and bounds of the memory service."""
 
     database: str = ""
-    """URL of the store, `sqlite:////file` or `postgresql://user@host/name`; empty means a SQLite file in the data
-    folder."""
+    """URL of the store, `sqlite:////file` or `postgresql://user@host/name`; empty means that of the environment
+    variable `STACK_MEMORY_DATABASE`, which may hold a password, else a SQLite file in the data folder."""
+    database_password_file: Path | None = None
+    """File that holds the password of the database; unset means the one named by `STACK_MEMORY_PASSWORD_FILE`, else
+    what the URL says."""
     embedding_model: str = ""
     """Model of banks that name none; empty means the first embedding model of the inference service."""
     vector_index: str = "auto"

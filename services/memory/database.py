@@ -30,7 +30,7 @@ class Database:
         url: SQLAlchemy URL; without a driver it gets the one that we bring.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | sa.URL) -> None:
         parsed = sa.make_url(url)
         if parsed.drivername in DRIVERS:
             parsed = parsed.set(drivername=DRIVERS[parsed.drivername])

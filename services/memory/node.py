@@ -1,7 +1,9 @@
 """Putting the memory service together: database, indexes, banks, RPC edge."""
 
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -55,8 +57,8 @@ class MemoryNode:
         self._context = context
         self._config = context.section(MemoryConfig)
         try:
-            self._database = Database(self._config.database or f"sqlite:///{context.data_dir / 'memory.db'}")
-        except sa.exc.ArgumentError as error:
+            self._database = Database(_database_url(self._config, context.data_dir))
+        except (sa.exc.ArgumentError, OSError) as error:
             raise ConfigError(f"{context.config.file}: memory.database: {error}") from error
         self._resources = AsyncExitStack()
 
@@ -157,6 +159,14 @@ class MemoryNode:
         )
         v1.add_FilesServiceServicer_to_server(files, server)
         return SERVICES
+
+
+def _database_url(config: MemoryConfig, data_dir: Path) -> sa.URL:
+    """Where the database is; URL and password may come from the environment, for they are secrets."""
+    given = config.database or os.environ.get("STACK_MEMORY_DATABASE", "")
+    url = sa.make_url(given or f"sqlite:///{data_dir / 'memory.db'}")
+    file = config.database_password_file or os.environ.get("STACK_MEMORY_PASSWORD_FILE")
+    return url.set(password=Path(file).read_text(encoding="utf-8").strip()) if file else url
 
 
 def build(context: ServiceContext) -> MemoryNode:
