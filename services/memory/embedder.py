@@ -149,7 +149,7 @@ class Embedder:
             except UnavailableError as error:
                 message = f"embedding model {model.model_id!r} cannot be asked now: {error.message}"
                 raise UnavailableError(message, retry_after=error.retry_after) from error
-        vectors = (normalised(embedding.values, model=model) for embedding in response.embeddings)
+        vectors = (_directed(embedding.values, model=model) for embedding in response.embeddings)
         return {digest: vector for (digest, _), vector in zip(batch, vectors, strict=True)}
 
     async def _recall(self, model: EmbeddingModel, hashes: set[str]) -> dict[str, Vector]:
@@ -206,7 +206,7 @@ class RemoteTokens:
         return _pieces(text)
 
 
-def normalised(values: Sequence[float], *, model: EmbeddingModel, field: str = "embedding") -> Vector:
+def normalised(values: Sequence[float] | Vector, *, model: EmbeddingModel, field: str = "embedding") -> Vector:
     """A vector of length 1.
 
     Raises:
@@ -223,6 +223,12 @@ def normalised(values: Sequence[float], *, model: EmbeddingModel, field: str = "
     if not np.isfinite(length) or length == 0:
         raise InvalidArgumentError(f"{field} is no direction: its length is {length:g}", field=field)
     return (vector / np.float32(length)).astype(np.float32)
+
+
+def _directed(values: Sequence[float], *, model: EmbeddingModel) -> Vector:
+    """A model's vector, of length 1; one without a direction, as of an empty text, stands equally far from all axes."""
+    vector = np.asarray(values, dtype="<f4")
+    return normalised(vector if vector.any() else np.ones_like(vector), model=model)
 
 
 def to_blob(vector: Vector) -> bytes:

@@ -19,7 +19,7 @@ EMBEDDING = "words"
 """A scripted model: hashes words into 16 dimensions."""
 MODELS: list[Mapping[str, Any]] = [
     {"model_id": EMBEDDING, "provider_id": "scripted", "model_type": "embedding"},
-    {"model_id": "other-words", "provider_id": "scripted", "model_type": "embedding"},
+    {"model_id": "words-again", "provider_id": "scripted", "model_type": "embedding"},
     {"model_id": "scripted", "provider_id": "scripted", "metadata": {"script": [{"reply": "{0}"}]}},
 ]
 

@@ -193,12 +193,12 @@ async def test_a_keyword_bank_searches_declared_fields_with_their_boosts(mesh: M
 async def test_a_bank_given_another_model_is_searched_with_its_embeddings(mesh: MemoryMesh, name: Name) -> None:
     where = await bank(mesh, name)
     await mesh.client.memory.insert(where, [{"id": str(n), "text": f"number {n} of many"} for n in range(20)])
-    job = await mesh.client.memory.reembed(where, "other-words")
+    job = await mesh.client.memory.reembed(where, "words-again")
     async with mesh.client.memory.watch_job(job.job_id) as events:
         kinds = [event.WhichOneof("event") async for event in events]
     assert kinds[-1] == "completed"
     made = await mesh.client.memory.get(where)
-    assert made.params.vector.embedding_model == "other-words"
+    assert made.params.vector.embedding_model == "words-again"
     hits = await mesh.client.memory.search(where, "number 7 of many", mode="vector", k=20)
     assert len(hits) == 20
     assert hits[0].document_id == "7"
