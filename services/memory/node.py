@@ -54,7 +54,8 @@ class MemoryNode:
                 cached=config.cached_embeddings,
                 default_model=config.embedding_model,
             )
-            self._catalog = Catalog()
+            catalog = Catalog(self._database, config, self._context.data_dir / "indexes")
+            self._catalog = await opening.enter_async_context(catalog)
             self._banks = BankStore(self._database, self._catalog)
             self._resources = opening.pop_all()
         self.readiness.ready()
@@ -69,7 +70,7 @@ class MemoryNode:
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the services."""
         banks = MemoryBanksService(  # type: ignore[abstract] # its parts are being built
-            self._database, self._banks, self._embedder, check_provider=lambda _provider, _kind: None
+            self._database, self._banks, self._embedder, check_provider=self._catalog.check_provider
         )
         v1.add_MemoryBanksServiceServicer_to_server(banks, server)
         return SERVICES

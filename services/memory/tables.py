@@ -138,3 +138,13 @@ requests = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),  # its hash
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )
+
+# Indexes that live in this database, each in tables `index_...` of its own. No foreign key: they go after their bank.
+bank_indexes = sa.Table(
+    "bank_index",
+    metadata,
+    sa.Column("bank", Number, primary_key=True, autoincrement=False),
+    sa.Column("name", Name, primary_key=True),
+    sa.Column("mark", Name, nullable=False),  # of what its content depends on; another one: it is made again
+    sa.Column("totals", Json, nullable=False),  # what it counts
+)
