@@ -79,7 +79,8 @@ class MemoryNode:
                 cached=config.cached_embeddings,
                 default_model=config.embedding_model,
             )
-            self._catalog = Catalog()
+            catalog = Catalog(self._database, config, self._context.data_dir / "indexes")
+            self._catalog = await opening.enter_async_context(catalog)
             self._banks = BankStore(self._database, self._catalog)
             self._documents = DocumentStore(self._database, self._catalog, self._embedder)
             self._retriever = Retriever(self._database, self._catalog, self._embedder, Reranker(channel))
@@ -116,7 +117,7 @@ class MemoryNode:
             self._database,
             self._banks,
             self._embedder,
-            check_provider=lambda _provider, _kind: None,
+            check_provider=self._catalog.check_provider,
             entries=self.entries,
             graph=GraphStore(self._database),
             graph_reader=graphs,
@@ -134,7 +135,7 @@ class MemoryNode:
         )
         v1.add_MemoryBanksServiceServicer_to_server(banks, server)
         databases = VectorDBsService(
-            self._database, self._banks, self._embedder, check_provider=lambda _provider, _kind: None
+            self._database, self._banks, self._embedder, check_provider=self._catalog.check_provider
         )
         v1.add_VectorDBsServiceServicer_to_server(databases, server)
         chunks = VectorIOService(

@@ -315,4 +315,13 @@ job_events = sa.Table(
     sa.Column("sequence", sa.Integer, primary_key=True),  # from 1 without gaps
     sa.Column("event", sa.LargeBinary, nullable=False),  # a WatchIngestionJobResponse
     sa.Column("created_at", Moment, nullable=False),
+
+# Indexes that live in this database, each in tables `index_...` of its own. No foreign key: they go after their bank.
+bank_indexes = sa.Table(
+    "bank_index",
+    metadata,
+    sa.Column("bank", Number, primary_key=True, autoincrement=False),
+    sa.Column("name", Name, primary_key=True),
+    sa.Column("mark", Name, nullable=False),  # of what its content depends on; another one: it is made again
+    sa.Column("totals", Json, nullable=False),  # what it counts
 )

@@ -11,10 +11,9 @@ from services.memory.chunks import IndexedChunk
 from services.memory.tables import chunks
 
 COLUMNS = [
-    chunks.c[name]
-    for name in ("number", "text", "context", "embedding", "embedding_stamp", "facts", "metadata", "expires_at")
+    chunks.c[name] for name in ("number", "text", "context", "embedding_stamp", "facts", "metadata", "expires_at")
 ]
-"""What `indexed` needs."""
+"""What `indexed` needs beside the embedding."""
 
 
 def indexed(bank: Bank, row: Mapping[Any, Any]) -> IndexedChunk:
@@ -45,6 +44,7 @@ def searched(value: Any) -> str:  # noqa: ANN401 (JSON)
     return ""
 
 
-def of_bank(bank: Bank) -> sa.Select[Any]:
+def of_bank(bank: Bank, *, embeddings: bool = True) -> sa.Select[Any]:
     """All chunks of a bank, as `indexed` needs them."""
-    return sa.select(*COLUMNS).where(chunks.c.bank == bank.number)
+    embedding = chunks.c.embedding if embeddings else sa.null().label("embedding")
+    return sa.select(*COLUMNS, embedding).where(chunks.c.bank == bank.number)

@@ -1,0 +1,328 @@
+"""What the two indexes of words in the database share: they find who holds a term, and scores are computed here.
+
+Each term is looked up once: the chunks that hold it and how often. Everything else, what must match and the scores, is
+arithmetic on arrays of chunk numbers.
+"""
+
+import abc
+import asyncio
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.memory import analysis
+from services.memory.chunks import Found, IndexedChunk, KeywordQuery
+from services.memory.filters import Filter
+from services.memory.indexes.context import IndexContext
+from services.memory.indexes.filter_sql import sql_filter
+from services.memory.indexes.transactional import TransactionalIndex
+from services.memory.indexes.words import (
+    COUNTED,
+    MOST_WORDS,
+    FieldTokens,
+    Plan,
+    Statistics,
+    Term,
+    field_names,
+    field_tokens,
+    plan,
+    rarest,
+    rarity,
+    saturation,
+    shares,
+)
+from services.memory.tables import Json, bank_indexes
+from services.runtime.offload import offload
+
+VERSION = 1
+Numbers = npt.NDArray[np.int64]
+
+
+class Postings(NamedTuple):
+    """Who holds a term in a field."""
+
+    numbers: Numbers
+    """Chunks, ascending."""
+    times: npt.NDArray[np.int64]
+    """How often each does."""
+
+
+class AnalysedChunk(NamedTuple):
+    """A chunk and the words of its fields."""
+
+    chunk: IndexedChunk
+    fields: Sequence[Sequence[analysis.Token]]
+
+
+class SqlWords(TransactionalIndex):
+    """An index of words in tables of the database, beside one with number, facts, expiry and lengths."""
+
+    def __init__(self, context: IndexContext) -> None:
+        super().__init__(context)
+        self.words = f"index_words_{self._bank.number}"
+        """Name of the table of words."""
+        self._analyser = analysis.analyser(self._bank.language)
+        self._fields = range(len(field_names(self._bank)))
+
+    @property
+    @abc.abstractmethod
+    def facts_name(self) -> str:
+        """Table with number, facts, expires_at and l0, l1, ...: words of each field."""
+
+    @abc.abstractmethod
+    async def insert(self, connection: AsyncConnection, added: Sequence[AnalysedChunk]) -> None:
+        """Insert chunks that are not in."""
+
+    @abc.abstractmethod
+    async def delete(self, connection: AsyncConnection, numbers: Sequence[int]) -> None:
+        """Delete chunks."""
+
+    @abc.abstractmethod
+    async def postings(self, connection: AsyncConnection, term: Term, field: int) -> Postings:
+        """Who holds a term."""
+
+    @abc.abstractmethod
+    async def phrase(self, connection: AsyncConnection, stems: Sequence[str], slop: int, field: int) -> Numbers:
+        """Who holds a phrase of at least two words."""
+
+    @abc.abstractmethod
+    async def holding(self, connection: AsyncConnection, stems: Sequence[str], field: int) -> Mapping[str, int]:
+        """How many chunks hold each of many words."""
+
+    @abc.abstractmethod
+    async def tokens(self, connection: AsyncConnection, number: int) -> FieldTokens | None:
+        """The words of one chunk; None where it is not in."""
+
+    @property
+    def mark(self) -> str:
+        """Of the analysis and the fields."""
+        return f"{VERSION} {analysis.VERSION} {self._bank.language} {len(self._fields)}"
+
+    async def query(
+        self, query: KeywordQuery, *, limit: int, where: Filter | None, now: int
+    ) -> tuple[list[Found], int]:
+        """See `KeywordIndex.query`."""
+        wanted = await offload(_characters(query), plan, query, self._bank, self._analyser)
+        if wanted.empty:
+            return [], 0
+        async with self._database.read() as connection:
+            totals = await self._totals(connection)
+            wanted = await self._bounded(connection, wanted)
+            postings = {
+                (term, field): await self.postings(connection, term, field)
+                for term, fields in wanted.scored.items()
+                for field in fields
+            }
+            numbers = await _Matching(self, connection, wanted, postings).numbers()
+            numbers, lengths = await self._alive(connection, numbers, where, now)
+        statistics = self._statistics(totals, postings)
+        found = await asyncio.to_thread(
+            _ranked, wanted, statistics, postings, numbers=numbers, lengths=lengths, limit=limit
+        )
+        return found, min(len(numbers), COUNTED)
+
+    async def terms(self, query: KeywordQuery, number: int) -> dict[str, float]:
+        """See `KeywordIndex.terms`."""
+        wanted = await offload(_characters(query), plan, query, self._bank, self._analyser)
+        async with self._database.read() as connection:
+            wanted = await self._bounded(connection, wanted)
+            tokens = await self.tokens(connection, number)
+            if tokens is None:
+                return {}
+            postings = {
+                (term, field): await self.postings(connection, term, field)
+                for term, fields in wanted.scored.items()
+                for field in fields
+            }
+            statistics = self._statistics(await self._totals(connection), postings)
+        return {wanted.written[term]: share for term, share in shares(wanted, statistics, tokens).items()}
+
+    async def put(self, connection: AsyncConnection, added: Sequence[IndexedChunk]) -> None:
+        """See `TransactionalIndex.put`."""
+        if not added:
+            return
+        analysed = await asyncio.to_thread(self._analysed, added)
+        await self.insert(connection, analysed)
+        lengths = [sum(len(one.fields[field]) for one in analysed) for field in self._fields]
+        await self._count(connection, len(analysed), lengths)
+
+    async def take(self, connection: AsyncConnection, numbers: Sequence[int]) -> None:
+        """See `TransactionalIndex.take`."""
+        if not numbers:
+            return
+        columns = await self.arrays(connection, self.facts_columns().where(self._among(numbers)))
+        if len(columns[0]):
+            await self.delete(connection, columns[0].tolist())
+            await self._count(connection, -len(columns[0]), [-int(lengths.sum()) for lengths in columns[1:]])
+
+    @functools.cached_property
+    def facts(self) -> sa.TableClause:
+        """The table of facts."""
+        lengths = [sa.column(f"l{field}", sa.Integer) for field in self._fields]
+        facts, expires_at = sa.column("facts", Json), sa.column("expires_at", sa.BigInteger)
+        return sa.table(self.facts_name, sa.column("number", sa.BigInteger), facts, expires_at, *lengths)
+
+    def facts_columns(self) -> sa.Select[Any]:
+        """Numbers and lengths."""
+        table = self.facts
+        return sa.select(table.c.number, *(table.c[f"l{field}"] for field in self._fields))
+
+    async def arrays(self, connection: AsyncConnection, query: sa.Select[Any]) -> list[Numbers]:
+        """The columns of a query, which are whole numbers: one text each is read faster than rows are."""
+        inner = query.subquery()
+        if self._database.dialect == "sqlite":
+            joined = [sa.func.group_concat(column) for column in inner.c]
+        else:
+            joined = [sa.func.string_agg(sa.cast(column, sa.Text), ",") for column in inner.c]
+        row = (await connection.execute(sa.select(*joined))).one()
+        return [np.fromstring(text, np.int64, sep=",") if text else np.zeros(0, np.int64) for text in row]
+
+    def _analysed(self, added: Sequence[IndexedChunk]) -> list[AnalysedChunk]:
+        return [AnalysedChunk(one, field_tokens(self._bank, one, self._analyser)) for one in added]
+
+    def _among(self, numbers: Iterable[int]) -> sa.ColumnElement[bool]:
+        number = self.facts.c.number
+        if self._database.dialect == "sqlite":
+            listed = "[" + ",".join(map(str, numbers)) + "]"
+            wanted = sa.func.json_each(listed).table_valued("value").alias()
+            return number.in_(sa.select(wanted.c.value))
+        return number == sa.any_(sa.literal(list(numbers), sa.ARRAY(sa.BigInteger)))
+
+    async def _alive(
+        self, connection: AsyncConnection, numbers: Numbers, where: Filter | None, now: int
+    ) -> tuple[Numbers, Sequence[Numbers]]:
+        """Those of some chunks that live and match, ascending, with their lengths."""
+        if not len(numbers):
+            return numbers, [numbers for _ in self._fields]
+        table = self.facts
+        alive = sa.or_(table.c.expires_at.is_(None), table.c.expires_at > now)
+        query = self.facts_columns().where(alive, self._among(numbers.tolist()))
+        if where is not None:
+            query = query.where(sql_filter(where, table.c.facts, self._database.dialect))
+        found, *lengths = await self.arrays(connection, query)
+        order = np.argsort(found)
+        return found[order], [length[order] for length in lengths]
+
+    async def _bounded(self, connection: AsyncConnection, wanted: Plan) -> Plan:
+        """The same with the rarest words only, where there are many."""
+        if len(wanted.scored) <= MOST_WORDS:
+            return wanted
+        words = [term.text for term in wanted.scored if not term.prefix]
+        counts: dict[tuple[Term, int], int] = {}
+        for field in {field for fields in wanted.scored.values() for field in fields}:
+            for stem, count in (await self.holding(connection, words, field)).items():
+                counts[Term(stem), field] = count
+            for term in (term for term in wanted.scored if term.prefix):
+                counts[term, field] = len((await self.postings(connection, term, field)).numbers)
+        return rarest(wanted, counts)
+
+    async def _totals(self, connection: AsyncConnection) -> Mapping[str, Any]:
+        query = sa.select(bank_indexes.c.totals).where(self._mine())
+        found: Mapping[str, Any] | None = (await connection.execute(query)).scalar_one_or_none()
+        return found or {"chunks": 0, "words": [0 for _ in self._fields]}
+
+    async def _count(self, connection: AsyncConnection, chunks: int, lengths: Sequence[int]) -> None:
+        before = await self._totals(connection)
+        words = [have + more for have, more in zip(before["words"], lengths, strict=True)]
+        totals = {"chunks": before["chunks"] + chunks, "words": words}
+        await connection.execute(sa.update(bank_indexes).where(self._mine()).values(totals=totals))
+
+    def _statistics(self, totals: Mapping[str, Any], postings: Mapping[tuple[Term, int], Postings]) -> Statistics:
+        average = [words / max(totals["chunks"], 1) for words in totals["words"]]
+        holding = {key: len(found.numbers) for key, found in postings.items()}
+        return Statistics(totals["chunks"], average, holding)
+
+
+class _Matching:
+    """Which chunks match, by arithmetic on who holds what."""
+
+    def __init__(
+        self,
+        index: SqlWords,
+        connection: AsyncConnection,
+        wanted: Plan,
+        known: Mapping[tuple[Term, int], Postings],
+    ) -> None:
+        self._index = index
+        self._connection = connection
+        self._wanted = wanted
+        self._known = dict(known)
+
+    async def numbers(self) -> Numbers:
+        """Ascending."""
+        wanted, demands = self._wanted, list[Numbers]()
+        if not wanted.demanding:
+            demands.append(_union([await self._anywhere(Term(stem)) for stem in wanted.optional]))
+        for stem in wanted.required:
+            demands.append(await self._anywhere(Term(stem)))
+        for phrase in wanted.phrases:
+            demands.append(_union([await self._phrase(phrase.stems, phrase.slop, field) for field in phrase.fields]))
+        if wanted.prefixes:
+            begun = [
+                await self._prefix(one.words, one.text, field) for one in wanted.prefixes for field in wanted.searched
+            ]
+            demands.append(_union(begun))
+        result = functools.reduce(lambda one, two: np.intersect1d(one, two, assume_unique=True), demands)
+        for stem in wanted.excluded:
+            result = np.setdiff1d(result, await self._anywhere(Term(stem)), assume_unique=True)
+        return result
+
+    async def _holders(self, term: Term, field: int) -> Numbers:
+        if (term, field) not in self._known:
+            self._known[term, field] = await self._index.postings(self._connection, term, field)
+        return self._known[term, field].numbers
+
+    async def _anywhere(self, term: Term) -> Numbers:
+        return _union([await self._holders(term, field) for field in self._wanted.searched])
+
+    async def _phrase(self, stems: Sequence[str], slop: int, field: int) -> Numbers:
+        if len(stems) == 1:
+            return await self._holders(Term(stems[0]), field)
+        return await self._index.phrase(self._connection, stems, slop, field)
+
+    async def _prefix(self, words: Sequence[str], text: str, field: int) -> Numbers:
+        result = await self._holders(Term(text, prefix=True), field)
+        for stem in words:
+            result = np.intersect1d(result, await self._holders(Term(stem), field), assume_unique=True)
+        return result
+
+
+def _ranked(
+    wanted: Plan,
+    statistics: Statistics,
+    postings: Mapping[tuple[Term, int], Postings],
+    *,
+    numbers: Numbers,
+    lengths: Sequence[Numbers],
+    limit: int,
+) -> list[Found]:
+    """The best of the chunks that match."""
+    scores = np.zeros(len(numbers))
+    for (_, field), found in postings.items():
+        places = np.searchsorted(numbers, found.numbers)
+        inside = places < len(numbers)
+        inside[inside] = numbers[places[inside]] == found.numbers[inside]
+        places, times = places[inside], found.times[inside].astype(np.float64)
+        weight = wanted.boosts[field] * rarity(statistics.chunks, len(found.numbers))
+        length = lengths[field][places].astype(np.float64)
+        scores[places] += weight * saturation(times, length, statistics.average[field])
+    if limit < len(scores):
+        least = np.partition(scores, len(scores) - limit)[len(scores) - limit]
+        chosen = np.flatnonzero(scores >= least)
+    else:
+        chosen = np.arange(len(scores))
+    best = chosen[np.lexsort((numbers[chosen], -scores[chosen]))][:limit]
+    return [Found(int(numbers[place]), float(scores[place])) for place in best]
+
+
+def _union(some: Sequence[Numbers]) -> Numbers:
+    return np.unique(np.concatenate(some)) if some else np.zeros(0, np.int64)
+
+
+def _characters(query: KeywordQuery) -> int:
+    return sum(map(len, [query.text, *query.required, *query.excluded, *(phrase.text for phrase in query.phrases)]))
