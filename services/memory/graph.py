@@ -13,7 +13,7 @@ from services.memory.bank import Bank
 from services.memory.database import Database, next_revision
 from services.memory.graph_plan import FOREVER, Edge, Plan, make_plan, slot_of
 from services.memory.graph_words import words_of
-from services.memory.lists import among, rows_among
+from services.memory.lists import among, matching
 from services.memory.moments import now
 from services.memory.tables import edges, entities, entity_words
 from stack_client.errors import InvalidArgumentError
@@ -166,17 +166,17 @@ class GraphStore:
             for edge in statements
             if not edge.edge_id and edge.relation not in single_valued
         }
-        wanted = [
-            among(dialect, e.edge_id, sorted(named)) if named else None,
-            rows_among(dialect, (e.source, e.relation), sorted(slots)) if slots else None,
-            rows_among(dialect, (e.source, e.relation, e.target), sorted(triples)) if triples else None,
-        ]
+        known = sa.select(*(e[name] for name in _EDGE)).where(e.bank == bank.number, e.superseded_at == FOREVER)
+        queries = []
+        if named:
+            queries.append(known.where(among(dialect, e.edge_id, sorted(named))))
+        if slots:
+            queries.append(matching(dialect, known, (e.source, e.relation), sorted(slots)))
+        if triples:
+            queries.append(matching(dialect, known, (e.source, e.relation, e.target), sorted(triples)))
         found: dict[str, Edge] = {}
-        for condition in wanted:
-            if condition is not None:
-                where = (e.bank == bank.number) & (e.superseded_at == FOREVER) & condition
-                query = sa.select(*(e[name] for name in _EDGE)).where(where)
-                found |= {row.edge_id: Edge(**row._mapping) for row in await connection.execute(query)}  # noqa: SLF001
+        for query in queries:
+            found |= {row.edge_id: Edge(**row._mapping) for row in await connection.execute(query)}  # noqa: SLF001
         return [found[edge_id] for edge_id in sorted(found, key=lambda one: found[one].number)]
 
 

@@ -119,14 +119,16 @@ class GraphView:
 
     async def edges(self, edge_ids: Sequence[str]) -> dict[str, v1.GraphEdge]:
         """Edges by identifier, as the scope shows them."""
-        where = among(self._dialect, edges.c.edge_id, edge_ids)
-        return {edge.edge_id: edge for edge in await self._edges(where)} if edge_ids else {}
+        query = self._select_edges(among(self._dialect, edges.c.edge_id, edge_ids))
+        found = [edge_of(row) for row in await self._connection.execute(query)] if edge_ids else []
+        return {edge.edge_id: edge for edge in found}
 
     async def edges_between(self, entity_ids: Sequence[str]) -> tuple[list[v1.GraphEdge], bool]:
         """Edges with both ends among some entities, ordered by source, relation, target and identifier."""
         e = edges.c
         where = among(self._dialect, e.source, entity_ids) & among(self._dialect, e.target, entity_ids)
-        found = await self._edges(where, limit=MAX_EDGES + 1)
+        query = self._select_edges(where).order_by(e.source, e.relation, e.target, e.edge_id).limit(MAX_EDGES + 1)
+        found = [edge_of(row) for row in await self._connection.execute(query)]
         return found[:MAX_EDGES], len(found) > MAX_EDGES
 
     async def edges_of(self, entity_ids: Sequence[str], *, limit: int) -> dict[str, list[v1.GraphEdge]]:
@@ -263,11 +265,9 @@ class GraphView:
         rows = await self._connection.execute(query.limit(MAX_EDGES + 1))
         return {Step(row[2], row[1], row[0]) if back else Step(row[0], row[1], row[2]) for row in rows}
 
-    async def _edges(self, where: sa.ColumnElement[bool], *, limit: int | None = None) -> list[v1.GraphEdge]:
+    def _select_edges(self, where: sa.ColumnElement[bool]) -> "sa.Select[Any]":
         e = edges.c
-        query = sa.select(e.body, e.valid_from, e.valid_to, e.recorded_at).where(where, self._seen())
-        rows = await self._connection.execute(query.order_by(e.source, e.relation, e.target, e.edge_id).limit(limit))
-        return [edge_of(row) for row in rows]
+        return sa.select(e.body, e.valid_from, e.valid_to, e.recorded_at).where(where, self._seen())
 
 
 @dataclass(kw_only=False)

@@ -24,18 +24,28 @@ def outside(
     return sa.not_(among(dialect, column, values))
 
 
-def rows_among(
-    dialect: str, columns: Sequence[sa.ColumnElement[str]], rows: Sequence[Sequence[str]]
-) -> sa.ColumnElement[bool]:
-    """Whether some columns together have one of some rows of texts; an index on the columns serves it."""
+def matching(
+    dialect: str, query: "sa.Select[Any]", columns: Sequence[sa.ColumnElement[str]], rows: Sequence[Sequence[str]]
+) -> "sa.Select[Any]":
+    """What a query finds where some columns together have one of some rows of texts, each looked up by its index.
+
+    Args:
+        dialect: Of the database.
+        query: Without order and limit.
+        columns: Compared.
+        rows: With as many texts each, no two alike.
+    """
     names = [f"c{index}" for index in range(len(columns))]
     if dialect == "postgresql":
         arrays = [_array([row[index] for row in rows]) for index in range(len(columns))]
         table = sa.func.unnest(*arrays).table_valued(*names).render_derived()
-        return sa.tuple_(*columns).in_(sa.select(*(table.c[name] for name in names)))
+        same = (column == table.c[name] for column, name in zip(columns, names, strict=True))
+        # OFFSET keeps the planner from turning it round: in a new table it takes what is looked up for one row.
+        inner = query.where(*same).offset(0).lateral()
+        return sa.select(inner).select_from(table.join(inner, sa.true()))
     table = sa.func.json_each(json.dumps(list(map(list, rows)))).table_valued("value")
     parts = [sa.func.json_extract(table.c.value, f"$[{index}]") for index in range(len(columns))]
-    return sa.tuple_(*columns).in_(sa.select(*parts))
+    return query.where(sa.tuple_(*columns).in_(sa.select(*parts)))
 
 
 def _array(values: Sequence[str] | Sequence[int]) -> sa.ColumnElement[Any]:

@@ -210,7 +210,7 @@ entity_words = sa.Table(
     _of_bank(primary_key=True),
     sa.Column("word", Name, primary_key=True),
     sa.Column("entity_id", Name, primary_key=True),
-    sa.Index(None, "bank", "entity_id"),
+    sa.Index(None, "entity_id", "bank"),  # see `edges`
 )
 
 # Statements with two times: when they hold, and when that was stored. A row is what was known of an edge from
@@ -230,9 +230,11 @@ edges = sa.Table(
     sa.Column("recorded_at", Moment, nullable=False),
     sa.Column("superseded_at", Moment, nullable=False),  # exclusive
     sa.Column("body", sa.LargeBinary, nullable=False),  # a GraphEdge message as given
-    sa.Index(None, "bank", "source", "relation", "target"),
-    sa.Index(None, "bank", "target"),
-    sa.Index(None, "bank", "edge_id"),
+    # Not the bank first: for a new bank, which is not in its statistics yet, PostgreSQL takes all such indexes as
+    # equally good, and reads the whole bank.
+    sa.Index(None, "source", "bank", "relation", "target"),
+    sa.Index(None, "target", "bank"),
+    sa.Index(None, "edge_id", "bank"),
     sqlite_autoincrement=True,
 )
 
