@@ -317,6 +317,7 @@ job_events = sa.Table(
     sa.Column("sequence", sa.Integer, primary_key=True),  # from 1 without gaps
     sa.Column("event", sa.LargeBinary, nullable=False),  # a WatchIngestionJobResponse
     sa.Column("created_at", Moment, nullable=False),
+)
 
 # Indexes that live in this database, each in tables `index_...` of its own. No foreign key: they go after their bank.
 bank_indexes = sa.Table(
