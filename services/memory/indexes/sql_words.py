@@ -7,7 +7,7 @@ arithmetic on arrays of chunk numbers.
 import abc
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -255,22 +255,28 @@ class _Matching:
 
     async def numbers(self) -> Numbers:
         """Ascending."""
-        wanted, demands = self._wanted, list[Numbers]()
-        if not wanted.demanding:
-            demands.append(_union([await self._anywhere(Term(stem)) for stem in wanted.optional]))
-        for stem in wanted.required:
-            demands.append(await self._anywhere(Term(stem)))
-        for phrase in wanted.phrases:
-            demands.append(_union([await self._phrase(phrase.stems, phrase.slop, field) for field in phrase.fields]))
-        if wanted.prefixes:
-            begun = [
-                await self._prefix(one.words, one.text, field) for one in wanted.prefixes for field in wanted.searched
-            ]
-            demands.append(_union(begun))
-        result = functools.reduce(lambda one, two: np.intersect1d(one, two, assume_unique=True), demands)
+        wanted, result = self._wanted, None
+        async for demand in self._demands():
+            result = demand if result is None else np.intersect1d(result, demand, assume_unique=True)
+            if not len(result):
+                return result
+        assert result is not None
         for stem in wanted.excluded:
             result = np.setdiff1d(result, await self._anywhere(Term(stem)), assume_unique=True)
         return result
+
+    async def _demands(self) -> AsyncIterator[Numbers]:
+        """What each thing that must match is held by."""
+        wanted = self._wanted
+        if not wanted.demanding:
+            yield _union([await self._anywhere(Term(stem)) for stem in wanted.optional])
+        for phrase in wanted.phrases:
+            yield _union([await self._phrase(phrase.stems, phrase.slop, field) for field in phrase.fields])
+        if wanted.prefixes:
+            begun = [(one, field) for one in wanted.prefixes for field in wanted.searched]
+            yield _union([await self._prefix(one.words, one.text, field) for one, field in begun])
+        for stem in wanted.required:
+            yield await self._anywhere(Term(stem))
 
     async def _holders(self, term: Term, field: int) -> Numbers:
         if (term, field) not in self._known:

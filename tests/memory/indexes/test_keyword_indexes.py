@@ -258,15 +258,15 @@ TEXTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", TEXTS)
-async def test_any_text_is_a_query(setup: Setup, open_catalog: OpenCatalog, text: str, shared_world: World) -> None:
-    for query in (
-        KeywordQuery(text=text),
-        KeywordQuery(phrases=[Phrase(text=text), Phrase(text=f"the {text} dog", slop=2)]),
-        KeywordQuery(text="dog", prefixes=[text], required=[text], excluded=[text]),
-        KeywordQuery(text=f"What does{text}the dog{text}run?"),
-    ):
-        await check(shared_world, query, limit=5)
+async def test_any_text_is_a_query(setup: Setup, shared_world: World) -> None:
+    for text in TEXTS:
+        for query in (
+            KeywordQuery(text=text),
+            KeywordQuery(phrases=[Phrase(text=text), Phrase(text=f"the {text} dog", slop=2)]),
+            KeywordQuery(text="dog", prefixes=[text], required=[text], excluded=[text]),
+            KeywordQuery(text=f"What does{text}the dog{text}run?"),
+        ):
+            await check(shared_world, query, limit=5)
 
 
 @pytest.fixture
