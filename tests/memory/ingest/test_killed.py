@@ -128,7 +128,7 @@ async def test_killed_at_any_moment_ends_as_if_undisturbed(
     assert expected["terminal"] == ["completed"]
     assert (expected["done"], expected["left"]) == (DOCUMENTS, 0)
 
-    chance, killed = random.Random(5), 0  # noqa: S311 (moments, not secrets)
+    chance, killed = random.Random(5), 0
     while killed < KILLS:
         url = fresh()
         await prepared(url)
