@@ -50,6 +50,8 @@ class MemoryConfig:
     """Size of an uploaded file, below 4 GiB."""
     context_model: str = ""
     """Chat model of contextual chunking that names none; empty means the first one of the inference service."""
+    jobs_at_once: int = 2
+    """Ingestion jobs that this process works on at once; 0 leaves them to other processes of the same database."""
     documents_at_once: int = 4
     """Documents of one ingestion job handled at once."""
     lease_seconds: float = 30.0
