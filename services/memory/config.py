@@ -55,6 +55,8 @@ class MemoryConfig:
     """Longest time to fetch a document."""
     max_file_bytes: int = 512 << 20
     """Size of an uploaded file, below 4 GiB."""
+    jobs_at_once: int = 2
+    """Ingestion jobs that this process works on at once; 0 leaves them to other processes of the same database."""
     documents_at_once: int = 4
     """Documents of one ingestion job handled at once."""
     lease_seconds: float = 30.0

@@ -8,7 +8,7 @@ from services.memory.banks import BankStore
 from services.memory.database import Database
 from services.memory.documents import DocumentRow, DocumentStore, Stored, etag
 from services.memory.filters import parse
-from services.memory.ingestor import Ingestor
+from services.memory.ingestor import Ingestor, Refused
 from services.memory.moments import SECOND, now, stamp
 from services.memory.requests import recall, remember
 from services.memory.text import DraftDocument
@@ -68,13 +68,12 @@ class DocumentCalls:
             return before
         bank = await self._banks.require(request.bank_id, *KINDS, tenant=tenant)
         answer = v1.InsertDocumentsResponse()
-        for index, document in enumerate(request.documents):
-            field = f"documents[{index}]"
-            try:
-                count(answer, await self._ingestor.put(bank, document, expires_at=expires_at, field=field))
-            except REFUSED as error:
-                failure = v1.DocumentFailure(document_id=document.document_id, error=to_error_message(error))
-                answer.failures.append(failure)
+        for outcome in await self._ingestor.put_all(bank, request.documents, expires_at=expires_at, refused=REFUSED):
+            if isinstance(outcome, Refused):
+                error = to_error_message(outcome.error)
+                answer.failures.append(v1.DocumentFailure(document_id=outcome.document_id, error=error))
+            else:
+                count(answer, outcome)
         if len(answer.failures) == len(request.documents) == 1:
             raise InvalidArgumentError(answer.failures[0].error.message, field="documents[0]")
         async with self._database.write() as connection:

@@ -70,7 +70,7 @@ class Fetcher:
     Attributes:
         rules: What may be fetched.
         resolve: Finds addresses of hosts.
-        tls: Context of https connections; None means the system's certificates.
+        tls: Context of https connections; None means the usual authorities.
     """
 
     rules: FetchRules = field(default_factory=FetchRules)
@@ -196,7 +196,8 @@ class Fetcher:
         self._check_size(len(body) * 3 // 4 if head.endswith(";base64") else 0, url=url)
         if head.lower().endswith(";base64"):
             try:
-                data = base64.b64decode(unquote(body).translate(_NO_SPACE) + "==", validate=False)
+                packed = unquote(body).translate(_NO_SPACE).rstrip("=")
+                data = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
             except (binascii.Error, ValueError) as error:
                 raise InvalidArgumentError(f"{_short(url)}: its base64 is damaged ({error})", field="url") from error
             head = head[: -len(";base64")]

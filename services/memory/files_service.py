@@ -1,6 +1,7 @@
 """The RPC edge of the files."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from llamastack import v1
@@ -10,10 +11,11 @@ from services.memory.files import FileFacts, FileRow, FileStore, Upload, file_me
 from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import EventWriter, RpcContext
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import InvalidArgumentError, StackError
 
 PIECE = 256 * 1024
 MAX_NAME = 255
+DRAIN_SECONDS = 1.0
 EXPIRY_SECONDS = (3600, 2_592_000)
 _UPLOADS = range(v1.FILE_PURPOSE_ASSISTANTS, v1.FILE_PURPOSE_EVALS + 1)
 
@@ -40,6 +42,13 @@ class FilesService(v1.FilesServiceServicer):
         self, request_iterator: AsyncIterator[v1.UploadFileRequest], context: RpcContext
     ) -> v1.UploadFileResponse:
         """Take a file."""
+        try:
+            return await self._upload(request_iterator)
+        except StackError:
+            await _drain(request_iterator)
+            raise
+
+    async def _upload(self, request_iterator: AsyncIterator[v1.UploadFileRequest]) -> v1.UploadFileResponse:
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidArgumentError("the first message of an upload is its header", field="header")
@@ -136,6 +145,14 @@ class FilesService(v1.FilesServiceServicer):
         if not file_id:
             return None
         return int((await self._files.get(file_id, tenant=tenant, field=field))["number"])
+
+
+async def _drain(pieces: AsyncIterator[v1.UploadFileRequest]) -> None:
+    """Read what is still coming, for a moment: a client whose writing fails first never learns why it was refused."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for _ in pieces:
+                pass
 
 
 async def _receive(pieces: AsyncIterator[v1.UploadFileRequest], upload: Upload, header: v1.FileUploadHeader) -> None:

@@ -102,11 +102,12 @@ class Ingestion:
         """Stop, and end the processes that parse."""
         await self._resources.aclose()
 
-    def runner(self, documents: Documents) -> JobRunner:
+    def runner(self, documents: Documents, *, jobs_at_once: int | None = None) -> JobRunner:
         """The worker of the jobs; use `async with`.
 
         Args:
             documents: What stores them.
+            jobs_at_once: Jobs worked on at once; None means as configured.
         """
         return JobRunner(
             self.jobs,
@@ -116,6 +117,7 @@ class Ingestion:
             pipeline=self.pipeline,
             embedder=self._embedder,
             metrics=self._metrics,
+            jobs_at_once=self._config.jobs_at_once if jobs_at_once is None else jobs_at_once,
             documents_at_once=self._config.documents_at_once,
             lease_seconds=self._config.lease_seconds,
         )

@@ -39,7 +39,6 @@ from stack_client.errors import (
 
 _log = logging.getLogger(__name__)
 
-JOBS_AT_ONCE = 2
 FETCH_TRIES = 3
 TRIES = 5
 """Of a document whose failure may be a fault of ours."""
@@ -79,6 +78,7 @@ class JobRunner:
         pipeline: Reads and cuts.
         embedder: Knows models, for embedding anew.
         metrics: Told of each document.
+        jobs_at_once: Jobs worked on at once; 0 leaves all to other processes.
         documents_at_once: Of one job.
         lease_seconds: How long a job is held without a sign of life.
         poll_seconds: How often jobs of other processes are looked for.
@@ -95,6 +95,7 @@ class JobRunner:
         pipeline: Pipeline,
         embedder: Embedder,
         metrics: IngestMetrics | None = None,
+        jobs_at_once: int = 2,
         documents_at_once: int = 4,
         lease_seconds: float = 30.0,
         poll_seconds: float = 1.0,
@@ -107,6 +108,7 @@ class JobRunner:
         self._pipeline = pipeline
         self._embedder = embedder
         self._metrics = metrics
+        self._most = jobs_at_once
         self._at_once = documents_at_once
         self._lease = lease_seconds
         self._poll = poll_seconds
@@ -138,7 +140,7 @@ class JobRunner:
 
     async def _take(self) -> bool:
         """Begin a job; whether there was one."""
-        if len(self._active) >= JOBS_AT_ONCE:
+        if len(self._active) >= self._most:
             return False
         try:
             lease = await self._jobs.claim(self._worker)

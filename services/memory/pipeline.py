@@ -20,11 +20,13 @@ from services.memory.embedder import Embedder, EmbeddingModel
 from services.memory.fetch import Fetched, Fetcher
 from services.memory.ingest_metrics import IngestMetrics
 from services.memory.parse.pool import ParserPool
-from services.memory.text import DraftChunk, DraftDocument
+from services.memory.text import DraftChunk, DraftDocument, Parsed, Structure
 from stack_client.content import plain, text_of
 from stack_client.errors import InvalidArgumentError
 
 MAX_DOCUMENT_ID = 512
+# A text that says nothing of its kind may hold Markdown, whose headings and lists are good borders in any text.
+_PLAIN: Mapping[str, Structure] = {"": "markdown", "text/plain": "prose", "text/markdown": "markdown"}
 
 
 class Store(Protocol):
@@ -122,7 +124,7 @@ class Pipeline:
         """
         filters.facts_of(source.metadata, fields=bank.fields, field="metadata")
         with self._timed("parse"):
-            parsed = await self._parser.parse(
+            parsed = as_given(source) or await self._parser.parse(
                 source.data, name=source.name or source.document_id, mime_type=source.mime_type, tenant=bank.tenant
             )
         model = await self.model(bank)
@@ -176,6 +178,21 @@ class Pipeline:
 
     def _timed(self, stage: str) -> Any:  # noqa: ANN401 (a context manager)
         return self._metrics.timed(stage) if self._metrics else nullcontext()
+
+
+def as_given(source: Source) -> Parsed | None:
+    """A text that came as a text: it stays as it is, whatever it looks like; None where something must be read.
+
+    Raises:
+        InvalidArgumentError: If there is nothing to see in it.
+    """
+    kind = source.mime_type.partition(";")[0].strip().lower()
+    if not source.is_text or kind not in _PLAIN:
+        return None
+    text = source.data.decode().replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    if not text.strip():
+        raise InvalidArgumentError(f"{source.document_id!r} is empty: there is nothing to remember")
+    return Parsed(text=text, mime_type=kind or "text/plain", structure=_PLAIN[kind])
 
 
 def recipe(bank: Bank, source: Source, cutting: Cutting) -> str:

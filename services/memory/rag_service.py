@@ -9,7 +9,7 @@ from services.memory.documents_service import MAX_DOCUMENTS
 from services.memory.embedder import Embedder
 from services.memory.guarded import Guard
 from services.memory.hits import span_of
-from services.memory.ingestor import Ingestor
+from services.memory.ingestor import Ingestor, Refused
 from services.memory.questions import QuestionWriter
 from services.memory.rag_text import DEFAULT_TEMPLATE, Passage, check_template, write_out
 from services.memory.requests import recall, remember
@@ -75,8 +75,8 @@ class RAGToolService(v1.RAGToolServiceServicer):
         bank = await self._banks.require(request.vector_db_id, "vector", tenant=tenant, field="vector_db_id")
         size = await self._size(request, bank.embedding_model)
         answer = v1.InsertRAGDocumentsResponse()
-        for index, document in enumerate(request.documents):
-            stored = await self._ingestor.put(bank, document, sizes=(size, size // 4), field=f"documents[{index}]")
+        for stored in await self._ingestor.put_all(bank, request.documents, sizes=(size, size // 4)):
+            assert not isinstance(stored, Refused)
             answer.chunks += stored.chunks
             if stored.status == "unchanged":
                 answer.unchanged_document_ids.append(stored.document_id)

@@ -113,7 +113,7 @@ async def bank(either: MemoryMesh, name: Name) -> str:
 async def gated(either: MemoryMesh) -> AsyncIterator[Gate]:
     """A worker whose store waits."""
     gate = Gate(either)
-    async with either.node.ingestion.runner(gate):
+    async with _runner(either, gate):
         yield gate
 
 
@@ -316,7 +316,7 @@ async def test_a_job_that_nobody_has_begun_is_cancelled_at_once_and_one_that_end
     job = await create(either, bank, document("a", "x"))
     answer = await unary(either.banks.CancelIngestionJob(v1.CancelIngestionJobRequest(job_id=job.job_id)))
     assert answer.job.status == v1.JOB_STATUS_CANCELLED
-    async with either.node.ingestion.runner(PlainStore(either.node._database)):
+    async with _runner(either, PlainStore(either.node._database)):
         other = await create(either, bank, document("a", "x"))
         await watch(either, other.job_id)
     with pytest.raises(FailedPreconditionError, match="completed"):
@@ -440,6 +440,6 @@ async def test_a_file_that_a_job_reads_is_not_deleted(either: MemoryMesh, bank: 
 
 
 def _runner(mesh: MemoryMesh, store: PlainStore) -> JobRunner:
-    runner = mesh.node.ingestion.runner(store)
+    runner = mesh.node.ingestion.runner(store, jobs_at_once=2)
     runner._retry = 0.01
     return runner
