@@ -1,5 +1,6 @@
 """Putting the memory service together: database, indexes, banks, RPC edge."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -31,8 +32,13 @@ from services.memory.questions import QuestionWriter
 from services.memory.rag_service import RAGToolService
 from services.memory.rerank import Reranker
 from services.memory.retrieve import Retriever
+from services.memory.store_files import StoreFiles
+from services.memory.store_parts import StoreParts
+from services.memory.store_progress import StoreProgress
 from services.memory.vector_dbs_service import VectorDBsService
 from services.memory.vector_io_service import VectorIOService
+from services.memory.vector_stores import VectorStores, delete_store
+from services.memory.vector_stores_service import VectorStoresService
 from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.errors import FailedPreconditionError
@@ -44,6 +50,7 @@ SERVICES = (
     "llamastack.v1.VectorDBsService",
     "llamastack.v1.VectorIOService",
     "llamastack.v1.RAGToolService",
+    "llamastack.v1.VectorStoresService",
 )
 
 
@@ -100,6 +107,9 @@ class MemoryNode:
             self._banks.on_delete(delete_entries)
             self._banks.on_delete(delete_graph)
             await opening.enter_async_context(background(repeat(self.entries.sweep, wake=self.entries.due)))
+            self.store_parts = self._make_stores()
+            self._banks.on_delete(delete_store)
+            await opening.enter_async_context(background(repeat(self.store_parts.sweep, wake=asyncio.Event())))
             self._resources = opening.pop_all()
         self.readiness.ready()
         return self
@@ -159,7 +169,29 @@ class MemoryNode:
             grace_seconds=self._context.runtime.drain_grace_seconds,
         )
         v1.add_FilesServiceServicer_to_server(files, server)
+        stores = VectorStoresService(
+            self.store_parts,
+            embedder=self._embedder,
+            retriever=self._retriever,
+            questions=self._questions,
+            check_provider=self._catalog.check_provider,
+        )
+        v1.add_VectorStoresServiceServicer_to_server(stores, server)
         return SERVICES
+
+    def _make_stores(self) -> StoreParts:
+        files = StoreFiles(self._database, self.ingestion.jobs, self._documents)
+        return StoreParts(
+            database=self._database,
+            banks=self._banks,
+            documents=self._documents,
+            jobs=self.ingestion.jobs,
+            stores=VectorStores(self._database),
+            files=files,
+            progress=StoreProgress(self._database, self.ingestion.jobs, files),
+            draining=self._context.draining,
+            grace_seconds=self._context.runtime.drain_grace_seconds,
+        )
 
 
 def _database_url(config: MemoryConfig, data_dir: Path) -> sa.URL:

@@ -214,8 +214,8 @@ entity_words = sa.Table(
 )
 
 # Statements with two times: when they hold, and when that was stored. A row is what was known of an edge from
-# `recorded_at` to `superseded_at`; what is known now has `superseded_at` = `graph.FOREVER`. Moments that are not given
-# are `graph.BEGINNING` and `graph.FOREVER`: comparisons need no nulls.
+# `recorded_at` to `superseded_at`; what is known now has `graph_plan.FOREVER` there. Moments that are not given are
+# `graph_plan.BEGINNING` and `graph_plan.FOREVER`: comparisons need no nulls.
 edges = sa.Table(
     "edge",
     metadata,
@@ -327,4 +327,70 @@ bank_indexes = sa.Table(
     sa.Column("name", Name, primary_key=True),
     sa.Column("mark", Name, nullable=False),  # of what its content depends on; another one: it is made again
     sa.Column("totals", Json, nullable=False),  # what it counts
+)
+
+# Files of vector stores. The document of a file has its identifier.
+store_files = sa.Table(
+    "store_file",
+    metadata,
+    _number(),
+    _of_bank(),
+    sa.Column("file_id", Name, nullable=False),
+    sa.Column("job", Number, nullable=False),  # that loads it
+    sa.Column("status", sa.Integer, nullable=False),  # VectorStoreFileStatus
+    sa.Column("detached", sa.Boolean, nullable=False, server_default=sa.false()),  # goes when its job has handled it
+    sa.Column("attributes", Json, nullable=False),
+    sa.Column("given", Json, nullable=False),  # the attributes that its job writes
+    sa.Column("strategy", sa.LargeBinary, nullable=False),  # a ChunkingStrategy message
+    sa.Column("error_code", Name, nullable=False, server_default=""),
+    sa.Column("error_message", sa.String, nullable=False, server_default=""),
+    sa.Column("usage_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.UniqueConstraint("bank", "file_id"),
+    sqlite_autoincrement=True,
+)
+
+# Jobs that load them, and how far their events were taken over.
+store_jobs = sa.Table(
+    "store_job",
+    metadata,
+    sa.Column("job", Number, primary_key=True, autoincrement=False),
+    _of_bank(),
+    sa.Column("job_id", Name, nullable=False),
+    sa.Column("batch", Number, nullable=True, index=True),  # null = none
+    sa.Column("seen", sa.Integer, nullable=False, server_default="0"),  # sequence
+    sa.Column("ended", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index(None, "bank", "ended"),
+)
+
+file_batches = sa.Table(
+    "file_batch",
+    metadata,
+    _number(),
+    _of_bank(),
+    sa.Column("batch_id", Name, nullable=False, unique=True),
+    sa.Column("status", sa.Integer, nullable=False),  # VectorStoreFileStatus
+    sa.Column("cancelling", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("last_sequence", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("ended_at", Moment, nullable=True),
+    sa.Index(None, "bank", "number"),
+    sqlite_autoincrement=True,
+)
+
+batch_files = sa.Table(
+    "batch_file",
+    metadata,
+    sa.Column("batch", Number, sa.ForeignKey("file_batch.number"), primary_key=True),
+    sa.Column("file_id", Name, primary_key=True),
+    sa.Column("status", sa.Integer, nullable=False),  # VectorStoreFileStatus
+    sa.Index(None, "file_id", "batch"),
+)
+
+batch_events = sa.Table(
+    "batch_event",
+    metadata,
+    sa.Column("batch", Number, sa.ForeignKey("file_batch.number"), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),  # from 1 without gaps
+    sa.Column("event", sa.LargeBinary, nullable=False),  # a WatchVectorStoreFileBatchResponse
 )
