@@ -203,7 +203,7 @@ class RemoteTokens:
                 return list(zip(response.starts, response.ends, strict=True))
             except UnsupportedError:
                 self._model = None
-        return _pieces(text)
+        return pieces(text)
 
 
 def normalised(values: Sequence[float] | Vector, *, model: EmbeddingModel, field: str = "embedding") -> Vector:
@@ -259,7 +259,7 @@ def _described(model: v1.Model, *, field: str) -> EmbeddingModel:
     )
 
 
-def _pieces(text: str) -> list[tuple[int, int]]:
+def pieces(text: str) -> list[tuple[int, int]]:
     """Runs of at most four letters or digits, and every other visible character alone: rather more than tokens."""
     result: list[tuple[int, int]] = []
     open_run = False

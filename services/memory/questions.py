@@ -8,6 +8,7 @@ import jinja2
 import jinja2.sandbox
 
 from llamastack import v1
+from services.memory.embedder import pieces
 from stack_client.calls import DEFAULT_TIMEOUT, every_page, unary
 from stack_client.content import message, text_of
 from stack_client.errors import InvalidArgumentError, NotFoundError, UnsupportedError
@@ -78,14 +79,16 @@ class QuestionWriter:
         raise NotFoundError(message_, reason="MODEL_NOT_FOUND", field="model")
 
     async def tokens(self, model: str, text: str) -> int:
-        """Tokens of a text in a model's vocabulary.
+        """Tokens of a text in a model's vocabulary; in pieces of words where the model cannot be asked.
 
         Raises:
-            UnsupportedError: If the model has no tokenizer that can be asked.
             StackError: If the call fails.
         """
         request = v1.TokenizeRequest(model_id=model, text=text)
-        return len((await unary(self._inference.Tokenize(request, timeout=DEFAULT_TIMEOUT))).token_ids)
+        try:
+            return len((await unary(self._inference.Tokenize(request, timeout=DEFAULT_TIMEOUT))).token_ids)
+        except UnsupportedError:
+            return len(pieces(text))
 
     async def _ask(self, model: str, prompt: str) -> str:
         params = v1.SamplingParams(max_tokens=MAX_QUESTION_TOKENS)

@@ -15,7 +15,7 @@ from stack_client.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from stack_client.memory import document
+from stack_client.memory import DocumentLike, document
 from tests.memory.mesh import MemoryMesh
 
 Name = Callable[[], str]
@@ -107,7 +107,10 @@ async def test_new_metadata_alone_can_be_filtered_by_at_once(mesh: MemoryMesh, n
 async def test_one_refused_document_does_not_keep_the_others_out(mesh: MemoryMesh, name: Name) -> None:
     fields = [v1.MetadataField(name="year", type=v1.METADATA_FIELD_TYPE_NUMBER)]
     where = await bank(mesh, name, metadata_fields=fields)
-    documents = [{"id": "a", "text": "one", "metadata": {"year": "old"}}, {"id": "b", "text": "two"}]
+    documents: list[DocumentLike] = [
+        {"id": "a", "text": "one", "metadata": {"year": "old"}},
+        {"id": "b", "text": "two"},
+    ]
     answer = await mesh.client.memory.insert(where, documents)
     assert answer.inserted == 1
     assert answer.failures[0].document_id == "a"

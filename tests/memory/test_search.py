@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -66,12 +67,13 @@ async def test_as_many_hits_come_back_as_match_the_filter(mesh: MemoryMesh, name
     bank = (await mesh.client.memory.create(name())).identifier
     documents = [{"id": str(n), "text": f"word number {n}", "metadata": {"n": n}} for n in range(300)]
     await mesh.client.memory.insert(bank, documents)
-    for where, expected in [
+    cases: list[tuple[dict[str, Any], int]] = [
         ({"n": {"in": [3, 299]}}, 2),
         ({"n": {"lt": 10}}, 10),
         ({"not": {"n": {"gte": 7}}}, 7),
         ({"m": {"exists": False}}, 10),
-    ]:
+    ]
+    for where, expected in cases:
         hits = await mesh.client.memory.search(bank, "word number", mode=mode, k=10, where=where)
         assert len(hits) == expected, where
 

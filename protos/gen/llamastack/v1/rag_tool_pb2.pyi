@@ -207,7 +207,9 @@ class RAGQueryMetadata(_message.Message):
     PAGES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
-    """Tokens of the text written out, exact for `context_model`."""
+    """Tokens of the text written out, exact for `context_model`; of a model whose tokens cannot be counted, in pieces of
+    words, which are rather more.
+    """
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The chunks' documents."""
