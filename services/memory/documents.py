@@ -25,6 +25,7 @@ from services.memory.text import DraftDocument
 from stack_client.errors import ConflictError, InvalidArgumentError, NotFoundError
 
 DELETE_BATCH = 500
+SWEEP_SECONDS = 60.0
 DocumentRow = Mapping[Any, Any]
 """A row of `tables.documents`."""
 
@@ -258,17 +259,17 @@ class DocumentStore:
         """Compute all embeddings of a bank anew; see `Reembedding.run`."""
         await Reembedding(self._database, self._embedder, self._writer, bank=bank, model=model).run(report)
 
-    async def sweep(self) -> int:
-        """Delete what has expired; returns how many documents."""
-        c, moment, count = documents.c, now(), 0
+    async def sweep(self) -> float:
+        """Delete what has expired; answers the seconds until the next round."""
+        c, moment = documents.c, now()
         async with self._database.read() as connection:
             query = sa.select(banks).where(
                 banks.c.number.in_(sa.select(c.bank).where(c.expires_at <= moment).distinct())
             )
             found = [bank_of(row) for row in (await connection.execute(query)).mappings()]
         for bank in found:
-            count += len(await self.delete(bank, expired_by=moment))
-        return count
+            await self.delete(bank, expired_by=moment)
+        return SWEEP_SECONDS
 
     async def _embed(self, bank: Bank, planned: Sequence[Planned]) -> None:
         """Give every planned chunk its vector: the caller's, one that is stored, or a new one."""

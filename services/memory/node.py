@@ -104,6 +104,7 @@ class MemoryNode:
             await opening.enter_async_context(self.ingestion.runner(self._documents))
             self._ingestor = Ingestor(self.ingestion.pipeline, self._documents)
             self.entries = EntryStore(self._database)
+            await opening.enter_async_context(background(repeat(self._documents.sweep, wake=asyncio.Event())))
             self._banks.on_delete(delete_entries)
             self._banks.on_delete(delete_graph)
             await opening.enter_async_context(background(repeat(self.entries.sweep, wake=self.entries.due)))

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.moments import SECOND, now
@@ -49,7 +50,9 @@ async def remember(connection: AsyncConnection, request: Any, *, tenant: str, an
     await connection.execute(sa.delete(requests).where(requests.c.created_at < now() - KEEP))
     row = {"tenant": tenant, "method": request.DESCRIPTOR.name, "request_id": request.request_id}
     body = {"body": _digest(request), "answer": answer.SerializeToString(), "created_at": now()}
-    await connection.execute(sa.insert(requests).values(**row, **body))
+    # Two calls with the same id at once do the same thing; the answer that came first stays.
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    await connection.execute(insert(requests).values(**row, **body).on_conflict_do_nothing())
 
 
 def _key(request: Any, tenant: str) -> sa.ColumnElement[bool]:  # noqa: ANN401

@@ -78,8 +78,10 @@ documents = sa.Table(
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),
     sa.Column("expires_at", Moment, nullable=True, index=True),
-    sa.UniqueConstraint("bank", "document_id"),
-    sa.Index(None, "bank", "file_id"),
+    # Not by bank first: PostgreSQL takes any index on the bank for a new one, of which its statistics know nothing.
+    sa.UniqueConstraint("document_id", "bank"),
+    sa.Index(None, "file_id"),
+    sa.Index(None, "bank", "number"),
     sqlite_autoincrement=True,
 )
 
@@ -106,7 +108,7 @@ chunks = sa.Table(
     sa.Column("revision", Number, nullable=False),  # the bank's, when it was written
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("expires_at", Moment, nullable=True),
-    sa.UniqueConstraint("bank", "chunk_id"),
+    sa.UniqueConstraint("chunk_id", "bank"),
     sa.Index(None, "bank", "revision"),
     sqlite_autoincrement=True,
 )
