@@ -16,6 +16,16 @@ from stack_client.errors import StackError
 
 MODEL = "smollm2-135m"
 EMBEDDING_MODEL = "all-minilm-l6-v2"
+MANUAL = """# Ardent 7, operating manual
+
+## Cooling
+
+The engine of the Ardent 7 is cooled by glycol. Its level is checked every 200 hours.
+
+## Oil
+
+The oil is changed every 500 hours of operation.
+"""
 
 
 def main() -> int:
@@ -53,6 +63,16 @@ def show(started: float) -> None:
     if refused.violation is not None:
         facts = refused.violation.metadata
         print(f"  (refused by {facts['shield_id']}: {facts['violation_type']}; `stack audit verify` proves the log)")
+
+    print("\nMemory: a file is read, cut, embedded and searched; what fits the question is put beside it.")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "manual.md").write_text(MANUAL)
+        reader = Agent(MODEL, memory=[f"{folder}/*.md"], instructions="Answer from the passages.", max_tokens=40)
+        ask(reader, "How is the engine of the Ardent 7 cooled?")
+        with SyncStackClient() as client:
+            for passage in client.memory.search(reader.memory[0].bank, "How is the engine cooled?", k=1):
+                print(f"  (from {passage.citation})")
+            client.memory.delete(reader.memory[0].bank)
 
     print("\nA tool, demanded by tool_choice; models this small rarely choose one or use its result by themselves.")
     caller = Agent(MODEL, tools=[multiply], tool_choice="multiply", max_infer_iters=2, max_tokens=60)

@@ -16,6 +16,7 @@ SHOWS = {
     "streaming.py": ["Write two lines about the sea."],
     "agent_tool.py": ['calls get_weather {"city": "Oslo"}', "The tool says: sunny in Oslo for 1 day(s)"],
     "embeddings.py": ["The cat sleeps on the sofa.", "It will rain in Oslo."],
+    "memory.py": ["manual.md, characters 0 to", "The engine is cooled by glycol."],
     "sync_client.py": ["models: scripted, the-guard, words", "Once upon a time", "Count to three."],
     "sessions.py": ["user:      My name is Ada.", "user:      What is my name?", "assistant: What is my name?"],
 }
