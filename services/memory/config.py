@@ -1,6 +1,7 @@
 """Configuration of the memory service, section `memory` of the stack's file."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -9,8 +10,11 @@ class MemoryConfig:
     """Store, indexes and bounds of the memory service."""
 
     database: str = ""
-    """URL of the store, `sqlite:////file` or `postgresql://user@host/name`; empty means a SQLite file in the data
-    folder."""
+    """URL of the store, `sqlite:////file` or `postgresql://user@host/name`; empty means that of the environment
+    variable `STACK_MEMORY_DATABASE`, which may hold a password, else a SQLite file in the data folder."""
+    database_password_file: Path | None = None
+    """File that holds the password of the database; unset means the one named by `STACK_MEMORY_PASSWORD_FILE`, else
+    what the URL says."""
     embedding_model: str = ""
     """Model of banks that name none; empty means the first embedding model of the inference service."""
     vector_index: str = "auto"
@@ -25,6 +29,9 @@ class MemoryConfig:
     """Chunks from which `auto` takes tantivy."""
     qdrant_url: str = ""
     """Address of a Qdrant server, for `qdrant`; a folder means its local engine."""
+    chat_model: str = ""
+    """Model that rewrites questions, writes lines of context and whose tokens are counted, where a call names none;
+    empty means the first chat model of the inference service."""
     embed_batch: int = 64
     """Texts of one Embed call."""
     cached_embeddings: int = 200_000
@@ -48,11 +55,11 @@ class MemoryConfig:
     """Longest time to fetch a document."""
     max_file_bytes: int = 512 << 20
     """Size of an uploaded file, below 4 GiB."""
-    context_model: str = ""
-    """Chat model of contextual chunking that names none; empty means the first one of the inference service."""
     jobs_at_once: int = 2
     """Ingestion jobs that this process works on at once; 0 leaves them to other processes of the same database."""
     documents_at_once: int = 4
     """Documents of one ingestion job handled at once."""
     lease_seconds: float = 30.0
     """After how long without a sign of life a job goes to another worker."""
+    jobs_at_once: int = 2
+    """Ingestion jobs that this process works on at once; 0 leaves them to other processes of the same database."""

@@ -81,7 +81,7 @@ class Ingestion:
             parser=self._parser,
             embedder=embedder,
             fetcher=fetcher,
-            contexts=ContextWriter(channel, default_model=config.context_model),
+            contexts=ContextWriter(channel, default_model=config.chat_model),
             metrics=self._metrics,
         )
         self.files = FileStore(database, max_bytes=config.max_file_bytes)

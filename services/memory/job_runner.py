@@ -51,7 +51,7 @@ Progress = Callable[[int, int], Awaitable[None]]
 class Documents(Store, Protocol):
     """What jobs need of `DocumentStore`."""
 
-    async def reembed(self, bank: Bank, model: EmbeddingModel, progress: Progress) -> None:
+    async def reembed(self, bank: Bank, model: EmbeddingModel, *, report: Progress) -> None:
         """Compute all embeddings of a bank with a model beside the old ones, and switch in one transaction."""
 
 
@@ -349,7 +349,7 @@ class JobRunner:
             bank = await self._bank(lease)
             try:
                 model = await self._embedder.model(lease.request.reembed.embedding_model or bank.embedding_model)
-                await self._documents.reembed(bank, model, progress)
+                await self._documents.reembed(bank, model, report=progress)
                 return
             except (
                 UnavailableError,

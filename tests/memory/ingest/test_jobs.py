@@ -97,9 +97,11 @@ class Gate(PlainStore):
         await self.open.wait()
         return await super().put(bank, draft)
 
-    async def reembed(self, bank: Bank, model: EmbeddingModel, progress: Callable[[int, int], Awaitable[None]]) -> None:
+    async def reembed(
+        self, bank: Bank, model: EmbeddingModel, *, report: Callable[[int, int], Awaitable[None]]
+    ) -> None:
         await self.open.wait()
-        await super().reembed(bank, model, progress)
+        await super().reembed(bank, model, report=report)
 
 
 @pytest.fixture
