@@ -61,5 +61,3 @@ class MemoryConfig:
     """Documents of one ingestion job handled at once."""
     lease_seconds: float = 30.0
     """After how long without a sign of life a job goes to another worker."""
-    jobs_at_once: int = 2
-    """Ingestion jobs that this process works on at once; 0 leaves them to other processes of the same database."""
