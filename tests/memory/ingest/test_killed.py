@@ -39,7 +39,8 @@ def sources() -> list[v1.RAGDocument]:
         if kind == "pdf":
             data = pdf([f"Page {page} of {number}" for page in range(3)]).hex()
             form = v1.ContentOrUrl(url=v1.URL(uri=f"data:application/pdf,{'%'.join(['', *_pairs(data)])}"))
-        result.append(v1.RAGDocument(document_id=f"{number:03d}{suffix}", content=form))
+        mime_type = "application/json" if kind == "bad" else None
+        result.append(v1.RAGDocument(document_id=f"{number:03d}{suffix}", content=form, mime_type=mime_type))
     return result
 
 
