@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
-from services.memory.catalog import Catalog
 from services.memory.database import Database
 from services.memory.jobs import Item, JobStore
 from services.memory.parse.warm import pdf
 from services.memory.tables import chunks, documents, job_events, job_items, jobs
 from stack_client.content import content
+from tests.memory.ingest.worker import NO_INDEXES
 
 KILLS = int(os.environ.get("INGEST_KILLS", "6"))
 DOCUMENTS = 60
@@ -54,7 +54,7 @@ async def prepared(url: str) -> Bank:
         params = v1.BankParams(keyword=v1.KeywordBankParams())
         store = JobStore(database, lease_seconds=30)
         async with database.write() as connection:
-            bank = await BankStore(database, Catalog()).create(
+            bank = await BankStore(database, NO_INDEXES).create(
                 connection, tenant="", identifier="bank", kind="keyword", params=params, provider_id="auto",
                 provider_resource_id="bank",
             )  # fmt: skip
