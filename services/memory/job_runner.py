@@ -114,6 +114,7 @@ class JobRunner:
         self._poll = poll_seconds
         self._retry = retry_seconds
         self._worker = this_worker()
+        self._said: dict[int, str] = {}
         self._group = asyncio.TaskGroup()
         self._active: set[asyncio.Task[None]] = set()
 
@@ -184,6 +185,7 @@ class JobRunner:
         finally:
             for task in tasks:
                 await _stopped(task)
+            self._said.pop(lease.number, None)
 
     async def _keep(self, lease: Lease, cancelled: asyncio.Event) -> None:
         """Hold the lease; ends when it is lost, or when the job is to be cancelled."""
@@ -260,7 +262,7 @@ class JobRunner:
                 StoreError,
                 ConflictError,
             ) as error:
-                await self._jobs.note(lease, f"waiting: {error.message}"[:500])
+                await self._wait_said(lease, error)
                 wished = error.retry_after or 0.0
             except InternalError as error:
                 tries += 1
@@ -271,12 +273,20 @@ class JobRunner:
             await asyncio.sleep(max(pause, wished) * random.uniform(0.7, 1.3))  # noqa: S311 (spreads retries)
             pause = min(pause * 2, LONGEST_PAUSE)
         await self._jobs.handled(lease, item, outcome)
+        self._said.pop(lease.number, None)
         if self._metrics is None:
             return
         if outcome.error is not None:
             self._metrics.failed(outcome.error.reason)
         else:
             self._metrics.handled(outcome.status, size=outcome.bytes)
+
+    async def _wait_said(self, lease: Lease, error: StackError) -> None:
+        """Tell why a job waits, once."""
+        message = f"waiting: {error.message}"[:500]
+        if self._said.get(lease.number) != message:
+            self._said[lease.number] = message
+            await self._jobs.note(lease, message)
 
     async def _outcome(self, lease: Lease, item: Item) -> Outcome:
         """Fetch, read, cut and store a document; what is its own fault is its outcome.
@@ -359,7 +369,7 @@ class JobRunner:
                 StoreError,
                 ConflictError,
             ) as error:
-                await self._jobs.note(lease, f"waiting: {error.message}"[:500])
+                await self._wait_said(lease, error)
             except StackError as error:
                 tries += 1
                 if not isinstance(error, InternalError) or tries == TRIES:

@@ -294,7 +294,7 @@ class JobStore:
         mine = (job_items.c.job == lease.number) & (job_items.c.place == item.place)
         async with self._database.write() as connection:
             job = await self._change(
-                connection, lease.number, lease=lease, document=event, columns={"done": jobs.c.done + 1}
+                connection, lease.number, lease=lease, document=event, columns={"done": jobs.c.done + 1, "message": ""}
             )
             counts = dict(job["counts"])
             for name, more in ((outcome.status, 1), ("chunks", outcome.chunks), ("bytes", outcome.bytes)):

@@ -28,15 +28,16 @@ def main(arguments: list[str]) -> int:
     parent, memory_bytes, cpu_seconds = (int(argument) for argument in arguments[:3])
     _die_with(parent)
     parse = _docling() if arguments[3] == "docling" else _builtin()
-    held = ["limits"]
+    held: list[str] = []
     if arguments[3] == "builtin":
-        sandbox.limit(memory_bytes=memory_bytes, cpu_seconds=cpu_seconds)
+        held = sandbox.limit(memory_bytes=memory_bytes, cpu_seconds=cpu_seconds)
         held += ["calls"] * sandbox.filter_calls()
     else:
         # docling runs models: it needs files and threads.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
         held = ["cpu"]
+    gc.freeze()  # what was imported is no garbage: looking through it would cost more than most documents
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     write_frame(sink, {"held": held})
     while (frame := read_frame(source)) is not None:

@@ -3,7 +3,7 @@
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import docx
@@ -20,7 +20,6 @@ from services.memory.parse.markup import escape_line, table_lines
 _HEADING = re.compile(r"(?:heading|überschrift|titre|título)\s*([1-9])", re.IGNORECASE)
 _LIST = re.compile(r"list", re.IGNORECASE)
 _DOCTYPE = re.compile(rb"<!(?:DOCTYPE|ENTITY)|<\0!\0(?:D\0O\0C\0T\0|E\0N\0T\0I\0)")
-MAX_NESTED_TABLES = 8
 
 
 def read_docx(data: bytes, *, limits: Limits) -> Extract:
@@ -30,7 +29,7 @@ def read_docx(data: bytes, *, limits: Limits) -> Extract:
         RefusedError: If it is encrypted, damaged, too large or has no text.
     """
     document = _opened(data, docx.Document, limits=limits)
-    lines = list(_blocks(document, depth=0))
+    lines = list(_blocks(document))
     text = "\n\n".join(line for line in lines if line.strip())
     if not text.strip():
         raise RefusedError("it has no text, only pictures or drawings: nothing can be found in it")
@@ -92,14 +91,16 @@ def _title(document: Any) -> str:  # noqa: ANN401 (untyped packages)
         return ""
 
 
-def _blocks(parent: Any, *, depth: int) -> Iterator[str]:  # noqa: ANN401 (untyped packages)
+def _blocks(document: Any) -> Iterator[str]:  # noqa: ANN401 (untyped packages)
+    # Looked up once: the public way searches all styles for each paragraph.
+    styles = {style.style_id: style.name or "" for style in document.styles}
     items: list[str] = []
-    for block in parent.iter_inner_content():
+    for block in document.iter_inner_content():
         if isinstance(block, Table):
             yield from _flushed(items)
-            yield _table(block, depth=depth)
+            yield _table(block)
             continue
-        line = _paragraph(block)
+        line = _paragraph(block, styles)
         if line.startswith("- "):
             items.append(line)
             continue
@@ -114,11 +115,11 @@ def _flushed(items: list[str]) -> Iterator[str]:
         items.clear()
 
 
-def _paragraph(paragraph: Paragraph) -> str:
+def _paragraph(paragraph: Paragraph, styles: Mapping[str, str]) -> str:
     text = paragraph.text.strip()
     if not text:
         return ""
-    style = paragraph.style.name or "" if paragraph.style is not None else ""
+    style = styles.get(paragraph._p.style or "", "")  # noqa: SLF001 (see `_blocks`)
     if style == "Title":
         return "# " + escape_line(text)
     heading = _HEADING.match(style)
@@ -130,9 +131,7 @@ def _paragraph(paragraph: Paragraph) -> str:
     return text
 
 
-def _table(table: Table, *, depth: int) -> str:
-    if depth >= MAX_NESTED_TABLES:
-        raise RefusedError(f"its tables are nested more than {MAX_NESTED_TABLES} deep: save it in a simpler form")
+def _table(table: Table) -> str:
     # The public way takes quadratic time and repeats merged cells.
     rows = [[" ".join(_cell_texts(cell)) for cell in row.tc_lst] for row in table._tbl.tr_lst]  # noqa: SLF001
     return "\n".join(table_lines(rows))

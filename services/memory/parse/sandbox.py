@@ -6,6 +6,7 @@ processes. Where there is no filter, files cannot be opened either, since no des
 also keeps sockets from being made; new processes are held by RLIMIT_NPROC unless the user is root.
 """
 
+import contextlib
 import ctypes
 import platform
 import resource
@@ -38,13 +39,14 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
-    """Set the limits of this process for the rest of its life.
+def limit(*, memory_bytes: int, cpu_seconds: int) -> list[str]:
+    """Set the limits of this process for the rest of its life; returns the names of those that the system took.
 
     Args:
         memory_bytes: Address space.
         cpu_seconds: Of the processor, after which the kernel ends it.
     """
+    held = []
     for name, value in (
         ("RLIMIT_AS", memory_bytes),
         ("RLIMIT_DATA", memory_bytes),
@@ -55,8 +57,12 @@ def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
         ("RLIMIT_NOFILE", 3),
     ):
         number = getattr(resource, name, None)
-        if number is not None:
-            resource.setrlimit(number, (value, value))
+        # Some systems know a limit and refuse to set it.
+        with contextlib.suppress(ValueError, OSError):
+            if number is not None:
+                resource.setrlimit(number, (value, value))
+                held.append(name)
+    return held
 
 
 def filter_calls() -> bool:

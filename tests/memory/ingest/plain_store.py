@@ -67,11 +67,13 @@ class PlainStore:
                 await connection.execute(sa.insert(chunks), rows)
         return Stored(status="inserted" if before is None else "replaced", chunks=len(rows))
 
-    async def reembed(self, bank: Bank, model: EmbeddingModel, progress: Callable[[int, int], Awaitable[None]]) -> None:
+    async def reembed(
+        self, bank: Bank, model: EmbeddingModel, *, report: Callable[[int, int], Awaitable[None]]
+    ) -> None:
         query = sa.select(sa.func.count()).where(chunks.c.bank == bank.number)
         async with self._database.read() as connection:
             total = (await connection.execute(query)).scalar_one()
-        await progress(total, total)
+        await report(total, total)
         async with self._database.write() as connection:
             await next_revision(connection, bank.number)
             change = sa.update(banks).where(banks.c.number == bank.number)

@@ -97,9 +97,11 @@ class Gate(PlainStore):
         await self.open.wait()
         return await super().put(bank, draft)
 
-    async def reembed(self, bank: Bank, model: EmbeddingModel, progress: Callable[[int, int], Awaitable[None]]) -> None:
+    async def reembed(
+        self, bank: Bank, model: EmbeddingModel, *, report: Callable[[int, int], Awaitable[None]]
+    ) -> None:
         await self.open.wait()
-        await super().reembed(bank, model, progress)
+        await super().reembed(bank, model, report=report)
 
 
 @pytest.fixture
@@ -118,7 +120,9 @@ async def gated(either: MemoryMesh) -> AsyncIterator[Gate]:
 
 
 async def test_a_job_ingests_its_documents_and_tells_of_each(working: MemoryMesh, bank: str) -> None:
-    job = await create(working, bank, document("a", "Alpha text."), document("b.csv", "x,y\n1,2\n"))
+    job = await create(
+        working, bank, document("a", "Alpha text."), document("b.csv", "x,y\n1,2\n", mime_type="text/csv")
+    )
     assert (job.status, job.kind, job.progress.total) == (v1.JOB_STATUS_SCHEDULED, "ingestion", 2)
     events = await watch(working, job.job_id)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
-from services.memory.catalog import Catalog
 from services.memory.database import Database
 from services.memory.jobs import Item, JobStore
 from services.memory.parse.warm import pdf
 from services.memory.tables import chunks, documents, job_events, job_items, jobs
 from stack_client.content import content
+from tests.memory.ingest.worker import NO_INDEXES
 
 KILLS = int(os.environ.get("INGEST_KILLS", "6"))
 DOCUMENTS = 60
@@ -39,7 +39,8 @@ def sources() -> list[v1.RAGDocument]:
         if kind == "pdf":
             data = pdf([f"Page {page} of {number}" for page in range(3)]).hex()
             form = v1.ContentOrUrl(url=v1.URL(uri=f"data:application/pdf,{'%'.join(['', *_pairs(data)])}"))
-        result.append(v1.RAGDocument(document_id=f"{number:03d}{suffix}", content=form))
+        mime_type = "application/json" if kind == "bad" else None
+        result.append(v1.RAGDocument(document_id=f"{number:03d}{suffix}", content=form, mime_type=mime_type))
     return result
 
 
@@ -53,7 +54,7 @@ async def prepared(url: str) -> Bank:
         params = v1.BankParams(keyword=v1.KeywordBankParams())
         store = JobStore(database, lease_seconds=30)
         async with database.write() as connection:
-            bank = await BankStore(database, Catalog()).create(
+            bank = await BankStore(database, NO_INDEXES).create(
                 connection, tenant="", identifier="bank", kind="keyword", params=params, provider_id="auto",
                 provider_resource_id="bank",
             )  # fmt: skip

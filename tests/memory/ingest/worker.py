@@ -5,11 +5,11 @@ It is killed at any point by the test of durability.
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING, cast
 
 import grpc
 
 from services.memory.banks import BankStore
-from services.memory.catalog import Catalog
 from services.memory.config import MemoryConfig
 from services.memory.database import Database
 from services.memory.embedder import Embedder
@@ -17,10 +17,16 @@ from services.memory.ingestion import Ingestion
 from services.memory.jobs import ENDED
 from tests.memory.ingest.plain_store import PlainStore
 
+if TYPE_CHECKING:
+    from services.memory.catalog import Catalog
+
+NO_INDEXES = cast("Catalog", None)
+"""No bank is deleted here."""
+
 
 async def main(url: str, job_id: str) -> None:
     async with Database(url) as database, grpc.aio.insecure_channel("127.0.0.1:1") as nobody:
-        banks = BankStore(database, Catalog())
+        banks = BankStore(database, NO_INDEXES)
         embedder = Embedder(nobody, database, batch=8, cached=0, default_model="none")
         config = MemoryConfig(parse_children=1, documents_at_once=3)
         async with Ingestion(config, database, banks, embedder, nobody) as ingestion:
