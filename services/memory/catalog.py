@@ -23,7 +23,7 @@ from services.memory.indexes.choice import AUTO, Choice, Side, sides
 from services.memory.indexes.context import IndexBrokenError, IndexContext
 from services.memory.indexes.upkeep import catch_up, revision_of, trim
 from services.memory.tables import banks, chunks
-from stack_client.errors import FailedPreconditionError, NotFoundError, StackError
+from stack_client.errors import FailedPreconditionError, NotFoundError, StackError, UnavailableError
 
 logger = logging.getLogger(__name__)
 Key: TypeAlias = tuple[int, Side]
@@ -147,7 +147,10 @@ class Catalog:
         try:
             return await self._newest(bank, side)
         except NotFoundError:
-            self._entries.pop((bank.number, side), None)
+            gone = self._entries.pop((bank.number, side), None)
+            if gone is not None:
+                async with gone.lock:
+                    await gone.index.drop()
             raise
 
     async def _newest(self, bank: Bank, side: Side) -> Index:
@@ -162,21 +165,40 @@ class Catalog:
         return entry.index
 
     async def _entry(self, bank: Bank, side: Side) -> _Entry:
-        key = (bank.number, side)
-        entry = self._entries.get(key)
-        if entry is not None and entry.bank.embedding_stamp == bank.embedding_stamp:
+        entry = self._known(bank, side)
+        if entry is not None:
             return entry
-        count = await self._count(bank) if self._choice.asked(bank, side) == AUTO else 0
+        count = await self._check(bank, side)
         name = self._choice.name(bank, side, count=count)
-        before = self._entries.get(key)  # somebody else may have been faster
-        if before is not None and before.bank.embedding_stamp == bank.embedding_stamp:
-            return before
-        if before is not None:  # its embeddings are of another model now
-            await before.index.drop()
+        if entry := self._known(bank, side):  # somebody else was faster
+            return entry
+        before = self._entries.get((bank.number, side))
         logger.info("index chosen bank=%s side=%s index=%s chunks=%s", bank.number, side, name, count)
         entry = _Entry(bank=bank, name=name, index=self._make(bank, side, name), count=count)
-        self._entries[key] = entry
+        self._entries[bank.number, side] = entry
+        if before is not None and before.index.upkeep == "local":  # of embeddings that there are no more
+            async with before.lock:
+                await before.index.drop()
         return entry
+
+    def _known(self, bank: Bank, side: Side) -> _Entry | None:
+        entry = self._entries.get((bank.number, side))
+        same = entry is not None and (side == "keyword" or entry.bank.embedding_stamp == bank.embedding_stamp)
+        return entry if same else None
+
+    async def _check(self, bank: Bank, side: Side) -> int:
+        """How many chunks a bank has, where that matters, before its index is opened.
+
+        Raises:
+            NotFoundError: If it was deleted meanwhile.
+            UnavailableError: If it has another embedding model now.
+        """
+        async with self._database.read() as connection:
+            await revision_of(connection, bank)
+            query = sa.select(banks.c.embedding_stamp).where(banks.c.number == bank.number)
+            if side == "vector" and (await connection.execute(query)).scalar_one() != bank.embedding_stamp:
+                raise UnavailableError(f"memory bank {bank.identifier!r} has another embedding model now; ask again")
+        return await self._count(bank) if self._choice.asked(bank, side) == AUTO else 0
 
     async def _ready(self, entry: _Entry, side: Side) -> None:
         """Open it and bring it up to date; made again once where it is broken."""

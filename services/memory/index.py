@@ -60,7 +60,22 @@ class VectorIndex(Index, Protocol):
 
 
 class KeywordIndex(Index, Protocol):
-    """Finds chunks by their words: BM25 with k1 = 1.2 and b = 0.75 over the statistics of its bank."""
+    """Finds chunks by their words, as `analysis` cuts them.
+
+    A chunk matches when all phrases and required words and one of the prefixes occur and no excluded word does; where
+    none of these is given, when a word of the text occurs. Prefixes are compared with words as they are written, all
+    else by stems. Of a prefix of several words the last one is the beginning; the others occur in the same field.
+
+    The score is the sum over terms t and fields f, with k1 = 1.2 and b = 0.75, of
+
+        boost(f) ln(1 + (N - n + 0.5) / (n + 0.5)) tf (k1 + 1) / (tf + k1 (1 - b + b words(f) / average(f)))
+
+    N are the chunks of the bank, n those with t in f, tf its occurrences in f of the chunk, words(f) and average(f) the
+    words of f in the chunk and in the mean of the N, stop words counted. Terms are the words of text, required and
+    phrases, each once, without stop words unless there are no others, and the prefixes; a prefix occurs once in a field
+    where a word begins with it. A phrase's words count in its field only, all else in the searched fields. Of more than
+    64 terms the rarest that occur count. Filters and expiry do not change N, n or the mean; removed chunks are in none.
+    """
 
     async def query(
         self, query: KeywordQuery, *, limit: int, where: Filter | None, now: int
@@ -68,4 +83,7 @@ class KeywordIndex(Index, Protocol):
         """The best chunks, and how many match in all, counted up to 10,000; see `VectorIndex.query`."""
 
     async def terms(self, query: KeywordQuery, number: int) -> dict[str, float]:
-        """Share of each word of the query in the score of one chunk, by the word as the caller wrote it."""
+        """What each word of the query adds to the score of one chunk, by the word as the caller wrote it.
+
+        Together they are its score, were it found; empty where it is not in the index.
+        """

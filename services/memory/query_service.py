@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 
 from llamastack import v1
+from services.memory import analysis
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
 from services.memory.catalog import Catalog
+from services.memory.chunk_rows import words
 from services.memory.chunks import KeywordQuery, Phrase
 from services.memory.embedder import Embedder, normalised
 from services.memory.filters import parse
 from services.memory.fusion import DEFAULT_FEEDBACK, ByRank, ByScore
 from services.memory.graph_legs import GraphLegs
-from services.memory.highlight import field_highlights
+from services.memory.highlight import highlight
 from services.memory.hits import bank_chunk
 from services.memory.moments import now
 from services.memory.registry_service import check_keyword_fields
@@ -249,7 +251,23 @@ class _Marks:
 
     def of(self, bank: Bank, query: KeywordQuery, row: Mapping[Any, Any]) -> list[v1.FieldHighlight]:
         """Marked places of a chunk."""
-        return field_highlights(bank, query, row, max_spans=self._spans, fragment_characters=self._characters)
+        analyser = analysis.analyser(bank.language)
+        fields = {
+            name: str(row["text"]) if name == "content" else words(row["metadata"].get(name))
+            for name in bank.keyword_fields
+        }
+        found = (
+            highlight(
+                text,
+                query,
+                analyser=analyser,
+                field=name,
+                max_spans=self._spans,
+                fragment_characters=self._characters,
+            )
+            for name, text in fields.items()
+        )
+        return [one for one in found if one is not None]
 
 
 def _ranking(fusion: v1.QueryFusion, names: Sequence[str]) -> Ranking:

@@ -4,7 +4,7 @@ tantivy finds the best candidates by its own BM25, which rounds lengths of field
 until it merges. Its weights are corrected to exact counts, so that its score is never less than the exact one.
 Candidates are scored again by their words, and more are fetched until no other chunk can be better.
 
-Facts are terms too: `filter_terms` says how.
+Facts are terms too: `fact_terms` says how.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from services.memory import analysis
 from services.memory.chunks import Changes, Found, IndexedChunk, KeywordQuery
 from services.memory.filters import Filter
 from services.memory.indexes.context import IndexBrokenError, IndexContext
-from services.memory.indexes.filter_terms import FilterTerms, fact_terms
+from services.memory.indexes.fact_terms import fact_terms
+from services.memory.indexes.filter_terms import FilterTerms
 from services.memory.indexes.words import (
     COUNTED,
     FieldTokens,
