@@ -78,7 +78,7 @@ async def test_deleting_by_filter_takes_exactly_what_matches(mesh: MemoryMesh, n
 async def test_an_update_with_an_old_etag_changes_nothing(mesh: MemoryMesh, name: Name) -> None:
     where = await bank(mesh, name)
     await mesh.client.memory.insert(where, [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
-    a, b = await mesh.client.memory.documents(where)
+    a, b = sorted(await mesh.client.memory.documents(where), key=lambda one: one.document_id)
     changes = [
         v1.DocumentChange(document_id="a", content=document("three").content, etag=a.etag),
         v1.DocumentChange(document_id="b", content=document("four").content, etag=a.etag),

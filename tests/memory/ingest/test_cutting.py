@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.memory.chunks import Vector
 from services.memory.cut.cutter import Strategy, cut
-from services.memory.embedder import _pieces
+from services.memory.embedder import pieces as word_pieces
 from services.memory.text import Parsed, Piece, Structure
 from stack_client.errors import InvalidArgumentError
 
@@ -41,7 +41,7 @@ class Words:
 
     async def offsets(self, text: str) -> Sequence[tuple[int, int]]:
         self.asked += 1
-        return _pieces(text)
+        return word_pieces(text)
 
 
 class Bytes(Words):
@@ -188,13 +188,13 @@ async def test_a_long_text_is_asked_about_in_parts_and_counted_alike() -> None:
     counter = Words()
     pieces = await cut(Parsed(text=text, mime_type="text/plain"), tokens=counter, size=200, overlap=0)
     assert counter.asked == 3
-    assert sum(piece.tokens for piece in pieces) == len(_pieces(text))
+    assert sum(piece.tokens for piece in pieces) == len(word_pieces(text))
 
 
 async def test_no_more_pieces_than_semchunk_makes() -> None:
     sentence = "The quick brown fox, who was brown; jumped over it. It was (as they say) lazy!\n"
     text = "\n".join(sentence * (1 + number % 7) for number in range(120))
     pieces = await cut(Parsed(text=text, mime_type="text/plain"), tokens=Words(), size=100, overlap=0)
-    chunker = cast("Any", semchunk).chunkerify(lambda part: len(_pieces(part)), 100)
+    chunker = cast("Any", semchunk).chunkerify(lambda part: len(word_pieces(part)), 100)
     assert len(pieces) <= len(chunker(text)) * 1.05
     check(text, pieces, size=100)

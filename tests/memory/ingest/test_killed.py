@@ -23,7 +23,7 @@ from services.memory.tables import chunks, documents, job_events, job_items, job
 from stack_client.content import content
 from tests.memory.ingest.worker import NO_INDEXES
 
-KILLS = int(os.environ.get("INGEST_KILLS", "6"))
+KILLS = int(os.environ.get("INGEST_KILLS", "3"))
 DOCUMENTS = 60
 JOB = "job"
 

@@ -9,7 +9,7 @@ import pytest
 from llamastack import v1
 from services.memory.cut.context import ContextWriter
 from services.memory.cut.cutter import Cutting, bank_sizes, cutting_of
-from services.memory.embedder import _pieces
+from services.memory.embedder import pieces as word_pieces
 from services.memory.pipeline import Source, recipe
 from services.memory.text import Piece
 from stack_client.calls import unary
@@ -28,7 +28,7 @@ class Words:
     window = 60
 
     async def offsets(self, text: str) -> Sequence[tuple[int, int]]:
-        return _pieces(text)
+        return word_pieces(text)
 
 
 async def bank_of(mesh: MemoryMesh, name: str, **params: Any) -> Any:
@@ -101,7 +101,7 @@ async def test_a_context_fits_beside_its_piece_into_what_the_model_reads(mesh: M
         [found] = written.pieces
         assert found.context
         assert (found.text, found.start, found.stop) == (piece.text, 0, 150)
-        assert found.tokens == 40 + len(_pieces(found.context)) <= Words.window
+        assert found.tokens == 40 + len(word_pieces(found.context)) <= Words.window
         with pytest.raises(InvalidArgumentError, match="CHUNK_CONTENT"):
             await ContextWriter(channel).write(text, [piece], replace(cutting, context_prompt="?"), tokens=Words())
     finally:
