@@ -58,8 +58,12 @@ class Database:
         if self.dialect == "sqlite":
             sa.event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
-        async with self.write() as connection:
-            await connection.run_sync(upgrade)
+        try:
+            async with self.write() as connection:
+                await connection.run_sync(upgrade)
+        except BaseException:
+            await self._engine.dispose()
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

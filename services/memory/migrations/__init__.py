@@ -9,6 +9,8 @@ from alembic.util.exc import CommandError
 
 from stack_client.errors import FailedPreconditionError
 
+INDEX_PREFIX = "index_"
+"""Tables that indexes make for themselves are no matter of migrations."""
 _LOCK = 0x6C6C616D61  # of our migrations among PostgreSQL's advisory locks
 
 

@@ -4,10 +4,8 @@ from typing import Any
 
 from alembic import context
 
+from services.memory.migrations import INDEX_PREFIX
 from services.memory.tables import metadata
-
-INDEX_PREFIX = "index_"
-"""Tables that indexes make for themselves are no matter of migrations."""
 
 
 def _ours(_object: object, name: str | None, kind: str, _reflected: bool, _other: object) -> bool:  # noqa: FBT001 (Alembic calls it)
