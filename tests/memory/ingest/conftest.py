@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.memory.ingest.plain_store import PlainStore
 from tests.memory.mesh import MemoryMesh, memory_mesh
 
 
@@ -37,5 +36,5 @@ def either(request: pytest.FixtureRequest) -> MemoryMesh:
 @pytest.fixture
 async def working(either: MemoryMesh) -> AsyncIterator[MemoryMesh]:
     """Memory on one database and then on the other, with a worker of jobs."""
-    async with either.node.ingestion.runner(PlainStore(either.node._database), jobs_at_once=2):
+    async with either.node.ingestion.runner(either.node._documents, jobs_at_once=2):
         yield either

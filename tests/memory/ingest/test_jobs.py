@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from llamastack import v1
 from services.memory.bank import Bank
+from services.memory.documents import DocumentStore, Stored
 from services.memory.embedder import EmbeddingModel
 from services.memory.job_runner import JobRunner
 from services.memory.jobs import JobStore, LeaseLostError
@@ -26,7 +27,6 @@ from stack_client.errors import (
     StackError,
     UnavailableError,
 )
-from tests.memory.ingest.plain_store import PlainStore, Stored
 from tests.memory.ingest.test_files import upload
 from tests.memory.mesh import MemoryMesh
 
@@ -81,11 +81,11 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
-class Gate(PlainStore):
+class Gate(DocumentStore):
     """Stores when it is told to."""
 
     def __init__(self, mesh: MemoryMesh, *, failures: list[StackError] | None = None) -> None:
-        super().__init__(mesh.node._database)
+        super().__init__(mesh.node._database, mesh.node._catalog, mesh.node._embedder)
         self.open = asyncio.Event()
         self.waiting = 0
         self.failures = failures or []
@@ -320,7 +320,7 @@ async def test_a_job_that_nobody_has_begun_is_cancelled_at_once_and_one_that_end
     job = await create(either, bank, document("a", "x"))
     answer = await unary(either.banks.CancelIngestionJob(v1.CancelIngestionJobRequest(job_id=job.job_id)))
     assert answer.job.status == v1.JOB_STATUS_CANCELLED
-    async with _runner(either, PlainStore(either.node._database)):
+    async with _runner(either, either.node._documents):
         other = await create(either, bank, document("a", "x"))
         await watch(either, other.job_id)
     with pytest.raises(FailedPreconditionError, match="completed"):
@@ -350,13 +350,13 @@ async def test_a_job_fails_when_its_model_is_gone(either: MemoryMesh, bank: str)
 
 
 async def test_a_bug_over_one_document_fails_that_document_alone(either: MemoryMesh, bank: str) -> None:
-    class Broken(PlainStore):
+    class Broken(DocumentStore):
         async def put(self, bank: Bank, draft: DraftDocument) -> Stored:
             if draft.document_id == "a":
                 raise ZeroDivisionError("a bug")
             return await super().put(bank, draft)
 
-    async with _runner(either, Broken(either.node._database)):
+    async with _runner(either, Broken(either.node._database, either.node._catalog, either.node._embedder)):
         job = await create(either, bank, document("a", "x"), document("b", "y"))
         done = (await watch(either, job.job_id))[-1].completed
     assert (done.metadata["failed"], done.metadata["inserted"]) == (1, 1)
@@ -371,7 +371,7 @@ async def test_a_stopped_worker_gives_its_job_back_and_the_next_goes_on(either: 
             return gate.waiting > 0
 
         await until(begun)
-    async with _runner(either, PlainStore(either.node._database)):
+    async with _runner(either, either.node._documents):
         events = await watch(either, job.job_id)
     assert events[-1].completed.metadata["inserted"] == 6
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -395,9 +395,9 @@ async def test_a_worker_that_lost_its_lease_writes_nothing_more(either: MemoryMe
 
 
 async def test_two_workers_share_the_jobs_and_do_each_once(either: MemoryMesh, bank: str) -> None:
-    store = functools.partial(PlainStore, either.node._database)
+    store = either.node._documents
     made = [await create(either, bank, document(f"d{number}", f"T {number}.")) for number in range(8)]
-    async with _runner(either, store()), _runner(either, store()):
+    async with _runner(either, store), _runner(either, store):
         for job in made:
             done = (await watch(either, job.job_id))[-1].completed
             assert done.metadata["inserted"] == 1
@@ -443,7 +443,7 @@ async def test_a_file_that_a_job_reads_is_not_deleted(either: MemoryMesh, bank: 
     await unary(delete())
 
 
-def _runner(mesh: MemoryMesh, store: PlainStore) -> JobRunner:
+def _runner(mesh: MemoryMesh, store: DocumentStore) -> JobRunner:
     runner = mesh.node.ingestion.runner(store, jobs_at_once=2)
     runner._retry = 0.01
     return runner

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
+from services.memory.catalog import Catalog
+from services.memory.config import MemoryConfig
 from services.memory.database import Database
 from services.memory.jobs import Item, JobStore
 from services.memory.parse.warm import pdf
 from services.memory.tables import chunks, documents, job_events, job_items, jobs
 from stack_client.content import content
-from tests.memory.ingest.worker import NO_INDEXES
 
 KILLS = int(os.environ.get("INGEST_KILLS", "3"))
 DOCUMENTS = 60
@@ -50,11 +52,11 @@ def _pairs(text: str) -> list[str]:
 
 async def prepared(url: str) -> Bank:
     """A database with a bank and a job in it."""
-    async with Database(url) as database:
+    async with Database(url) as database, Catalog(database, MemoryConfig(), Path(tempfile.mkdtemp())) as catalog:
         params = v1.BankParams(keyword=v1.KeywordBankParams())
         store = JobStore(database, lease_seconds=30)
         async with database.write() as connection:
-            bank = await BankStore(database, NO_INDEXES).create(
+            bank = await BankStore(database, catalog).create(
                 connection, tenant="", identifier="bank", kind="keyword", params=params, provider_id="auto",
                 provider_resource_id="bank",
             )  # fmt: skip

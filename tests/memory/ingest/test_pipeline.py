@@ -15,7 +15,6 @@ from services.memory.text import Piece
 from stack_client.calls import unary
 from stack_client.content import struct
 from stack_client.errors import InvalidArgumentError, NotFoundError
-from tests.memory.ingest.plain_store import PlainStore
 from tests.memory.ingest.test_files import pieces as upload_pieces
 from tests.memory.mesh import MemoryMesh
 
@@ -59,7 +58,7 @@ async def test_what_is_unchanged_is_not_even_read(
     mesh: MemoryMesh, name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank = await bank_of(mesh, name(), keyword={})
-    pipeline, store = mesh.node.ingestion.pipeline, PlainStore(mesh.node._database)
+    pipeline, store = mesh.node.ingestion.pipeline, mesh.node._documents
     stored = await pipeline.ingest(bank, SOURCE, CUTTING, store)
     assert (stored.status, stored.chunks) == ("inserted", 1)
 
