@@ -44,6 +44,8 @@ VERSION = 1
 MOST_REMEMBERED = 4_000_000
 """Chunks in the lists of who holds a term that are kept between two changes of a bank: 64 MB."""
 FILTERS_REMEMBERED = 16
+SPARSE = 64
+"""Numbers from the first to the last of a list for each that is in it, above which lists are sorted instead."""
 NEVER = np.iinfo(np.int64).max
 Numbers = npt.NDArray[np.int64]
 
@@ -205,7 +207,7 @@ class SqlWords(TransactionalIndex):
         else:
             joined = [sa.func.string_agg(sa.cast(column, sa.Text), ",") for column in inner.c]
         row = (await connection.execute(sa.select(*joined))).one()
-        return [np.fromstring(text, np.int64, sep=",") if text else np.zeros(0, np.int64) for text in row]
+        return [await offload(len(text or ""), _parsed, text or "") for text in row]
 
     def _analysed(self, added: Sequence[IndexedChunk]) -> list[AnalysedChunk]:
         return [AnalysedChunk(one, field_tokens(self._bank, one, self._analyser)) for one in added]
@@ -249,12 +251,12 @@ class SqlWords(TransactionalIndex):
         if not len(numbers):
             return numbers, [numbers for _ in self._fields]
         rows = await self._rows(connection, memory)
-        numbers = numbers[rows.expires[np.searchsorted(rows.numbers, numbers)] > now]
+        places = await asyncio.to_thread(np.searchsorted, rows.numbers, numbers)
+        places = places[rows.expires[places] > now]
         if where is not None:
-            matching = await self._matching(connection, memory, where, numbers)
-            numbers = np.intersect1d(numbers, matching, assume_unique=True)
-        places = np.searchsorted(rows.numbers, numbers)
-        return numbers, [lengths[places] for lengths in rows.lengths]
+            matching = await self._matching(connection, memory, where, rows.numbers[places])
+            places = places[await asyncio.to_thread(np.isin, rows.numbers[places], matching, assume_unique=True)]
+        return rows.numbers[places], [lengths[places] for lengths in rows.lengths]
 
     async def _matching(
         self, connection: AsyncConnection, memory: _Remembered, where: Filter, among: Numbers
@@ -340,12 +342,12 @@ class _Matching:
         """What each thing that must match is held by."""
         wanted = self._wanted
         if not wanted.demanding:
-            yield _union([await self._anywhere(Term(stem)) for stem in wanted.optional])
+            yield union([await self._anywhere(Term(stem)) for stem in wanted.optional])
         for phrase in wanted.phrases:
-            yield _union([await self._phrase(phrase.stems, phrase.slop, field) for field in phrase.fields])
+            yield union([await self._phrase(phrase.stems, phrase.slop, field) for field in phrase.fields])
         if wanted.prefixes:
             begun = [(one, field) for one in wanted.prefixes for field in wanted.searched]
-            yield _union([await self._prefix(one.words, one.text, field) for one, field in begun])
+            yield union([await self._prefix(one.words, one.text, field) for one, field in begun])
         for stem in wanted.required:
             yield await self._anywhere(Term(stem))
 
@@ -353,7 +355,7 @@ class _Matching:
         return (await self._index.recall(self._connection, self._memory, term, field)).numbers
 
     async def _anywhere(self, term: Term) -> Numbers:
-        return _union([await self._holders(term, field) for field in self._wanted.searched])
+        return union([await self._holders(term, field) for field in self._wanted.searched])
 
     async def _phrase(self, stems: Sequence[str], slop: int, field: int) -> Numbers:
         if len(stems) == 1:
@@ -395,8 +397,33 @@ def _ranked(
     return [Found(int(numbers[place]), float(scores[place])) for place in best]
 
 
-def _union(some: Sequence[Numbers]) -> Numbers:
-    return np.unique(np.concatenate(some)) if some else np.zeros(0, np.int64)
+def union(some: Sequence[Numbers]) -> Numbers:
+    """The numbers of several lists, ascending, each once."""
+    filled = [one for one in some if len(one)]
+    if len(filled) <= 1:
+        return filled[0] if filled else np.zeros(0, np.int64)
+    low, high = min(one[0] for one in filled), max(one[-1] for one in filled)
+    if high - low > SPARSE * sum(map(len, filled)):
+        return np.unique(np.concatenate(filled))
+    present = np.zeros(high - low + 1, np.bool_)  # far faster than sorting
+    for one in filled:
+        present[one - low] = True
+    result: Numbers = np.flatnonzero(present) + low
+    return result
+
+
+def counted(some: Numbers) -> Postings:
+    """Each number once, ascending, with how often it occurs."""
+    if not len(some):
+        return Postings(some, some)
+    if np.any(some[1:] < some[:-1]):
+        some = np.sort(some)
+    starts = np.flatnonzero(np.concatenate([[True], some[1:] != some[:-1]]))
+    return Postings(some[starts], np.diff(starts, append=len(some)))
+
+
+def _parsed(text: str) -> Numbers:
+    return np.fromstring(text, np.int64, sep=",") if text else np.zeros(0, np.int64)
 
 
 def _characters(query: KeywordQuery) -> int:
