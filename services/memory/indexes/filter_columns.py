@@ -84,6 +84,9 @@ class _Column:
         self._known: dict[tuple[str, Any], int] = {}
         self._strings: list[tuple[int, str]] = []
         self._numbers: list[tuple[int, float]] = []
+        # The same as arrays, as of so many.
+        self._number_codes: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._number_values: npt.NDArray[np.float64] = np.zeros(0)
         self._count = 1
         # The codes of values that are a scalar, or lists that contain it.
         self._holding: dict[tuple[str, Scalar], list[int]] = {}
@@ -121,9 +124,11 @@ class _Column:
             compare = _STRINGS[wanted.operator]
             result[[code for code, value in self._strings if compare(value, wanted.value)]] = True
         elif _kind(wanted.value) == "number" and self._numbers:
-            codes, values = zip(*self._numbers, strict=True)
+            if len(self._number_codes) != len(self._numbers):
+                codes, values = zip(*self._numbers, strict=True)
+                self._number_codes, self._number_values = np.array(codes), np.array(values, np.float64)
             assert isinstance(wanted.value, float | int)
-            result[np.asarray(codes)] = _NUMBERS[wanted.operator](np.asarray(values, np.float64), wanted.value)
+            result[self._number_codes] = _NUMBERS[wanted.operator](self._number_values, wanted.value)
         return result
 
     def _remember(self, code: int, kind: str, value: Any) -> None:  # noqa: ANN401 (JSON)

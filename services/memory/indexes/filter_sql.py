@@ -85,27 +85,39 @@ def _sqlite_exists(column: sa.ColumnElement[Any], key: str, path: str | None) ->
 def _sqlite_equals(column: sa.ColumnElement[Any], key: str, path: str | None, values: Sequence[Scalar]) -> Condition:
     """A scalar is one row of json_each, as each member of a list is; an object's rows are no members."""
     if path is not None:
-        member = _each(column, path)
-        chosen = sa.select(1).select_from(member).where(_is_one(member, values))
-        is_object = sa.func.coalesce(sa.func.json_type(column, path) == "object", sa.false())
-        return sa.and_(sa.not_(is_object), sa.exists(chosen))
+        kind, member = sa.func.json_type(column, path), _each(column, path)
+        listed = sa.exists(sa.select(1).select_from(member).where(_is_one(member.c.type, member.c.atom, values)))
+        scalar = _is_one(kind, sa.func.json_extract(column, path), values)
+        return sa.case((kind == "array", listed), (kind == "object", sa.false()), else_=_known(scalar))
     entry = _each(column)
     inside = sa.case((entry.c.type == "array", entry.c.value), else_="[]")
     member = _each(inside)
-    within = sa.exists(sa.select(1).select_from(member).where(_is_one(member, values)).correlate(entry))
-    return sa.exists(sa.select(1).select_from(entry).where(entry.c.key == key, sa.or_(_is_one(entry, values), within)))
+    within = sa.exists(
+        sa.select(1).select_from(member).where(_is_one(member.c.type, member.c.atom, values)).correlate(entry)
+    )
+    return sa.exists(
+        sa.select(1)
+        .select_from(entry)
+        .where(entry.c.key == key, sa.or_(_is_one(entry.c.type, entry.c.atom, values), within))
+    )
 
 
-def _is_one(entry: Any, values: Sequence[Scalar]) -> Condition:  # noqa: ANN401 (a table-valued function)
-    """Whether a row of json_each is one of some values."""
-    choices = [entry.c.type == ("true" if value else "false") for value in values if isinstance(value, bool)]
+def _is_one(kind: Any, have: Any, values: Sequence[Scalar]) -> Condition:  # noqa: ANN401 (SQL expressions)
+    """Whether a value of SQLite's JSON is one of some."""
+    choices = [kind == ("true" if value else "false") for value in values if isinstance(value, bool)]
     texts = [value for value in values if isinstance(value, str)]
     numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
     for kinds, some in ((["text"], texts), (["integer", "real"], numbers)):
-        if some:
+        if len(some) == 1:
+            choices.append(sa.and_(kind.in_(kinds), have == sa.func.json_extract(json.dumps(some), "$[0]")))
+        elif some:
             listed = _each(json.dumps(some))
-            choices.append(sa.and_(entry.c.type.in_(kinds), entry.c.atom.in_(sa.select(listed.c.value))))
+            choices.append(sa.and_(kind.in_(kinds), have.in_(sa.select(listed.c.value))))
     return sa.or_(sa.false(), *choices)
+
+
+def _known(condition: Condition) -> Condition:
+    return sa.func.coalesce(condition, sa.false())
 
 
 def _each(*arguments: Any) -> Any:  # noqa: ANN401 (a table-valued function)

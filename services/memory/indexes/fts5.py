@@ -4,6 +4,7 @@ Texts are analysed before, so FTS5 splits at spaces only and folds nothing; form
 Who holds a term and how often is read from the table's vocabulary, which is faster than ranking by FTS5 itself.
 """
 
+import asyncio
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.indexes.sql_words import AnalysedChunk, Numbers, Postings, SqlWords
+from services.memory.indexes.sql_words import AnalysedChunk, Numbers, Postings, SqlWords, counted
 from services.memory.indexes.words import FieldTokens, PhrasePlan, Term, has_phrase
 
 LONGEST_PHRASE = 32
@@ -80,10 +81,11 @@ class Fts5Index(SqlWords):
         if term.prefix:
             first = "_" + term.text
             inside = sa.and_(c.col == f"f{field}", c.term >= first, c.term < first + LAST)
-            numbers = np.unique((await self.arrays(connection, sa.select(c.doc).where(inside)))[0])
+            occurrences = (await self.arrays(connection, sa.select(c.doc).where(inside)))[0]
+            numbers = (await asyncio.to_thread(counted, occurrences)).numbers
             return Postings(numbers, np.ones(len(numbers), np.int64))
         query = sa.select(c.doc).where(c.term == term.text, c.col == f"s{field}")
-        return Postings(*np.unique((await self.arrays(connection, query))[0], return_counts=True))
+        return await asyncio.to_thread(counted, (await self.arrays(connection, query))[0])
 
     async def phrase(self, connection: AsyncConnection, stems: Sequence[str], slop: int, field: int) -> Numbers:
         """See `SqlWords.phrase`."""

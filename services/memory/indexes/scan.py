@@ -148,15 +148,16 @@ class ScanIndex:
         mask = self._expires[:rows] > now
         if where is not None:
             mask &= self._facts.mask(where)
+        numbers = self._numbers[:rows]  # of rows that are there, no number ever changes
+        count = int(np.count_nonzero(mask))
+        if count == rows:
+            return numbers, products(query, self._q_ND[:rows], self._scales[:rows]), self._error
         chosen = np.flatnonzero(mask)
-        if len(chosen) < GATHER_BELOW * rows:
+        if count < GATHER_BELOW * rows:
             scores = products(query, self._q_ND[chosen], self._scales[chosen])
         else:
-            scores = products(query, self._q_ND[:rows], self._scales[:rows])
-            if len(chosen) < rows:
-                scores = scores[chosen]
-        numbers = self._numbers[chosen] if len(chosen) < rows else self._numbers[:rows].copy()
-        return numbers, scores, self._error
+            scores = products(query, self._q_ND[:rows], self._scales[:rows])[chosen]
+        return numbers[chosen], scores, self._error
 
     async def _exact(self, vector: Vector, numbers: npt.NDArray[np.int64]) -> list[Found]:
         """Cosines from the table's floats; a chunk that is gone meanwhile is left out."""

@@ -21,6 +21,7 @@ from services.memory.filters import Filter
 from services.memory.indexes.context import IndexContext
 from services.memory.indexes.filter_sql import sql_filter
 from services.memory.indexes.transactional import TransactionalIndex
+from services.memory.indexes.upkeep import revision_of
 from services.memory.indexes.words import (
     COUNTED,
     MOST_WORDS,
@@ -40,6 +41,12 @@ from services.memory.tables import Json, bank_indexes
 from services.runtime.offload import offload
 
 VERSION = 1
+MOST_REMEMBERED = 4_000_000
+"""Chunks in the lists of who holds a term that are kept between two changes of a bank: 64 MB."""
+FILTERS_REMEMBERED = 16
+SPARSE = 64
+"""Numbers from the first to the last of a list for each that is in it, above which lists are sorted instead."""
+NEVER = np.iinfo(np.int64).max
 Numbers = npt.NDArray[np.int64]
 
 
@@ -59,6 +66,32 @@ class AnalysedChunk(NamedTuple):
     fields: Sequence[Sequence[analysis.Token]]
 
 
+class _Remembered:
+    """What was read at one revision of the bank, so that the next queries need not."""
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        self.postings: dict[tuple[Term, int], Postings] = {}
+        self.rows: _Rows | None = None
+        self.matching: dict[Filter, Numbers] = {}
+        self._size = 0
+
+    def keep(self, key: tuple[Term, int], found: Postings) -> Postings:
+        """Remember who holds a term, where there is room."""
+        if self._size + len(found.numbers) <= MOST_REMEMBERED and key not in self.postings:
+            self._size += len(found.numbers)
+            self.postings[key] = found
+        return found
+
+
+class _Rows(NamedTuple):
+    """Of all chunks, by number."""
+
+    numbers: Numbers
+    expires: Numbers
+    lengths: Sequence[Numbers]
+
+
 class SqlWords(TransactionalIndex):
     """An index of words in tables of the database, beside one with number, facts, expiry and lengths."""
 
@@ -68,6 +101,7 @@ class SqlWords(TransactionalIndex):
         """Name of the table of words."""
         self._analyser = analysis.analyser(self._bank.language)
         self._fields = range(len(field_names(self._bank)))
+        self._remembered = _Remembered(-1)
 
     @property
     @abc.abstractmethod
@@ -111,15 +145,12 @@ class SqlWords(TransactionalIndex):
         if wanted.empty:
             return [], 0
         async with self._database.read() as connection:
+            memory = await self._memory(connection)
             totals = await self._totals(connection)
             wanted = await self._bounded(connection, wanted)
-            postings = {
-                (term, field): await self.postings(connection, term, field)
-                for term, fields in wanted.scored.items()
-                for field in fields
-            }
-            numbers = await _Matching(self, connection, wanted, postings).numbers()
-            numbers, lengths = await self._alive(connection, numbers, where, now)
+            postings = await self._postings(connection, memory, wanted)
+            numbers = await _Matching(self, connection, wanted, memory).numbers()
+            numbers, lengths = await self._alive(connection, memory, numbers, where, now)
         statistics = self._statistics(totals, postings)
         found = await asyncio.to_thread(
             _ranked, wanted, statistics, postings, numbers=numbers, lengths=lengths, limit=limit
@@ -134,11 +165,7 @@ class SqlWords(TransactionalIndex):
             tokens = await self.tokens(connection, number)
             if tokens is None:
                 return {}
-            postings = {
-                (term, field): await self.postings(connection, term, field)
-                for term, fields in wanted.scored.items()
-                for field in fields
-            }
+            postings = await self._postings(connection, await self._memory(connection), wanted)
             statistics = self._statistics(await self._totals(connection), postings)
         return {wanted.written[term]: share for term, share in shares(wanted, statistics, tokens).items()}
 
@@ -180,7 +207,7 @@ class SqlWords(TransactionalIndex):
         else:
             joined = [sa.func.string_agg(sa.cast(column, sa.Text), ",") for column in inner.c]
         row = (await connection.execute(sa.select(*joined))).one()
-        return [np.fromstring(text, np.int64, sep=",") if text else np.zeros(0, np.int64) for text in row]
+        return [await offload(len(text or ""), _parsed, text or "") for text in row]
 
     def _analysed(self, added: Sequence[IndexedChunk]) -> list[AnalysedChunk]:
         return [AnalysedChunk(one, field_tokens(self._bank, one, self._analyser)) for one in added]
@@ -193,20 +220,66 @@ class SqlWords(TransactionalIndex):
             return number.in_(sa.select(wanted.c.value))
         return number == sa.any_(sa.literal(list(numbers), sa.ARRAY(sa.BigInteger)))
 
+    async def recall(self, connection: AsyncConnection, memory: _Remembered, term: Term, field: int) -> Postings:
+        """Who holds a term, from memory where it is known."""
+        known = memory.postings.get((term, field))
+        return known or memory.keep((term, field), await self.postings(connection, term, field))
+
+    async def _postings(
+        self, connection: AsyncConnection, memory: _Remembered, wanted: Plan
+    ) -> Mapping[tuple[Term, int], Postings]:
+        return {
+            (term, field): await self.recall(connection, memory, term, field)
+            for term, fields in wanted.scored.items()
+            for field in fields
+        }
+
+    async def _memory(self, connection: AsyncConnection) -> _Remembered:
+        """What is remembered of the revision that the connection sees."""
+        revision = await revision_of(connection, self._bank)
+        if self._remembered.revision == revision:
+            return self._remembered
+        fresh = _Remembered(revision)
+        if revision > self._remembered.revision:
+            self._remembered = fresh
+        return fresh
+
     async def _alive(
-        self, connection: AsyncConnection, numbers: Numbers, where: Filter | None, now: int
+        self, connection: AsyncConnection, memory: _Remembered, numbers: Numbers, where: Filter | None, now: int
     ) -> tuple[Numbers, Sequence[Numbers]]:
         """Those of some chunks that live and match, ascending, with their lengths."""
         if not len(numbers):
             return numbers, [numbers for _ in self._fields]
-        table = self.facts
-        alive = sa.or_(table.c.expires_at.is_(None), table.c.expires_at > now)
-        query = self.facts_columns().where(alive, self._among(numbers.tolist()))
+        rows = await self._rows(connection, memory)
+        places = await asyncio.to_thread(np.searchsorted, rows.numbers, numbers)
+        places = places[rows.expires[places] > now]
         if where is not None:
-            query = query.where(sql_filter(where, table.c.facts, self._database.dialect))
-        found, *lengths = await self.arrays(connection, query)
-        order = np.argsort(found)
-        return found[order], [length[order] for length in lengths]
+            matching = await self._matching(connection, memory, where, rows.numbers[places])
+            places = places[await asyncio.to_thread(np.isin, rows.numbers[places], matching, assume_unique=True)]
+        return rows.numbers[places], [lengths[places] for lengths in rows.lengths]
+
+    async def _matching(
+        self, connection: AsyncConnection, memory: _Remembered, where: Filter, among: Numbers
+    ) -> Numbers:
+        """Chunks that match a filter; all of the bank where many are asked for, to be remembered."""
+        if where in memory.matching:
+            return memory.matching[where]
+        table, every = self.facts, memory.rows is None or len(among) > len(memory.rows.numbers) / 4
+        query = sa.select(table.c.number).where(sql_filter(where, table.c.facts, self._database.dialect))
+        if not every:
+            query = query.where(self._among(among.tolist()))
+        matching = np.sort((await self.arrays(connection, query))[0])
+        if every and len(memory.matching) < FILTERS_REMEMBERED:
+            memory.matching[where] = matching
+        return matching
+
+    async def _rows(self, connection: AsyncConnection, memory: _Remembered) -> _Rows:
+        if memory.rows is None:
+            expires = sa.func.coalesce(self.facts.c.expires_at, NEVER).label("expires")
+            numbers, *lengths, ends = await self.arrays(connection, self.facts_columns().add_columns(expires))
+            order = np.argsort(numbers)
+            memory.rows = _Rows(numbers[order], ends[order], [length[order] for length in lengths])
+        return memory.rows
 
     async def _bounded(self, connection: AsyncConnection, wanted: Plan) -> Plan:
         """The same with the rarest words only, where there are many."""
@@ -246,12 +319,12 @@ class _Matching:
         index: SqlWords,
         connection: AsyncConnection,
         wanted: Plan,
-        known: Mapping[tuple[Term, int], Postings],
+        memory: _Remembered,
     ) -> None:
         self._index = index
         self._connection = connection
         self._wanted = wanted
-        self._known = dict(known)
+        self._memory = memory
 
     async def numbers(self) -> Numbers:
         """Ascending."""
@@ -269,22 +342,20 @@ class _Matching:
         """What each thing that must match is held by."""
         wanted = self._wanted
         if not wanted.demanding:
-            yield _union([await self._anywhere(Term(stem)) for stem in wanted.optional])
+            yield union([await self._anywhere(Term(stem)) for stem in wanted.optional])
         for phrase in wanted.phrases:
-            yield _union([await self._phrase(phrase.stems, phrase.slop, field) for field in phrase.fields])
+            yield union([await self._phrase(phrase.stems, phrase.slop, field) for field in phrase.fields])
         if wanted.prefixes:
             begun = [(one, field) for one in wanted.prefixes for field in wanted.searched]
-            yield _union([await self._prefix(one.words, one.text, field) for one, field in begun])
+            yield union([await self._prefix(one.words, one.text, field) for one, field in begun])
         for stem in wanted.required:
             yield await self._anywhere(Term(stem))
 
     async def _holders(self, term: Term, field: int) -> Numbers:
-        if (term, field) not in self._known:
-            self._known[term, field] = await self._index.postings(self._connection, term, field)
-        return self._known[term, field].numbers
+        return (await self._index.recall(self._connection, self._memory, term, field)).numbers
 
     async def _anywhere(self, term: Term) -> Numbers:
-        return _union([await self._holders(term, field) for field in self._wanted.searched])
+        return union([await self._holders(term, field) for field in self._wanted.searched])
 
     async def _phrase(self, stems: Sequence[str], slop: int, field: int) -> Numbers:
         if len(stems) == 1:
@@ -326,8 +397,33 @@ def _ranked(
     return [Found(int(numbers[place]), float(scores[place])) for place in best]
 
 
-def _union(some: Sequence[Numbers]) -> Numbers:
-    return np.unique(np.concatenate(some)) if some else np.zeros(0, np.int64)
+def union(some: Sequence[Numbers]) -> Numbers:
+    """The numbers of several lists, ascending, each once."""
+    filled = [one for one in some if len(one)]
+    if len(filled) <= 1:
+        return filled[0] if filled else np.zeros(0, np.int64)
+    low, high = min(one[0] for one in filled), max(one[-1] for one in filled)
+    if high - low > SPARSE * sum(map(len, filled)):
+        return np.unique(np.concatenate(filled))
+    present = np.zeros(high - low + 1, np.bool_)  # far faster than sorting
+    for one in filled:
+        present[one - low] = True
+    result: Numbers = np.flatnonzero(present) + low
+    return result
+
+
+def counted(some: Numbers) -> Postings:
+    """Each number once, ascending, with how often it occurs."""
+    if not len(some):
+        return Postings(some, some)
+    if np.any(some[1:] < some[:-1]):
+        some = np.sort(some)
+    starts = np.flatnonzero(np.concatenate([[True], some[1:] != some[:-1]]))
+    return Postings(some[starts], np.diff(starts, append=len(some)))
+
+
+def _parsed(text: str) -> Numbers:
+    return np.fromstring(text, np.int64, sep=",") if text else np.zeros(0, np.int64)
 
 
 def _characters(query: KeywordQuery) -> int:
