@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from services.memory.database import Database, next_revision
 from services.memory.embedder import Embedder, EmbeddingModel
 from services.memory.filters import Filter, facts_of
 from services.memory.indexes.filter_sql import sql_filter
+from services.memory.ingest_metrics import IngestMetrics
 from services.memory.moments import now
 from services.memory.reembedding import Reembedding, Report
 from services.memory.tables import banks, chunks, documents
@@ -49,9 +51,13 @@ class DocumentStore:
         database: Where they are.
         catalog: The indexes of their chunks.
         embedder: Makes vectors of what has none.
+        metrics: Told the seconds of embedding; None measures nothing.
     """
 
-    def __init__(self, database: Database, catalog: Catalog, embedder: Embedder) -> None:
+    def __init__(
+        self, database: Database, catalog: Catalog, embedder: Embedder, *, metrics: IngestMetrics | None = None
+    ) -> None:
+        self._metrics = metrics
         self._database = database
         self._embedder = embedder
         self._writer = ChunkWriter(catalog)
@@ -282,7 +288,8 @@ class DocumentStore:
         lacking = [row for row in lacking if row["embedding"] is None]
         if lacking:
             model = await self._embedder.model(bank.embedding_model)
-            vectors = await self._embedder.embed(model, [searched(row) for row in lacking])
+            with self._metrics.timed("embed") if self._metrics else nullcontext():
+                vectors = await self._embedder.embed(model, [searched(row) for row in lacking])
             for row, vector in zip(lacking, vectors, strict=True):
                 row["embedding"] = vector.tobytes()
 

@@ -30,7 +30,7 @@ class IngestMetrics:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Measure a stage: fetch, parse, cut, context, store (with embedding)."""
+        """Measure a stage: fetch, parse, cut, context, store, and embed, which is a part of store."""
         began = time.perf_counter()
         try:
             yield

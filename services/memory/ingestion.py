@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 import grpc
-from prometheus_client import CollectorRegistry
 
 from services.memory.background import background, repeat
 from services.memory.banks import BankStore
@@ -42,7 +41,7 @@ class Ingestion:
         banks: Where documents go.
         embedder: Knows embedding models.
         channel: To the inference service.
-        registry: Of the process's metrics; None measures nothing.
+        metrics: Told the seconds of each stage; None measures nothing.
 
     Raises:
         ConfigError: If a value of the configuration is wrong.
@@ -56,7 +55,7 @@ class Ingestion:
         embedder: Embedder,
         channel: grpc.aio.Channel,
         *,
-        registry: CollectorRegistry | None = None,
+        metrics: IngestMetrics | None = None,
     ) -> None:
         rules = FetchRules(
             allow=config.fetch_allow,
@@ -73,7 +72,7 @@ class Ingestion:
             raise ConfigError(f"memory.max_file_bytes is {config.max_file_bytes}; allowed: 1 to {MOST_FILE_BYTES}")
         limits = Limits(seconds=config.parse_seconds, memory_bytes=config.parse_memory_bytes)
         self._parser = ParserPool(children=config.parse_children, limits=limits, parser=config.parser)
-        self._metrics = IngestMetrics(registry) if registry is not None else None
+        self._metrics = metrics
         self._config = config
         self._banks = banks
         self._embedder = embedder

@@ -26,6 +26,7 @@ from services.memory.graph import GraphStore, delete_graph
 from services.memory.graph_legs import GraphLegs
 from services.memory.graph_queries import GraphReader
 from services.memory.guarded import Guard
+from services.memory.ingest_metrics import IngestMetrics
 from services.memory.ingestion import Ingestion
 from services.memory.ingestor import Ingestor
 from services.memory.questions import QuestionWriter
@@ -89,7 +90,8 @@ class MemoryNode:
             catalog = Catalog(self._database, config, self._context.data_dir / "indexes")
             self._catalog = await opening.enter_async_context(catalog)
             self._banks = BankStore(self._database, self._catalog)
-            self._documents = DocumentStore(self._database, self._catalog, self._embedder)
+            metrics = IngestMetrics(self._context.telemetry.registry)
+            self._documents = DocumentStore(self._database, self._catalog, self._embedder, metrics=metrics)
             self._retriever = Retriever(self._database, self._catalog, self._embedder, Reranker(channel))
             self._questions = QuestionWriter(channel, model=config.chat_model)
             safety = None
@@ -97,9 +99,7 @@ class MemoryNode:
                 safety = self._context.open_channel("safety")
                 opening.push_async_callback(safety.close, None)
             self._guard = Guard(None if safety is None else Safety(safety))
-            self.ingestion = Ingestion(
-                config, self._database, self._banks, self._embedder, channel, registry=self._context.telemetry.registry
-            )
+            self.ingestion = Ingestion(config, self._database, self._banks, self._embedder, channel, metrics=metrics)
             await opening.enter_async_context(self.ingestion)
             await opening.enter_async_context(self.ingestion.runner(self._documents))
             self._ingestor = Ingestor(self.ingestion.pipeline, self._documents)
