@@ -297,7 +297,7 @@ class _Search:
 
     def _whole(self, where: Filter | None, now: int) -> Query:
         wanted = self.wanted
-        parts = [(Occur.Must, self._unscored(query)) for query in self._demands()]
+        parts = [(Occur.Must, Query.const_score_query(query, 0.0)) for query in self._demands()]
         scored = [
             (Occur.Should, self._weighted(term, field))
             for term, fields in wanted.scored.items()
@@ -312,7 +312,8 @@ class _Search:
         ended = Query.range_query(self._schema, "expires", tantivy.FieldType.Integer, upper_bound=now)
         parts.append((Occur.MustNot, ended))
         if where is not None:
-            parts.append((Occur.Must, self._unscored(FilterTerms(self._schema, self.searcher, "facts").query(where))))
+            matching = FilterTerms(self._schema, self.searcher, "facts").query(where)
+            parts.append((Occur.Must, Query.const_score_query(matching, 0.0)))
         return Query.boolean_query(parts)
 
     def _weighted(self, term: Term, field: int) -> Query:
@@ -355,10 +356,6 @@ class _Search:
 
     def _word(self, stem: str, field: int) -> Query:
         return self._holding(Term(stem), field)
-
-    @staticmethod
-    def _unscored(query: Query) -> Query:
-        return Query.const_score_query(query, 0.0)
 
 
 def _state_document(state: Mapping[str, Any]) -> tantivy.Document:
