@@ -297,7 +297,7 @@ class _Search:
 
     def _whole(self, where: Filter | None, now: int) -> Query:
         wanted = self.wanted
-        parts = [(Occur.Must, self._unscored(query)) for query in self._demands()]
+        parts = [(Occur.Must, Query.const_score_query(query, 0.0)) for query in self._demands()]
         scored = [
             (Occur.Should, self._weighted(term, field))
             for term, fields in wanted.scored.items()
