@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import constraints, gpu, inference, inference_overhead, quality, safety, sdk, start
+from benchmarks import constraints, gpu, inference, inference_overhead, memory, quality, safety, sdk, start
 
 ALL = {
     "gpu": gpu.main,
@@ -13,6 +13,7 @@ ALL = {
     "inference": inference.main,
     "constraints": constraints.main,
     "safety": safety.main,
+    "memory": memory.main,
 }
 
 

@@ -13,7 +13,7 @@ from stack_client import StackClient, addresses
 ROUNDS = 5
 NO_MODELS: dict[str, object] = {"inference": {"models": []}}
 NO_INFERENCE: dict[str, object] = {"addresses": {"inference": "localhost:1"}}
-LIGHT = {"agents": NO_INFERENCE, "safety": NO_INFERENCE, "inference": NO_MODELS}
+LIGHT = {"agents": NO_INFERENCE, "safety": NO_INFERENCE, "memory": NO_INFERENCE, "inference": NO_MODELS}
 
 
 def main() -> None:

@@ -53,12 +53,13 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         served("inference", Path(folder) / "i", {"inference": {"models": WORDS}}) as inference,
     ):
-        asyncio.run(_chaos(Path(folder) / "m", inference.address, kills))
+        home = Path(folder) / "m"
+        home.mkdir()
+        asyncio.run(_chaos(home, inference.address, kills))
 
 
 async def _chaos(home: Path, inference: str, kills: int) -> None:
     known, chance, begun = Known(), random.Random(11), time.monotonic()
-    home.mkdir()
     for kill in range(kills):
         async with _memory(home, inference) as (client, process):
             if kill == 0:

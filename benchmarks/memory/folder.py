@@ -1,4 +1,4 @@
-"""End to end: a folder of 100 mixed files into a bank, through a running stack; documents per second, and where time goes."""
+"""End to end: a folder of 100 mixed files into a bank of a running stack; documents/s, and where the time goes."""
 
 import csv
 import io

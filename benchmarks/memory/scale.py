@@ -79,7 +79,7 @@ async def _ask(
     counts: dict[str, list[int]] = {name: [] for name in engines}
     for round_, question in enumerate(questions):
         for name, (query, others) in engines.items():
-            if filtered and name in {"faiss HNSW M16"}:
+            if filtered and name == "faiss HNSW M16":
                 continue  # it takes no filter
             before, gathered = _cpu(others), gc.isenabled()
             gc.disable()
@@ -193,10 +193,10 @@ def _faiss_scan(vectors: Floats) -> Query:
     index = faiss.IndexScalarQuantizer(DIMENSIONS, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
     index.add(vectors)
-    chosen = faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.arange(0, COUNT, SHARE)))
+    chosen: Any = faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.arange(0, COUNT, SHARE)))  # type: ignore[call-arg]
 
     async def query(question: Floats, filtered: bool) -> Sequence[int]:  # noqa: FBT001
-        params = {"params": chosen} if filtered else {}
+        params: Any = {"params": chosen} if filtered else {}
         found: list[int] = index.search(question[None], 2 * K, **params)[1][0].tolist()
         scores = vectors[found] @ question  # scored again, as ours are
         return [found[place] for place in np.argsort(-scores)[:K]]
@@ -222,7 +222,7 @@ def _sqlite_vec(vectors: Floats) -> Query:
     import sqlite3  # noqa: PLC0415 (only this peer)
 
     connection = sqlite3.connect(":memory:")
-    connection.enable_load_extension(True)
+    connection.enable_load_extension(True)  # noqa: FBT003 (sqlite3's own)
     sqlite_vec.load(connection)
     connection.execute(f"CREATE VIRTUAL TABLE v USING vec0(embedding float[{DIMENSIONS}], part integer)")
     rows = ((place, vector.tobytes(), place % SHARE) for place, vector in enumerate(vectors))
