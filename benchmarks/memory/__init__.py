@@ -1,8 +1,11 @@
 """Figures of the memory service: quality on Cranfield, speed at 100,000 chunks, a folder of files, chaos."""
 
-from benchmarks.memory import chaos, cranfield, folder, scale
+from benchmarks.memory.chaos import main as chaos
+from benchmarks.memory.cranfield import main as cranfield
+from benchmarks.memory.folder import main as folder
+from benchmarks.memory.scale import main as scale
 
-PARTS = {"cranfield": cranfield.main, "scale": scale.main, "folder": folder.main, "chaos": chaos.main}
+PARTS = {"cranfield": cranfield, "scale": scale, "folder": folder, "chaos": chaos}
 
 
 def main() -> None:
