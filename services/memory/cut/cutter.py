@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 Strategy = Literal["auto", "static", "sentences", "semantic"]
 LEAST_SIZE, MOST_SIZE = 100, 4096
+MIN_CHUNK = 16
 STATIC_SIZE, STATIC_OVERLAP = 800, 400
 CONTEXTUAL_SIZE, CONTEXTUAL_OVERLAP = 700, 400
 DEFAULT_SIZE = 512
@@ -106,6 +107,18 @@ def cutting_of(
                 extra={"chunk_tokens": size, "window_tokens": window, "bank": bank.identifier},
             )
         return Cutting(strategy="static", size=size, overlap=overlap)
+    if kind == "sentences":
+        size, overlap = _piece_sizes(strategy.sentences.sentences, bank, window=window, field=f"{field}.sentences")
+        return Cutting(strategy="sentences", size=size, overlap=overlap)
+    if kind == "semantic":
+        if bank.kind != "vector":
+            message = f"{field}.semantic: bank {bank.identifier!r} has no embedding model; cut it at sentences"
+            raise InvalidArgumentError(message, field=f"{field}.semantic")
+        if strategy.semantic.semantic.chunk_overlap_tokens:
+            path = f"{field}.semantic.semantic.chunk_overlap_tokens"
+            raise InvalidArgumentError(f"{path}: pieces that are cut by meaning share none", field=path)
+        size, _ = _piece_sizes(strategy.semantic.semantic, bank, window=window, field=f"{field}.semantic")
+        return Cutting(strategy="semantic", size=size, overlap=0)
     contextual, field = strategy.contextual.contextual, f"{field}.contextual.contextual"
     size, overlap = _sizes(contextual, CONTEXTUAL_SIZE, CONTEXTUAL_OVERLAP, field=field)
     if size > window:
@@ -137,6 +150,22 @@ def bank_sizes(bank: Bank, *, window: int) -> tuple[int, int]:
         return size, overlap
     size = min(window, DEFAULT_SIZE)
     return size, size // 8
+
+
+def _piece_sizes(config: v1.PieceSizes, bank: Bank, *, window: int, field: str) -> tuple[int, int]:
+    size, overlap = bank_sizes(bank, window=window)
+    if config.HasField("max_chunk_size_tokens"):
+        size = config.max_chunk_size_tokens
+        overlap = min(overlap, size // 2)
+        if not MIN_CHUNK <= size <= MOST_SIZE:
+            path = f"{field}.max_chunk_size_tokens"
+            raise InvalidArgumentError(f"{path} is {size}; allowed: {MIN_CHUNK} to {MOST_SIZE}", field=path)
+    if config.HasField("chunk_overlap_tokens"):
+        overlap = config.chunk_overlap_tokens
+    if overlap >= size:
+        path = f"{field}.chunk_overlap_tokens"
+        raise InvalidArgumentError(f"{path} is {overlap}; it must be below the size, {size}", field=path)
+    return size, overlap
 
 
 def _sizes(

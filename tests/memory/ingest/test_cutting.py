@@ -11,8 +11,10 @@ import semchunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamastack import v1
+from services.memory.bank import Bank
 from services.memory.chunks import Vector
-from services.memory.cut.cutter import Strategy, cut
+from services.memory.cut.cutter import Cutting, Strategy, cut, cutting_of
 from services.memory.embedder import pieces as word_pieces
 from services.memory.text import Parsed, Piece, Structure
 from stack_client.errors import InvalidArgumentError
@@ -198,3 +200,20 @@ async def test_no_more_pieces_than_semchunk_makes() -> None:
     chunker = cast("Any", semchunk).chunkerify(lambda part: len(word_pieces(part)), 100)
     assert len(pieces) <= len(chunker(text)) * 1.05
     check(text, pieces, size=100)
+
+
+async def test_pieces_at_sentences_and_by_meaning_are_asked_for_by_the_strategy() -> None:
+    params = v1.VectorBankParams(embedding_model="m", chunk_size_in_tokens=64, overlap_size_in_tokens=8)
+    bank = Bank(
+        number=1, tenant="", identifier="b", kind="vector", params=v1.BankParams(vector=params), provider_id="auto",
+        provider_resource_id="b", display_name=None, embedding_model="m", embedding_dimension=16, embedding_stamp="m",
+        revision=0, created_at=0, store=None, expires_at=None,
+    )  # fmt: skip
+    sentences = v1.ChunkingStrategy(sentences=v1.SentenceChunkingStrategy())
+    assert cutting_of(sentences, bank, window=254) == Cutting(strategy="sentences", size=64, overlap=8)
+    sized = v1.PieceSizes(max_chunk_size_tokens=40)
+    semantic = v1.ChunkingStrategy(semantic=v1.SemanticChunkingStrategy(semantic=sized))
+    assert cutting_of(semantic, bank, window=254) == Cutting(strategy="semantic", size=40, overlap=0)
+    semantic.semantic.semantic.chunk_overlap_tokens = 4
+    with pytest.raises(InvalidArgumentError, match="share none"):
+        cutting_of(semantic, bank, window=254)

@@ -632,12 +632,15 @@ from llamastack.v1.retrieval_pb2 import LLMQueryGeneratorConfig as LLMQueryGener
 from llamastack.v1.retrieval_pb2 import MMRRanker as MMRRanker
 from llamastack.v1.retrieval_pb2 import MetadataFilter as MetadataFilter
 from llamastack.v1.retrieval_pb2 import NeuralRanker as NeuralRanker
+from llamastack.v1.retrieval_pb2 import PieceSizes as PieceSizes
 from llamastack.v1.retrieval_pb2 import QueryGeneratorConfig as QueryGeneratorConfig
 from llamastack.v1.retrieval_pb2 import RAGDocument as RAGDocument
 from llamastack.v1.retrieval_pb2 import RRFRanker as RRFRanker
 from llamastack.v1.retrieval_pb2 import Ranker as Ranker
 from llamastack.v1.retrieval_pb2 import RankingOptions as RankingOptions
 from llamastack.v1.retrieval_pb2 import SearchMode as SearchMode
+from llamastack.v1.retrieval_pb2 import SemanticChunkingStrategy as SemanticChunkingStrategy
+from llamastack.v1.retrieval_pb2 import SentenceChunkingStrategy as SentenceChunkingStrategy
 from llamastack.v1.retrieval_pb2 import StaticChunkingConfig as StaticChunkingConfig
 from llamastack.v1.retrieval_pb2 import StaticChunkingStrategy as StaticChunkingStrategy
 from llamastack.v1.retrieval_pb2 import TextSpan as TextSpan

@@ -710,7 +710,7 @@ Global___MetadataFilter: _TypeAlias = MetadataFilter  # noqa: Y015
 
 @_typing.final
 class AutoChunkingStrategy(_message.Message):
-    """The service chooses: 800 tokens with an overlap of 400, cut at structure where the format has any."""
+    """The service chooses: the bank's sizes, within what the embedding model reads, cut at structure where the format has any."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -872,6 +872,87 @@ class ContextualChunkingStrategy(_message.Message):
 Global___ContextualChunkingStrategy: _TypeAlias = ContextualChunkingStrategy  # noqa: Y015
 
 @_typing.final
+class PieceSizes(_message.Message):
+    """Sizes of pieces that are cut by meaning or at sentences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_CHUNK_SIZE_TOKENS_FIELD_NUMBER: _builtins.int
+    CHUNK_OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    max_chunk_size_tokens: _builtins.int
+    """Tokens of a chunk at most, 16 to 4096, within what the embedding model reads; unset = the bank's."""
+    chunk_overlap_tokens: _builtins.int
+    """Tokens shared with the chunk before, below the size; unset = the bank's. Pieces that are cut by meaning share none."""
+    def __init__(
+        self,
+        *,
+        max_chunk_size_tokens: _builtins.int | None = ...,
+        chunk_overlap_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_overlap_tokens", b"_chunk_overlap_tokens", "_max_chunk_size_tokens", b"_max_chunk_size_tokens", "chunk_overlap_tokens", b"chunk_overlap_tokens", "max_chunk_size_tokens", b"max_chunk_size_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_overlap_tokens", b"_chunk_overlap_tokens", "_max_chunk_size_tokens", b"_max_chunk_size_tokens", "chunk_overlap_tokens", b"chunk_overlap_tokens", "max_chunk_size_tokens", b"max_chunk_size_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__chunk_overlap_tokens: _TypeAlias = _typing.Literal["chunk_overlap_tokens"]  # noqa: Y015
+    _WhichOneofArgType__chunk_overlap_tokens: _TypeAlias = _typing.Literal["_chunk_overlap_tokens", b"_chunk_overlap_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_chunk_size_tokens: _TypeAlias = _typing.Literal["max_chunk_size_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_chunk_size_tokens: _TypeAlias = _typing.Literal["_max_chunk_size_tokens", b"_max_chunk_size_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chunk_overlap_tokens) -> _WhichOneofReturnType__chunk_overlap_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_chunk_size_tokens) -> _WhichOneofReturnType__max_chunk_size_tokens | None: ...
+
+Global___PieceSizes: _TypeAlias = PieceSizes  # noqa: Y015
+
+@_typing.final
+class SentenceChunkingStrategy(_message.Message):
+    """Whole sentences, as many as fit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sentences(self) -> Global___PieceSizes:
+        """The sizes; unset = the bank's."""
+
+    def __init__(
+        self,
+        *,
+        sentences: Global___PieceSizes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sentences", b"sentences"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentences", b"sentences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SentenceChunkingStrategy: _TypeAlias = SentenceChunkingStrategy  # noqa: Y015
+
+@_typing.final
+class SemanticChunkingStrategy(_message.Message):
+    """Cut where the embeddings of neighbouring sentences differ most; only in banks with an embedding model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEMANTIC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def semantic(self) -> Global___PieceSizes:
+        """The sizes; unset = the bank's."""
+
+    def __init__(
+        self,
+        *,
+        semantic: Global___PieceSizes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["semantic", b"semantic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["semantic", b"semantic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SemanticChunkingStrategy: _TypeAlias = SemanticChunkingStrategy  # noqa: Y015
+
+@_typing.final
 class ChunkingStrategy(_message.Message):
     """How documents are cut. In REST the set member's name is also sent as `type`."""
 
@@ -880,6 +961,8 @@ class ChunkingStrategy(_message.Message):
     AUTO_FIELD_NUMBER: _builtins.int
     STATIC_FIELD_NUMBER: _builtins.int
     CONTEXTUAL_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    SEMANTIC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def auto(self) -> Global___AutoChunkingStrategy:
         """The service chooses."""
@@ -892,18 +975,28 @@ class ChunkingStrategy(_message.Message):
     def contextual(self) -> Global___ContextualChunkingStrategy:
         """With a line of context."""
 
+    @_builtins.property
+    def sentences(self) -> Global___SentenceChunkingStrategy:
+        """At sentences."""
+
+    @_builtins.property
+    def semantic(self) -> Global___SemanticChunkingStrategy:
+        """By meaning."""
+
     def __init__(
         self,
         *,
         auto: Global___AutoChunkingStrategy | None = ...,
         static: Global___StaticChunkingStrategy | None = ...,
         contextual: Global___ContextualChunkingStrategy | None = ...,
+        sentences: Global___SentenceChunkingStrategy | None = ...,
+        semantic: Global___SemanticChunkingStrategy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "contextual", b"contextual", "static", b"static", "strategy", b"strategy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "contextual", b"contextual", "semantic", b"semantic", "sentences", b"sentences", "static", b"static", "strategy", b"strategy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "contextual", b"contextual", "static", b"static", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "contextual", b"contextual", "semantic", b"semantic", "sentences", b"sentences", "static", b"static", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_strategy: _TypeAlias = _typing.Literal["auto", "static", "contextual"]  # noqa: Y015
+    _WhichOneofReturnType_strategy: _TypeAlias = _typing.Literal["auto", "static", "contextual", "sentences", "semantic"]  # noqa: Y015
     _WhichOneofArgType_strategy: _TypeAlias = _typing.Literal["strategy", b"strategy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_strategy) -> _WhichOneofReturnType_strategy | None: ...
 
