@@ -11,6 +11,7 @@ the exact neighbours. To reach: at most 4 ms CPU at recall >= 0.99, and k of k r
 import asyncio
 import gc
 import os
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -66,7 +67,10 @@ async def _measure(folder: Path) -> None:
             engines[f"ours, {name}"] = await _ours(stack, name, vectors, folder)
         engines["faiss flat SQ8"] = (_faiss_scan(vectors), [])
         engines["faiss HNSW M16"] = (_faiss_graph(vectors), [])
-        engines["sqlite-vec"] = (_sqlite_vec(vectors), [])
+        if hasattr(sqlite3.Connection, "enable_load_extension"):
+            engines["sqlite-vec"] = (_sqlite_vec(vectors), [])
+        else:
+            print("sqlite-vec: this Python's sqlite3 loads no extensions")
         for filtered in (False, True):
             await _ask(engines, questions, exact, filtered=filtered)
 
@@ -103,7 +107,7 @@ async def _ask(
         )
     ours = f"ours, {INDEXES[0]}"
     for peer in ("faiss flat SQ8", "sqlite-vec"):
-        if times[peer]:
+        if times.get(peer):
             ratio = statistics.median(times[ours]) / statistics.median(times[peer])
             report(f"memory scale {COUNT}: {title}, {ours} / {peer}", ratio, "x")
 
@@ -219,8 +223,6 @@ def _faiss_graph(vectors: Floats) -> Query:
 
 
 def _sqlite_vec(vectors: Floats) -> Query:
-    import sqlite3  # noqa: PLC0415 (only this peer)
-
     connection = sqlite3.connect(":memory:")
     connection.enable_load_extension(True)  # noqa: FBT003 (sqlite3's own)
     sqlite_vec.load(connection)

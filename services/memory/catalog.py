@@ -25,6 +25,8 @@ from services.memory.indexes.upkeep import catch_up, revision_of, trim
 from services.memory.tables import banks, chunks
 from stack_client.errors import FailedPreconditionError, NotFoundError, StackError, UnavailableError
 
+REVISION = "SELECT revision FROM bank WHERE number = ?"
+
 logger = logging.getLogger(__name__)
 Key: TypeAlias = tuple[int, Side]
 
@@ -156,9 +158,9 @@ class Catalog:
     async def _newest(self, bank: Bank, side: Side) -> Index:
         entry = await self._entry(bank, side)
         if entry.opened and entry.index.upkeep == "local":
-            async with self._database.read() as connection:
-                revision = await revision_of(connection, bank)
-            if await entry.index.position() >= revision:
+            query = sa.select(banks.c.revision).where(banks.c.number == bank.number)
+            rows = await self._database.glance(query, sqlite=REVISION, values=[bank.number])
+            if rows and await entry.index.position() >= rows[0][0]:
                 return entry.index
         async with entry.lock:
             await self._ready(entry, side)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,6 +42,8 @@ class Database:
         self.dialect = parsed.get_backend_name()
         """`sqlite` or `postgresql`."""
         self._writing = asyncio.Lock()
+        self._glancing = threading.Lock()
+        self._glass: sqlite3.Connection | None = None
         self._engine: AsyncEngine
 
     async def __aenter__(self) -> Self:
@@ -69,6 +73,10 @@ class Database:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close the database."""
         await self._engine.dispose()
+        with self._glancing:
+            if self._glass is not None:
+                self._glass.close()
+                self._glass = None
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -98,6 +106,35 @@ class Database:
                     await connection.execution_options(isolation_level="REPEATABLE READ")
                 async with connection.begin():
                     yield connection
+
+    async def glance(self, statement: sa.Select[Any], *, sqlite: str, values: Sequence[Any]) -> Sequence[Any]:
+        """Rows of one small query that many calls wait for.
+
+        On SQLite it costs a tenth of `read`, whose steps change threads one by one and are compiled from expressions: a
+        connection of our own does all of it in one step.
+
+        Args:
+            statement: The query.
+            sqlite: The same in SQLite's words.
+            values: Its parameters.
+
+        Raises:
+            StoreError: If the database failed.
+        """
+        if self.dialect != "sqlite" or not self.url.database:
+            async with self.read() as connection:
+                return (await connection.execute(statement)).all()
+        try:
+            return await asyncio.to_thread(self._glance, sqlite, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"the memory's database {self.url.database} cannot be used: {error}") from error
+
+    def _glance(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        with self._glancing:
+            if self._glass is None:
+                self._glass = sqlite3.connect(str(self.url.database), check_same_thread=False, isolation_level=None)
+                self._glass.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+            return self._glass.execute(sql, values).fetchall()
 
     async def version(self) -> str:
         """The migration that the tables stand at."""

@@ -5,6 +5,7 @@ Nothing is kept on disk: it is loaded from the tables. Memory: D bytes a chunk a
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -31,6 +32,9 @@ COMPACT_ABOVE = 0.2
 """Share of removed rows at which they are squeezed out."""
 NEVER = np.iinfo(np.int64).max
 KEYS = 500
+EMBEDDINGS = """
+SELECT number, embedding FROM chunk WHERE number IN (SELECT value FROM json_each(?)) AND embedding IS NOT NULL
+"""
 
 
 class ScanIndex:
@@ -162,11 +166,11 @@ class ScanIndex:
     async def _exact(self, vector: Vector, numbers: npt.NDArray[np.int64]) -> list[Found]:
         """Cosines from the table's floats; a chunk that is gone meanwhile is left out."""
         c, found = chunks.c, list[tuple[int, bytes]]()
-        async with self._context.database.read() as connection:
-            for start in range(0, len(numbers), KEYS):
-                some = numbers[start : start + KEYS].tolist()
-                query = sa.select(c.number, c.embedding).where(c.number.in_(some), c.embedding.is_not(None))
-                found += [(row[0], row[1]) for row in await connection.execute(query)]
+        for start in range(0, len(numbers), KEYS):
+            some = numbers[start : start + KEYS].tolist()
+            query = sa.select(c.number, c.embedding).where(c.number.in_(some), c.embedding.is_not(None))
+            rows = await self._context.database.glance(query, sqlite=EMBEDDINGS, values=[json.dumps(some)])
+            found += [(row[0], row[1]) for row in rows]
         if not found:
             return []
         matrix = np.frombuffer(b"".join(blob for _, blob in found), "<f4").reshape(len(found), -1)
