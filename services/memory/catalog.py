@@ -159,7 +159,7 @@ class Catalog:
         entry = await self._entry(bank, side)
         if entry.opened and entry.index.upkeep == "local":
             query = sa.select(banks.c.revision).where(banks.c.number == bank.number)
-            rows = await self._database.glance(query, sqlite=REVISION, values=[bank.number])
+            rows = await self._database.glance(query, text=REVISION, values=[bank.number])
             if rows and await entry.index.position() >= rows[0][0]:
                 return entry.index
         async with entry.lock:

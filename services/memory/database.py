@@ -107,7 +107,7 @@ class Database:
                 async with connection.begin():
                     yield connection
 
-    async def glance(self, statement: sa.Select[Any], *, sqlite: str, values: Sequence[Any]) -> Sequence[Any]:
+    async def glance(self, statement: sa.Select[Any], *, text: str, values: Sequence[Any]) -> Sequence[Any]:
         """Rows of one small query that many calls wait for.
 
         On SQLite it costs a tenth of `read`, whose steps change threads one by one and are compiled from expressions: a
@@ -115,7 +115,7 @@ class Database:
 
         Args:
             statement: The query.
-            sqlite: The same in SQLite's words.
+            text: The same in SQLite's words.
             values: Its parameters.
 
         Raises:
@@ -123,9 +123,9 @@ class Database:
         """
         if self.dialect != "sqlite" or not self.url.database:
             async with self.read() as connection:
-                return (await connection.execute(statement)).all()
+                return list((await connection.execute(statement)).all())
         try:
-            return await asyncio.to_thread(self._glance, sqlite, values)
+            return await asyncio.to_thread(self._glance, text, values)
         except sqlite3.Error as error:
             raise StoreError(f"the memory's database {self.url.database} cannot be used: {error}") from error
 

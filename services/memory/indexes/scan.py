@@ -169,7 +169,7 @@ class ScanIndex:
         for start in range(0, len(numbers), KEYS):
             some = numbers[start : start + KEYS].tolist()
             query = sa.select(c.number, c.embedding).where(c.number.in_(some), c.embedding.is_not(None))
-            rows = await self._context.database.glance(query, sqlite=EMBEDDINGS, values=[json.dumps(some)])
+            rows = await self._context.database.glance(query, text=EMBEDDINGS, values=[json.dumps(some)])
             found += [(row[0], row[1]) for row in rows]
         if not found:
             return []
