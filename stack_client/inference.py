@@ -1,4 +1,4 @@
-"""`client.inference`: chat, completion, embeddings, tokens."""
+"""`client.inference`: chat, completion, embeddings, reranking, tokens."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -122,6 +122,36 @@ class Inference:
         request = v1.EmbedRequest(model_id=model, contents=contents, text_truncation=text_truncation)
         response: v1.EmbedResponse = await unary(self._stub.Embed(request, timeout=timeout))
         return [list(embedding.values) for embedding in response.embeddings]
+
+    async def rerank(
+        self,
+        model: str,
+        query: str,
+        items: Sequence[str],
+        *,
+        max_num_results: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> list[tuple[int, float]]:
+        """Index and score of the items that answer a query best, best first.
+
+        Args:
+            model: Identifier of a rerank model.
+            query: What the items are compared with.
+            items: 1 to 1000 texts; one that is too long for the model is read from its beginning.
+            max_num_results: Results at most; None means all.
+            timeout: Seconds until the call gives up.
+
+        Raises:
+            StackError: If the call fails.
+        """
+        request = v1.RerankRequest(
+            model=model,
+            query=content.content(query),
+            items=[content.content(item) for item in items],
+            max_num_results=max_num_results,
+        )
+        response: v1.RerankResponse = await unary(self._stub.Rerank(request, timeout=timeout))
+        return [(item.index, item.relevance_score) for item in response.data]
 
     async def tokenize(self, model: str, text: str, *, timeout: float = DEFAULT_TIMEOUT) -> list[int]:
         """Token ids of a text.

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llamastack import v1
 from services.inference.encoder_tokenizers import EncoderTokenizer, encoder_tokenizer
+from services.inference.provider import Facts
 from stack_client.errors import InvalidArgumentError
 
 DEFAULT_MAX_WINDOWS = 64
@@ -50,6 +51,11 @@ class ClassifierModel:
     """Tokens of a window, special tokens included."""
     overlap: int
     """Tokens that neighbouring windows share unless the caller says otherwise."""
+
+    @property
+    def facts(self) -> Facts:
+        """Facts for the model's metadata."""
+        return {"labels": list(self.labels.names), "window": self.context, "overlap": self.overlap}
 
     @property
     def room(self) -> int:
@@ -225,13 +231,23 @@ def classifier_model(folder: Path, *, classes: int) -> ClassifierModel:
     if len(stated) != classes or len(set(names)) != classes or not all(names):
         message = f"{folder}: the head has {classes} classes, but id2label in config.json names {list(stated.values())}"
         raise InvalidArgumentError(message, field="provider_model_id")
-    settings = folder / "tokenizer_config.json"
-    length = json.loads(settings.read_text()).get("model_max_length", _UNSET_LENGTH) if settings.exists() else 0
-    most = config["max_position_embeddings"]
-    window = int(min(length, most)) if 0 < length < _UNSET_LENGTH else int(most)
+    window = window_of(folder, config)
     return ClassifierModel(
         tokenizer=encoder_tokenizer(folder),
         labels=Labels(names=names, exclusive=config.get("problem_type") != _MULTI_LABEL),
         context=window,
         overlap=config.get("window_overlap", window // 4),
     )
+
+
+def window_of(folder: Path, config: Mapping[str, Any]) -> int:
+    """Tokens that an encoder reads at once: the least of what its tokenizer says and what it has positions for.
+
+    Args:
+        folder: A Hugging Face folder.
+        config: What its config.json holds.
+    """
+    settings = folder / "tokenizer_config.json"
+    length = json.loads(settings.read_text()).get("model_max_length", _UNSET_LENGTH) if settings.exists() else 0
+    most = config["max_position_embeddings"]
+    return int(min(length, most)) if 0 < length < _UNSET_LENGTH else int(most)

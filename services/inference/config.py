@@ -19,7 +19,7 @@ class ModelConfig:
     provider_model_id: str = ""
     """The provider's name for it: `packaged:NAME`, a folder, a file, a Hugging Face hub id such as
     `meta-llama/Llama-Guard-3-1B`; empty means the same as model_id."""
-    model_type: Literal["llm", "embedding", "classifier"] = "llm"
+    model_type: Literal["llm", "embedding", "classifier", "rerank"] = "llm"
     """What it is for."""
     metadata: dict[str, object] = field(default_factory=dict)
     """Facts kept with it; the scripted provider reads its script here."""

@@ -21,8 +21,18 @@ class Encoded(NamedTuple):
     """First character of each token and one past its last, in Unicode code points."""
 
 
+class PairFrame(NamedTuple):
+    """Special tokens around two texts that are read together."""
+
+    before: Sequence[int]
+    between: Sequence[int]
+    after: Sequence[int]
+    second_type: int
+    """Token type of the second text and what follows it; all before it has 0."""
+
+
 class EncoderTokenizer(Protocol):
-    """What a classifier needs of its tokenizer."""
+    """What classifiers and rerank models need of their tokenizer."""
 
     before: Sequence[int]
     """Special tokens before a text."""
@@ -30,6 +40,8 @@ class EncoderTokenizer(Protocol):
     """Special tokens after it."""
     size: int
     """Ids run from 0 to this, exclusive."""
+    pair: PairFrame | None
+    """How two texts are joined; None where that is not known."""
 
     def encode(self, text: str) -> Encoded:
         """Tokens of a text, in which special tokens are ordinary text."""
@@ -58,6 +70,7 @@ class JsonEncoderTokenizer:
         if not self.before:
             message = f"{file}: it puts no special token before a text, which encoders read their classes from"
             raise InvalidArgumentError(message, field="provider_model_id")
+        self.pair: PairFrame | None = _pair_frame(self._model)
         self._model.encode_special_tokens = True
         self.size: int = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
 
@@ -97,6 +110,7 @@ class SentencePieceTokenizer:
                 raise InvalidArgumentError(message, field="provider_model_id")
         self.before: Sequence[int] = [index for index in (found["cls"],) if index is not None]
         self.after: Sequence[int] = [index for index in (found["sep"],) if index is not None]
+        self.pair: PairFrame | None = PairFrame(self.before, self.after, self.after, 1)
         self._unknown: int = self._model.unk_id()
         self.size: int = max([len(pieces) - 1, *self._names]) + 1
 
@@ -134,6 +148,20 @@ def encoder_tokenizer(folder: Path) -> EncoderTokenizer:
         return SentencePieceTokenizer(folder)
     message = f"{folder}: no tokenizer.json and no spm.model; copy the model's own beside its weights"
     raise InvalidArgumentError(message, field="provider_model_id")
+
+
+def _pair_frame(tokenizer: Tokenizer) -> PairFrame | None:
+    """What a tokenizer puts around two texts; None if it is no frame, or has token types in another order."""
+    joined = tokenizer.encode("a", "a")
+    owners, types = joined.sequence_ids, joined.type_ids
+    if 0 not in owners or 1 not in owners:
+        return None
+    first, second, end = owners.index(0), owners.index(1), len(owners) - owners[::-1].index(1)
+    stop = second - owners[:second][::-1].index(0)
+    expected = [0] * second + [types[second]] * (len(types) - second)
+    if first == 0 or stop == second or types != expected or types[second] not in {0, 1}:
+        return None
+    return PairFrame(joined.ids[:first], joined.ids[stop:second], joined.ids[end:], types[second])
 
 
 def _sentencepiece(file: Path) -> Any:  # noqa: ANN401 (the library has no types)

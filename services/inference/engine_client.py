@@ -163,14 +163,22 @@ class EngineClient:
         embedded: commands.Embedded = await self._job(commands.Embed(model=model, request_id=request_id, texts=texts))
         return embedded
 
-    async def classify(self, model: str, request_id: str, windows: list[list[int]]) -> commands.Classified:
+    async def classify(
+        self, model: str, request_id: str, windows: list[list[int]], *, firsts: list[int] | None = None
+    ) -> commands.Classified:
         """Classify windows given as token ids with their special tokens; when cancelled its windows leave the queue.
+
+        Args:
+            model: A classifier, or a rerank model.
+            request_id: Of this call alone.
+            windows: Single texts, or pairs of a query and an item.
+            firsts: With pairs, how many tokens of each belong to the query.
 
         Raises:
             UnavailableError: If the engine process dies.
         """
         classified: commands.Classified = await self._job(
-            commands.Classify(model=model, request_id=request_id, windows=windows)
+            commands.Classify(model=model, request_id=request_id, windows=windows, firsts=firsts)
         )
         return classified
 

@@ -12,7 +12,7 @@ from stack_client.errors import InvalidArgumentError, UnavailableError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What our loaders read; never code, pickles or copies of the weights in other formats.
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model")
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.metadata")
 _UNWANTED = ("*/*", "consolidated*")
 _INSTALL = "pip install 'llama-stack-mesh[inference]'"
 

@@ -104,6 +104,7 @@ class InferenceMetrics:
         )
         self.texts = Counter("inference_embedded_texts", "Texts turned into vectors.", LABELS, registry=registry)
         self.classified = Counter("inference_classified_texts", "Texts put into classes.", LABELS, registry=registry)
+        self.reranked = Counter("inference_reranked_items", "Items scored against a query.", LABELS, registry=registry)
         self.queue = Histogram(
             "inference_queue_seconds",
             "Seconds from a request's arrival in our engine to its first step.",
@@ -116,7 +117,7 @@ class InferenceMetrics:
 
     def forget(self, model: str) -> None:
         """Drop the series of a model that is gone, or a node that sees many come and go would keep them for ever."""
-        counted = (self.requests, self.tokens, self.texts, self.classified)
+        counted = (self.requests, self.tokens, self.texts, self.classified, self.reranked)
         measured = (self.first_token, self.per_token, self.duration, *counted, self.queue)
         for metric in measured:
             metric.remove_by_labels({MODEL: model})
@@ -178,6 +179,13 @@ class MeasuredProvider:
         response = await self._ended(key, self._provider.classify(request), lambda _: "stop")
         self._metrics.classified.labels(*key).inc(len(request.texts))
         self._metrics.tokens.labels(*key, "input").inc(response.usage.prompt_tokens)
+        return response
+
+    async def rerank(self, request: v1.RerankRequest) -> v1.RerankResponse:
+        """Score items against a query."""
+        key = ("rerank", self._name, request.model)
+        response = await self._ended(key, self._provider.rerank(request), lambda _: "stop")
+        self._metrics.reranked.labels(*key).inc(len(request.items))
         return response
 
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:

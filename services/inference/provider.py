@@ -93,6 +93,9 @@ class Provider(Protocol):
     async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
         """Put texts into classes; the request's ranges are checked (`validate.check_classify`)."""
 
+    async def rerank(self, request: v1.RerankRequest) -> v1.RerankResponse:
+        """Score items against a query; the request's ranges are checked (`validate.check_rerank`)."""
+
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Turn a text or a dialog into token ids."""
 

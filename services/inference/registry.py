@@ -24,7 +24,12 @@ from stack_client.errors import (
 
 logger = logging.getLogger(__name__)
 
-_TYPES = {"llm": v1.MODEL_TYPE_LLM, "embedding": v1.MODEL_TYPE_EMBEDDING, "classifier": v1.MODEL_TYPE_CLASSIFIER}
+_TYPES = {
+    "llm": v1.MODEL_TYPE_LLM,
+    "embedding": v1.MODEL_TYPE_EMBEDDING,
+    "classifier": v1.MODEL_TYPE_CLASSIFIER,
+    "rerank": v1.MODEL_TYPE_RERANK,
+}
 _CONTENT = ("provider_resource_id", "provider_id", "model_type")
 
 

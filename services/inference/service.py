@@ -13,7 +13,7 @@ from services.inference.generations import run_generations
 from services.inference.provider import Provider
 from services.inference.registry import ModelRegistry
 from services.inference.shielding import check_shields
-from services.inference.validate import check_chat, check_classify, check_priority, check_tokenize
+from services.inference.validate import check_chat, check_classify, check_priority, check_rerank, check_tokenize
 from services.runtime.stream import EventWriter, RpcContext
 from services.runtime.together import together
 from stack_client.errors import InvalidArgumentError
@@ -22,6 +22,7 @@ from stack_client.safety import Safety
 MAX_BATCH = 256
 MAX_EMBED_TEXTS = 2048
 MAX_CLASSIFY_TEXTS = 256
+MAX_RERANK_ITEMS = 1000
 
 
 class InferenceService(v1.InferenceServiceServicer):
@@ -135,9 +136,11 @@ class InferenceService(v1.InferenceServiceServicer):
         return await provider.embed(request)
 
     async def Rerank(self, request: v1.RerankRequest, context: RpcContext) -> v1.RerankResponse:
-        """Refuse: no provider serves rerank models yet, so no model has that type."""
-        self._registry.ready(request.model, of_type=v1.MODEL_TYPE_RERANK, field="model")
-        raise AssertionError("no rerank model can be registered")
+        """Score items against a query."""
+        provider = self._registry.ready(request.model, of_type=v1.MODEL_TYPE_RERANK, field="model")
+        _check_count(len(request.items), field="items", most=MAX_RERANK_ITEMS)
+        check_rerank(request)
+        return await provider.rerank(request)
 
     async def Classify(self, request: v1.ClassifyRequest, context: RpcContext) -> v1.ClassifyResponse:
         """Put texts into classes."""

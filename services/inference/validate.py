@@ -113,6 +113,17 @@ def check_classify(request: v1.ClassifyRequest) -> None:
         raise InvalidArgumentError(message, field="windows.max_windows")
 
 
+def check_rerank(request: v1.RerankRequest) -> None:
+    """Refuse a request for no results.
+
+    Raises:
+        InvalidArgumentError: If it is one.
+    """
+    if request.HasField("max_num_results") and request.max_num_results < 1:
+        message = f"max_num_results is {request.max_num_results}; allowed: at least 1, or leave it out for all"
+        raise InvalidArgumentError(message, field="max_num_results")
+
+
 def check_tokenize(request: v1.TokenizeRequest) -> None:
     """Refuse fields that do not go with the input.
 

@@ -20,7 +20,7 @@ from services.memory.highlight import highlight
 from services.memory.hits import bank_chunk
 from services.memory.moments import now
 from services.memory.registry_service import check_keyword_fields
-from services.memory.retrieve import Leg, LegView, Retriever, Spec
+from services.memory.retrieve import ChunkView, Leg, LegView, Retriever, Spec
 from services.memory.searches import (
     Ranking,
     by_rank,
@@ -158,13 +158,7 @@ class QueryCalls:
         if missing:
             raise NotFoundError(f"no chunk {missing[0]!r} in the banks of the legs", field="chunk_ids")
         return v1.ExplainQueryResponse(
-            explanations=[
-                v1.ChunkExplanation(
-                    chunk_id=chunk_id, score=score, rank=place, legs=[_leg_explanation(view) for view in legs]
-                )
-                for chunk_id in request.chunk_ids
-                for score, place, legs in [views[chunk_id]]
-            ]
+            explanations=[_explanation(chunk_id, views[chunk_id]) for chunk_id in request.chunk_ids]
         )
 
     async def _spec(self, request: v1.QueryHybridRequest) -> Spec:
@@ -323,6 +317,16 @@ def _prefixes(prefixes: Sequence[str]) -> list[str]:
             field = f"prefixes[{index}]"
             raise InvalidArgumentError(f"{field} is {one!r}; give at least 2 characters", field=field)
     return list(prefixes)
+
+
+def _explanation(chunk_id: str, view: ChunkView) -> v1.ChunkExplanation:
+    return v1.ChunkExplanation(
+        chunk_id=chunk_id,
+        score=view.score,
+        rank=view.place,
+        legs=[_leg_explanation(leg) for leg in view.legs],
+        rerank_score=view.reranked,
+    )
 
 
 def _leg_explanation(view: LegView) -> v1.LegExplanation:

@@ -95,6 +95,19 @@ class LegView:
     filtered: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChunkView:
+    """Why a chunk stands where it does."""
+
+    score: float
+    """The legs' joined score; 0 = none of them found it."""
+    reranked: float | None
+    """The rerank model's score; None = it was not asked about the chunk."""
+    place: int | None
+    """In the answer, from 1; None = the chunk is not in it."""
+    legs: Sequence[LegView]
+
+
 class Retriever:
     """Searches banks.
 
@@ -128,27 +141,29 @@ class Retriever:
             StackError: If a rerank model fails.
         """
         ranked, _ = await self._run(spec)
-        joined = await self._order(spec, ranked)
+        joined, _ = await self._order(spec, ranked)
         if spec.threshold > 0:
             joined = [(number, score) for number, score in joined if score >= spec.threshold]
         return await self._hits(spec, ranked, joined[: spec.limit])
 
-    async def explain(self, spec: Spec, chunk_ids: Sequence[str]) -> dict[str, tuple[float, int | None, list[LegView]]]:
-        """Score, place in the list, and each leg's view of chunks, by chunk id, of those that exist."""
+    async def explain(self, spec: Spec, chunk_ids: Sequence[str]) -> dict[str, ChunkView]:
+        """Why chunks stand where they do, by chunk id, of those that exist."""
         ranked, alias = await self._run(spec)
-        joined = await self._order(spec, ranked)
-        places = {number: (score, place) for place, (number, score) in enumerate(joined, 1)}
         fusion = _fusion(spec)
+        scores = dict(join(ranked, fusion))
+        ordered, reranked = await self._order(spec, ranked)
+        places = {number: place for place, (number, _) in enumerate(ordered, 1)}
         rows = await self._named({leg.bank.number for leg in spec.legs}, chunk_ids)
-        views: dict[str, tuple[float, int | None, list[LegView]]] = {}
+        views: dict[str, ChunkView] = {}
         for row in rows:
             number = alias.get(row["number"], row["number"])
-            score, place = places.get(number, (0.0, None))
             legs = [
                 await self._view(leg, one, fusion, row=row, number=number, where=spec.where)
                 for leg, one in zip(spec.legs, ranked, strict=True)
             ]
-            views[row["chunk_id"]] = (score, place, legs)
+            views[row["chunk_id"]] = ChunkView(
+                score=scores.get(number, 0.0), reranked=reranked.get(number), place=places.get(number), legs=legs
+            )
         return views
 
     async def load(self, numbers: Sequence[int]) -> dict[int, Mapping[Any, Any]]:
@@ -235,15 +250,18 @@ class Retriever:
                 result.append(await self._leg(replace(leg, vector=fed_back(leg.vector, alike)), spec, moment))
         return result
 
-    async def _order(self, spec: Spec, ranked: Sequence[Ranked]) -> Joined:
+    async def _order(self, spec: Spec, ranked: Sequence[Ranked]) -> tuple[Joined, Mapping[int, float]]:
+        """The order of the answer, and the rerank model's scores of all that it was asked about."""
         joined = join(ranked, _fusion(spec))
+        reranked: Mapping[int, float] = {}
         if spec.rerank is not None:
             joined = await self._rerank(spec, joined)
+            reranked = dict(joined)
         if spec.diversity is not None:
             depth = max(MIN_DEPTH, DEPTH_FACTOR * spec.limit)
             vectors = await self.vectors([number for number, _ in joined[:depth]])
             joined = diversify(joined[:depth], vectors, diversity=spec.diversity, limit=spec.limit)
-        return joined
+        return joined, reranked
 
     async def _rerank(self, spec: Spec, joined: Joined) -> Joined:
         depth = max(RERANK_DEPTH, spec.limit)

@@ -11,7 +11,12 @@ from llamastack import v1
 from stack_client.cli.connection import add_target, connected
 from stack_client.cli.options import Subparsers, json_object, on_terminal, print_json
 
-_TYPES = {"llm": v1.MODEL_TYPE_LLM, "embedding": v1.MODEL_TYPE_EMBEDDING, "classifier": v1.MODEL_TYPE_CLASSIFIER}
+_TYPES = {
+    "llm": v1.MODEL_TYPE_LLM,
+    "embedding": v1.MODEL_TYPE_EMBEDDING,
+    "classifier": v1.MODEL_TYPE_CLASSIFIER,
+    "rerank": v1.MODEL_TYPE_RERANK,
+}
 
 
 def add_commands(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 DEBERTA = {
@@ -21,15 +22,17 @@ BERT = {
 
 
 def bytes_tokenizer(folder: Path) -> None:
-    """A tokenizer of bytes with [CLS] and [SEP] around a text."""
+    """A tokenizer of bytes with [CLS] and [SEP] around a text, or around and between two."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *letters]
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *letters, "[MASK]", "[unused0]", "[unused1]"]
     vocabulary = {name: index for index, name in enumerate(names)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair=None, special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
 
@@ -59,3 +62,17 @@ def change_config(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     merged = {**json.loads(file.read_text()), **changes}
     file.write_text(json.dumps({key: value for key, value in merged.items() if value is not None}))
+
+
+def late_interaction_folder(folder: Path, *, settings: dict[str, Any] | None = None, dim: int = 8) -> Path:
+    """A random model of late interaction in the form of ColBERT's authors."""
+    torch.manual_seed(3)
+    config = transformers.BertConfig(**BERT, architectures=["HF_ColBERT"])
+    bert = transformers.BertModel(config, add_pooling_layer=False)
+    tensors = {f"bert.{name}": tensor.contiguous() for name, tensor in bert.state_dict().items()}
+    save_file({**tensors, "linear.weight": torch.randn(dim, config.hidden_size)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": ["HF_ColBERT"]}))
+    bytes_tokenizer(folder)
+    if settings is not None:
+        (folder / "artifact.metadata").write_text(json.dumps(settings))
+    return folder

@@ -242,6 +242,19 @@ def test_a_changed_file_of_the_packaged_detector_is_refused(detector: Path, tmp_
         prepare_classifier(copy, cache_dir=tmp_path / "cache")
 
 
+def test_two_texts_are_joined_as_debertas_tokenizer_in_transformers_joins_them(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = spm_folder(tmp_path)
+    pieces = [(model.id_to_piece(index), model.get_score(index)) for index in range(model.vocab_size())]
+    joined = transformers.DebertaV2Tokenizer(vocab=pieces)("hello world", "a fox")
+    ours = encoder_tokenizer(tmp_path)
+    assert ours.pair is not None
+    first = [*ours.pair.before, *ours.encode("hello world").ids, *ours.pair.between]
+    second = [*ours.encode("a fox").ids, *ours.pair.after]
+    assert first + second == joined["input_ids"]
+    assert [0] * len(first) + [ours.pair.second_type] * len(second) == joined["token_type_ids"]
+
+
 def test_windows_overlap_and_end_with_the_text() -> None:
     from llamastack import v1  # noqa: PLC0415
 

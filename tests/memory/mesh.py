@@ -1,6 +1,6 @@
 """Inference with scripted models and the memory service beside it, behind unix sockets in one process."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,10 @@ MODELS: list[Mapping[str, Any]] = [
     {"model_id": "words-again", "provider_id": "scripted", "model_type": "embedding"},
     {"model_id": "scripted", "provider_id": "scripted", "metadata": {"script": [{"reply": "{0}"}]}},
 ]
+
+
+RERANK = {"model_id": "shares", "provider_id": "scripted", "model_type": "rerank"}
+"""A scripted model: scores a text by the share of the question's words in it; not of `MODELS`, which have none."""
 
 
 @dataclass
@@ -47,7 +51,9 @@ class MemoryMesh:
 
 
 @asynccontextmanager
-async def memory_mesh(home: Path, **memory: Any) -> AsyncIterator[MemoryMesh]:
+async def memory_mesh(
+    home: Path, *, models: Sequence[Mapping[str, Any]] = MODELS, **memory: Any
+) -> AsyncIterator[MemoryMesh]:
     """Both services with their data in `home`, whose path must be short; `memory` is the service's configuration."""
     nodes: list[MemoryNode] = []
 
@@ -61,7 +67,7 @@ async def memory_mesh(home: Path, **memory: Any) -> AsyncIterator[MemoryMesh]:
         runtime=RuntimeConfig(
             tcp=False, socket_dir=home / "run", drain_grace_seconds=0.3, drain_notice_seconds=0, log_level="WARNING"
         ),
-        sections={"inference": {"models": MODELS}, "memory": memory},
+        sections={"inference": {"models": list(models)}, "memory": memory},
     )
     builds: dict[str, Build] = {"inference": build_inference, "memory": build}
     async with hosting(builds, config=config, home=home) as hosted, StackClient(config.addresses) as client:

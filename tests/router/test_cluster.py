@@ -195,6 +195,15 @@ async def test_texts_are_classified_through_the_router(cluster: Cluster) -> None
     assert [result.label for result in response.results] == ["benign", "malicious"]
 
 
+async def test_items_are_reranked_through_the_router(cluster: Cluster) -> None:
+    model = v1.RegisterModelRequest(model_id="ranks", provider_id="scripted", model_type=v1.MODEL_TYPE_RERANK)
+    await cluster.models.RegisterModel(model)
+    await cluster.until(lambda nodes: all("ranks" in node.ready_models for node in nodes.values()))
+    items = [content(text) for text in ("a fox", "an old owl")]
+    response = await cluster.inference.Rerank(v1.RerankRequest(model="ranks", query=content("old owl"), items=items))
+    assert [(item.index, item.relevance_score) for item in response.data] == [(1, 1.0), (0, 0.0)]
+
+
 async def test_models_of_all_nodes_are_one_list_and_registering_reaches_all(cluster: Cluster) -> None:
     listed = await cluster.models.ListModels(v1.ListModelsRequest())
     assert [model.identifier for model in listed.data] == ["scripted", "words"]

@@ -20,6 +20,8 @@ class Window(NamedTuple):
     place: int
     """Its place in the request."""
     ids: list[int]
+    first: int | None = None
+    """Tokens that belong to the first of two texts; None = it is one text."""
 
 
 @dataclass
@@ -28,8 +30,13 @@ class _Work:
 
     model: str
     windows: Sequence[list[int]]
+    firsts: Sequence[int] | None
     waiting: set[int]
     rows: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def window(self, request_id: str, place: int) -> Window:
+        """One of its windows."""
+        return Window(request_id, place, self.windows[place], self.firsts[place] if self.firsts else None)
 
 
 class BatchQueue:
@@ -51,9 +58,11 @@ class BatchQueue:
         """Whether anything waits."""
         return bool(self._works)
 
-    def add(self, model: str, request_id: str, windows: Sequence[list[int]]) -> None:
-        """Queue a request of at least one window."""
-        self._works[request_id] = _Work(model, windows, set(range(len(windows))))
+    def add(
+        self, model: str, request_id: str, windows: Sequence[list[int]], firsts: Sequence[int] | None = None
+    ) -> None:
+        """Queue a request of at least one window; `firsts` is given with pairs of texts, see `Window.first`."""
+        self._works[request_id] = _Work(model, windows, firsts, set(range(len(windows))))
         self._turns.append(request_id)
 
     def drop(self, request_id: str) -> None:
@@ -75,10 +84,10 @@ class BatchQueue:
             for index in work.waiting
             if (request_id, index) != (lead_id, place)
         )
-        batch = [Window(lead_id, place, lead.windows[place])]
+        batch = [lead.window(lead_id, place)]
         longest = length
         for _, _, request_id, index in heapq.nsmallest(self._most_windows - 1, others):
-            window = Window(request_id, index, self._works[request_id].windows[index])
+            window = self._works[request_id].window(request_id, index)
             longest = max(longest, len(window.ids))
             if longest * (len(batch) + 1) > self._most_tokens:
                 break

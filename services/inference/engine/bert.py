@@ -60,12 +60,13 @@ class BertEncoder:
         self._weights = weights
         self._prefix = prefix
 
-    def encode(self, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
-        """Hidden states (B, S, D); those of padding, where `real_BS` is False, mean nothing."""
+    def encode(self, ids_BS: Tensor, real_BS: Tensor, types_BS: Tensor | None = None) -> Tensor:
+        """Hidden states (B, S, D); those of padding, where `real_BS` is False, mean nothing. No types are all 0."""
+        types = self._tensor("embeddings.token_type_embeddings.weight")
         x_BSD = (
             embedding(ids_BS, self._tensor("embeddings.word_embeddings.weight"))
             + self._tensor("embeddings.position_embeddings.weight")[: ids_BS.shape[1]]
-            + self._tensor("embeddings.token_type_embeddings.weight")[0]
+            + (types[0] if types_BS is None else embedding(types_BS, types))
         )
         x_BSD = self._norm(x_BSD, "embeddings.LayerNorm")
         for layer in range(self.config.n_layers):

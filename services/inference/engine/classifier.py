@@ -4,7 +4,7 @@ Shapes: B windows, S tokens of the longest, D width, C classes.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from services.inference.engine.bert import BertConfig, BertEncoder, mean_pooled
 from services.inference.engine.deberta import ACTIVATIONS, DebertaConfig, DebertaEncoder
-from services.inference.engine.encoder_weights import Weights, padded, read_weights
+from services.inference.engine.encoder_weights import Weights, padded, read_weights, types_of
 
 MEAN_POOLED_BERT = "MeanPooledBertForSequenceClassification"
 """Our name for a BERT whose head reads the mean of the hidden states."""
@@ -67,10 +67,16 @@ class Classifier:
         return self._weights.parameters
 
     @torch.inference_mode()
-    def logits(self, windows: list[list[int]]) -> Tensor:
-        """Raw outputs (B, C) of windows given as token ids with their special tokens."""
+    def logits(self, windows: list[list[int]], firsts: Sequence[int] | None = None) -> Tensor:
+        """Raw outputs (B, C) of windows given as token ids with their special tokens.
+
+        Args:
+            windows: Single texts, or pairs of them.
+            firsts: How many tokens at the head of each have token type 0, those behind have type 1; None = all.
+        """
         ids_BS, real_BS = padded(windows, device=self._weights.device)
-        pooled_BD = self._pool(self._encoder.encode(ids_BS, real_BS), real_BS)
+        types_BS = None if firsts is None else types_of(firsts, length=ids_BS.shape[1], device=ids_BS.device)
+        pooled_BD = self._pool(self._encoder.encode(ids_BS, real_BS, types_BS), real_BS)
         return linear(pooled_BD, self._weights["classifier.weight"], self._weights["classifier.bias"])
 
 

@@ -17,7 +17,7 @@ class Load:
     """Load a model; answered by `Loaded` or `LoadFailed`."""
 
     model: str
-    kind: Literal["llm", "embedding", "classifier"]
+    kind: Literal["llm", "embedding", "classifier", "rerank"]
     path: Path
     cache_dir: Path
     dtype: str
@@ -80,11 +80,16 @@ class Embed:
 
 @dataclass(frozen=True, kw_only=True)
 class Classify:
-    """Classify windows given as token ids with their special tokens; answered by `Classified` or `RequestFailed`."""
+    """Classify windows given as token ids with their special tokens; answered by `Classified` or `RequestFailed`.
+
+    To a rerank model a window is a query and an item.
+    """
 
     model: str
     request_id: str
     windows: list[list[int]]
+    firsts: list[int] | None = None
+    """Of each window, how many tokens belong to the first of two texts; None = the windows are single texts."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +106,9 @@ class Loaded:
     dtype: str
     parameters: int
     dimension: int = 0
-    """Length of an embedding model's vectors, classes of a classifier; 0 for text models."""
+    """Length of an embedding model's vectors, classes of a classifier, 1 for rerank models; 0 for text models."""
     architecture: str = ""
-    """Of a classifier, as its folder names it."""
+    """Of a classifier or rerank model, as its folder names it."""
     cached_tokens: int = 0
     """Tokens that the key/value cache holds; 0 for embedding models."""
     quantisation: Quantisation = "none"
@@ -111,8 +116,8 @@ class Loaded:
     kernels: str = ""
     """Variant of the compiled kernels that runs it; empty for plain PyTorch."""
     weights_hash: str = ""
-    """Identity of the weights of a text model or classifier, or of those that an adapter says it was trained on; ""
-    when it does not."""
+    """Identity of the weights of a model other than embedding ones, or of those that an adapter says it was trained on;
+    "" when it does not."""
     rank: int = 0
     """An adapter's largest rank; 0 for models."""
     targets: tuple[str, ...] = ()

@@ -156,9 +156,9 @@ class DebertaEncoder:
         # Projections of the table of positions do not depend on the text; made here once, they cost nothing per text.
         self._tables = [self._position_tables(layer) for layer in range(config.n_layers)] if config.relative else []
 
-    def encode(self, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
-        """Hidden states (B, S, D); those of padding, where `real_BS` is False, mean nothing."""
-        x_BSD = embedded_BSD = self._embed(ids_BS) * real_BS[..., None]
+    def encode(self, ids_BS: Tensor, real_BS: Tensor, types_BS: Tensor | None = None) -> Tensor:
+        """Hidden states (B, S, D); those of padding, where `real_BS` is False, mean nothing. No types are all 0."""
+        x_BSD = embedded_BSD = self._embed(ids_BS, types_BS) * real_BS[..., None]
         positions = self._positions(ids_BS.shape[1])
         for layer in range(self.config.n_layers):
             prefix = f"encoder.layer.{layer}"
@@ -172,13 +172,14 @@ class DebertaEncoder:
                 x_BSD = self._convolve(embedded_BSD, x_BSD, real_BS)
         return x_BSD
 
-    def _embed(self, ids_BS: Tensor) -> Tensor:
+    def _embed(self, ids_BS: Tensor, types_BS: Tensor | None) -> Tensor:
         config = self.config
         x_BSE = embedding(ids_BS, self._tensor("embeddings.word_embeddings.weight"))
         if config.has_positions:
             x_BSE = x_BSE + self._tensor("embeddings.position_embeddings.weight")[: ids_BS.shape[1]]
         if config.has_types:
-            x_BSE = x_BSE + self._tensor("embeddings.token_type_embeddings.weight")[0]
+            types = self._tensor("embeddings.token_type_embeddings.weight")
+            x_BSE = x_BSE + (types[0] if types_BS is None else embedding(types_BS, types))
         if x_BSE.shape[-1] != config.dim:
             x_BSE = linear(x_BSE, self._tensor("embeddings.embed_proj.weight"))
         return self._norm(x_BSE, "embeddings.LayerNorm")

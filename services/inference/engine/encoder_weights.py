@@ -3,6 +3,7 @@
 Shapes: B texts, S tokens of the longest text.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -61,3 +62,9 @@ def padded(texts: list[list[int]], *, device: torch.device) -> tuple[Tensor, Ten
     longest = max(map(len, texts))
     ids_BS = torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts], device=device)
     return ids_BS, torch.arange(longest, device=device)[None] < lengths_B[:, None]
+
+
+def types_of(firsts: Sequence[int], *, length: int, device: torch.device) -> Tensor:
+    """Token types (B, S): 0 for the first tokens of each text, as many as `firsts` says, and 1 for the rest."""
+    firsts_B = torch.tensor(firsts, device=device)
+    return (torch.arange(length, device=device)[None] >= firsts_B[:, None]).long()

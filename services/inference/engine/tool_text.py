@@ -47,7 +47,7 @@ def prepare_classifier(path: Path, *, cache_dir: Path) -> Path:
         ValueError: If it is no folder, or a file of the detector is not the one that is known.
     """
     if not path.is_dir():
-        raise ValueError(f"{path}: a classifier is a Hugging Face folder, not a file")
+        raise ValueError(f"{path}: a classifier or rerank model is a Hugging Face folder, not a file")
     if not (path / ONNX_FILE).exists() or list(path.glob("*.safetensors")):
         return path
     for name, known in SHA256.items():

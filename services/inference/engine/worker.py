@@ -9,13 +9,13 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
 
-from services.inference.engine.batch_queue import BatchQueue
+from services.inference.engine.batch_queue import BatchQueue, Window
 from services.inference.engine.bert import BertEmbedder
 from services.inference.engine.classifier import Classifier
 from services.inference.engine.commands import (
@@ -42,6 +42,7 @@ from services.inference.engine.cuda.engine import DeviceEngine
 from services.inference.engine.engine import Engine
 from services.inference.engine.loading import build_runner
 from services.inference.engine.request import Figures
+from services.inference.engine.reranker import LateInteraction, load_reranker
 from services.inference.engine.tool_text import prepare_classifier
 from services.llama.checkpoint import load_text, prepare, weights_hash
 from services.llama.config import LlamaConfig
@@ -53,7 +54,7 @@ WINDOWS_PER_TURN = 16  # of an encoder, so that large requests do not starve dec
 TOKENS_PER_TURN = 1024  # a turn is what decode steps wait for; on CPUs longer batches are no faster per window
 
 
-Ready = tuple[Load | LoadAdapter, Engine | BertEmbedder | Classifier | LoraAdapter, Loaded]
+Ready = tuple[Load | LoadAdapter, Engine | BertEmbedder | Classifier | LateInteraction | LoraAdapter, Loaded]
 
 
 def main(connection: Connection, threads: int) -> None:
@@ -75,7 +76,7 @@ class Worker:
         self._engines: dict[str, Engine] = {}
         self._embedders: dict[str, BertEmbedder] = {}
         self._embeds = BatchQueue(windows=WINDOWS_PER_TURN, tokens=TOKENS_PER_TURN)
-        self._classifiers: dict[str, Classifier] = {}
+        self._classifiers: dict[str, Classifier | LateInteraction] = {}
         self._classifies = BatchQueue(windows=WINDOWS_PER_TURN, tokens=TOKENS_PER_TURN)
         self._wanted: dict[str, Load | LoadAdapter] = {}
         """The last load of every model and adapter that was not unloaded: what another one brings is dropped."""
@@ -144,7 +145,7 @@ class Worker:
             case Embed():
                 self._embeds.add(command.model, command.request_id, command.texts)
             case Classify():
-                self._classifies.add(command.model, command.request_id, command.windows)
+                self._classifies.add(command.model, command.request_id, command.windows, command.firsts)
             case Load():
                 self._wanted[command.model] = command
                 threading.Thread(target=self._load, args=(command,), daemon=True).start()
@@ -227,7 +228,7 @@ class Worker:
                     dimension=embedder.config.dim,
                 )
                 self._ready.put((command, embedder, loaded))
-            elif command.kind == "classifier":
+            elif command.kind in {"classifier", "rerank"}:
                 self._ready.put(_load_classifier(command, report))
             else:
                 if command.path.suffix == ".gguf":
@@ -277,7 +278,7 @@ class Worker:
                             self._start_adapter(other)
                 case BertEmbedder():
                     self._embedders[command.model] = served
-                case Classifier():
+                case Classifier() | LateInteraction():
                     self._classifiers[command.model] = served
                 case LoraAdapter():
                     assert isinstance(command, LoadAdapter)
@@ -303,7 +304,10 @@ class Worker:
         def reply(request_id: str, rows: torch.Tensor) -> None:
             self._send(Embedded(request_id=request_id, vectors=rows.numpy().tobytes(), dimension=rows.shape[1]))
 
-        self._encode_some(self._embeds, lambda model: getattr(self._embedders.get(model), "embed", None), reply)
+        def run(model: str, batch: list[Window]) -> torch.Tensor:
+            return self._embedders[model].embed([window.ids for window in batch])
+
+        self._encode_some(self._embeds, self._embedders, run, reply)
 
     def _classify_some(self) -> None:
         """Classify one batch of windows."""
@@ -311,24 +315,28 @@ class Worker:
         def reply(request_id: str, rows: torch.Tensor) -> None:
             self._send(Classified(request_id=request_id, logits=rows.numpy().tobytes(), classes=rows.shape[1]))
 
-        self._encode_some(self._classifies, lambda model: getattr(self._classifiers.get(model), "logits", None), reply)
+        def run(model: str, batch: list[Window]) -> torch.Tensor:
+            firsts = [window.first for window in batch if window.first is not None]  # all of a model, or none
+            return self._classifiers[model].logits([window.ids for window in batch], firsts or None)
+
+        self._encode_some(self._classifies, self._classifiers, run, reply)
 
     def _encode_some(
         self,
         queue: BatchQueue,
-        encoder: Callable[[str], Callable[[list[list[int]]], torch.Tensor] | None],
+        loaded: Container[str],
+        run: Callable[[str, list[Window]], torch.Tensor],
         reply: Callable[[str, torch.Tensor], None],
     ) -> None:
         """Run one batch of a queue; a fault ends the requests that have windows in it."""
         model, batch = queue.take()
-        run = encoder(model)
         failure: RequestFailed | None = None
         rows = torch.empty(0)
-        if run is None:
+        if model not in loaded:
             failure = RequestFailed(request_id="", message=f"model {model} is not loaded")
         else:
             try:
-                rows = run([window.ids for window in batch]).float().cpu()
+                rows = run(model, batch).float().cpu()
             except Exception as error:
                 logger.exception("encoding %d windows by %s failed", len(batch), model)
                 failure = RequestFailed(request_id="", message=f"{type(error).__name__}: {error}", internal=True)
@@ -350,14 +358,15 @@ class Worker:
                 os._exit(0)  # the service is gone; nobody is left to serve
 
 
-def _load_classifier(command: Load, report: Callable[[str], None]) -> tuple[Load, Classifier, Loaded]:
-    """Read a classifier, converted first where it is packaged in another format.
+def _load_classifier(command: Load, report: Callable[[str], None]) -> tuple[Load, Classifier | LateInteraction, Loaded]:
+    """Read a classifier or a rerank model, converted first where it is packaged in another format.
 
     Raises:
-        ValueError: If it is no classifier, or one of an unknown kind.
+        ValueError: If it is none, or one of an unknown kind.
     """
     folder = prepare_classifier(command.path, cache_dir=command.cache_dir)
-    classifier = Classifier.load(folder, device=command.device)
+    load = load_reranker if command.kind == "rerank" else Classifier.load
+    classifier = load(folder, device=command.device)
     report("identifying weights (read once, then remembered)")
     loaded = Loaded(
         model=command.model,

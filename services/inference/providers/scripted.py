@@ -11,7 +11,8 @@ message answers. Without a rule that matches, the answer is the last message its
 group. `role` (user, tool, system) restricts the rule. `tools` (true or false) restricts it to requests with or without
 tools. `token_seconds` waits before every token; `hang` waits for ever after the reply, as a stuck model would;
 `error` ends the call with UNAVAILABLE and this message after the reply. A token is a word with the space before it.
-Sampling settings are checked like everywhere and change nothing: a script has no randomness.
+Sampling settings are checked like everywhere and change nothing: a script has no randomness. Rerank models have no
+script: an item's score is the share of the query's distinct words that occur in it, whatever their case.
 """
 
 import asyncio
@@ -31,11 +32,13 @@ from services.inference.adapter_names import split_adapter
 from services.inference.config import ScriptedConfig
 from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.scripted_classifier import ScriptedClassifier
+from services.inference.rerank_text import rerank_response, texts_of
 from services.inference.validate import sampling_of
 from stack_client.content import plain
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
 SLOT = re.compile(r"\{(\d+)\}")  # anything else in braces is text
+WORD = re.compile(r"\w+")
 TOKEN = re.compile(r"\s*\S+|\s+$")
 CONTEXT = 8192
 EMBEDDING_DIMENSION = 16
@@ -64,7 +67,7 @@ class Reply:
 
 
 class ScriptedProvider:
-    """Serves scripted models; an embedding model of it hashes words into 16 dimensions."""
+    """Serves scripted models; embedding models hash words into 16 dimensions, rerank models compare them."""
 
     def __init__(self, config: ScriptedConfig) -> None:
         self._config = config
@@ -96,6 +99,9 @@ class ScriptedProvider:
         if model.model_type == v1.MODEL_TYPE_EMBEDDING:
             self._scripts[model.identifier] = []
             return {"embedding_dimension": EMBEDDING_DIMENSION, "context_length": CONTEXT}
+        if model.model_type == v1.MODEL_TYPE_RERANK:
+            self._scripts[model.identifier] = []
+            return {"architecture": "scripted", "activation": "identity"}
         report("reading the script")
         metadata = json_format.MessageToDict(model.metadata)
         self._scripts[model.identifier] = [_rule(entry) for entry in metadata.get("script", [])]
@@ -167,6 +173,12 @@ class ScriptedProvider:
             return await self._classifiers[request.model_id].classify(request)
         finally:
             self._speaking -= 1
+
+    async def rerank(self, request: v1.RerankRequest) -> v1.RerankResponse:
+        """Count the words of the query that each item has."""
+        question, items = texts_of(request)
+        wanted = _words(question)
+        return rerank_response(request, [len(wanted & _words(item)) / max(1, len(wanted)) for item in items])
 
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """A script has no vocabulary."""
@@ -253,6 +265,10 @@ def _hashed(text: str) -> list[float]:
         vector[hashlib.sha256(word.encode()).digest()[0] % EMBEDDING_DIMENSION] += 1.0
     norm = sum(x * x for x in vector) ** 0.5 or 1.0
     return [x / norm for x in vector]
+
+
+def _words(text: str) -> set[str]:
+    return set(WORD.findall(text.casefold()))
 
 
 def _refuse(asked: bool, field: str) -> None:  # noqa: FBT001

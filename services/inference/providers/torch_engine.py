@@ -6,10 +6,10 @@ This process never imports torch: tokenizers and chat formats live here, weights
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from services.inference.providers.torch_requests import (
     template_arguments,
 )
 from services.inference.reading import Reading
+from services.inference.rerank_text import RerankModel, rerank_model, rerank_response, texts_of
 from services.inference.token_spans import byte_spans, encoder_spans
 from services.inference.tool_stream import ToolStream
 from services.inference.validate import sampling_of
@@ -48,15 +49,18 @@ from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, St
 
 logger = logging.getLogger(__name__)
 
-_KINDS: Mapping[int, Literal["llm", "embedding", "classifier"]] = {
+P = ParamSpec("P")
+
+_KINDS: Mapping[int, Literal["llm", "embedding", "classifier", "rerank"]] = {
     v1.MODEL_TYPE_LLM: "llm",
     v1.MODEL_TYPE_EMBEDDING: "embedding",
     v1.MODEL_TYPE_CLASSIFIER: "classifier",
+    v1.MODEL_TYPE_RERANK: "rerank",
 }
 
 
 class TorchProvider:
-    """Serves Llama-family text models, BERT sentence encoders and classifiers from one engine process."""
+    """Serves Llama-family text models, BERT sentence encoders, classifiers and rerankers from one engine process."""
 
     def __init__(self, config: TorchConfig, *, cache_dir: Path) -> None:
         self._config = config
@@ -69,7 +73,7 @@ class TorchProvider:
             self._device, device_reason, self._dtype, dtype_reason, self._threads,
         )  # fmt: skip
         self._engine = EngineClient(threads=self._threads)
-        self._models: dict[str, TextModel | EmbeddingModel | ClassifierModel] = {}
+        self._models: dict[str, TextModel | EmbeddingModel | ClassifierModel | RerankModel] = {}
         self._ids = itertools.count(1)
 
     @property
@@ -123,7 +127,9 @@ class TorchProvider:
         loaded = await self._engine.load(command, report)
         report("loading the tokenizer")
         if command.kind == "classifier":
-            return await self._classifier_loaded(loaded)
+            return await self._encoder_loaded(loaded, classifier_model, classes=loaded.dimension)
+        if command.kind == "rerank":
+            return await self._encoder_loaded(loaded, rerank_model, architecture=loaded.architecture)
         if command.kind == "embedding":
             encoder = await asyncio.to_thread(embedding_model, loaded.folder)
             self._models[model.identifier] = encoder
@@ -146,18 +152,22 @@ class TorchProvider:
             "kernels": loaded.kernels or "torch",
         }
 
-    async def _classifier_loaded(self, loaded: commands.Loaded) -> Facts:
-        """Read the text side of a classifier that the engine has loaded."""
+    async def _encoder_loaded(
+        self,
+        loaded: commands.Loaded,
+        read: Callable[Concatenate[Path, P], ClassifierModel | RerankModel],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Facts:
+        """Read the text side of a classifier or rerank model that the engine has loaded."""
         try:
-            classifier = await asyncio.to_thread(classifier_model, loaded.folder, classes=loaded.dimension)
+            model = await asyncio.to_thread(read, loaded.folder, *args, **kwargs)
         except StackError:
             self._engine.unload(loaded.model)
             raise
-        self._models[loaded.model] = classifier
+        self._models[loaded.model] = model
         return {
-            "labels": list(classifier.labels.names),
-            "window": classifier.context,
-            "overlap": classifier.overlap,
+            **model.facts,
             "architecture": loaded.architecture,
             "weights_hash": loaded.weights_hash,
             "parameters": loaded.parameters,
@@ -282,6 +292,17 @@ class TorchProvider:
         logits = np.frombuffer(classified.logits, dtype=np.float32).reshape(len(windows), classified.classes)
         return classify_response(request, cuts, logits.astype(np.float64), labels=model.labels)
 
+    async def rerank(self, request: v1.RerankRequest) -> v1.RerankResponse:
+        """Score items in one engine job; its pairs share batches with those of other callers."""
+        model = self._models[request.model]
+        assert isinstance(model, RerankModel)
+        question, items = texts_of(request)
+        pairs = await offload(len(question) + sum(map(len, items)), model.pairs, question, items)
+        identifier = self._next_id("rerank")
+        answer = await self._engine.classify(request.model, identifier, pairs.windows, firsts=pairs.firsts)
+        outputs = np.frombuffer(answer.logits, dtype=np.float32).astype(np.float64)[pairs.places]
+        return rerank_response(request, model.scores(outputs).tolist(), outputs=outputs.tolist())
+
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Token ids of a text, or of the prompt that a dialog is rendered to."""
         model = self._models[request.model_id]
@@ -297,7 +318,8 @@ class TorchProvider:
                 encoding = await offload(len(request.text), model.tokenizer.encode, request.text)
                 ids, spans = encoding.ids, encoder_spans(encoding) if request.with_offsets else ()
             elif request.with_offsets:
-                raise UnsupportedError("with_offsets: classifiers do not say where tokens lie", field="with_offsets")
+                message = "with_offsets: classifiers and rerank models do not say where tokens lie"
+                raise UnsupportedError(message, field="with_offsets")
             else:
                 ids = model.tokenizer.encode(request.text).ids
         elif request.WhichOneof("input") == "dialog":
@@ -322,7 +344,7 @@ class TorchProvider:
             return v1.DetokenizeResponse(
                 text=model.tokenizer.decode(list(request.token_ids), skip_special_tokens=False)
             )
-        if isinstance(model, ClassifierModel):
+        if isinstance(model, ClassifierModel | RerankModel):
             check_ids(request.token_ids, model.tokenizer.size, field="token_ids")
             return v1.DetokenizeResponse(text=model.tokenizer.decode(request.token_ids))
         tokenizer = model.tokenizer

@@ -20,6 +20,7 @@ from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.openai.answers import StreamReader
 from services.inference.providers.openai.endpoint import Endpoint, Json, wait_for
 from services.inference.providers.openai.requests import chat_body, completion_body
+from services.inference.providers.openai.reranking import check_reranks, rerank
 from services.inference.providers.openai.tokens import detokenize, tokenize
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
@@ -38,7 +39,7 @@ class RemoteModel:
 
 
 class OpenAIProvider:
-    """Serves chat, completion and embedding models of the configured endpoints."""
+    """Serves chat, completion, embedding and rerank models of the configured endpoints."""
 
     def __init__(self, config: OpenAIConfig) -> None:
         self._endpoints = {name: Endpoint(name, endpoint) for name, endpoint in config.endpoints.items()}
@@ -64,7 +65,7 @@ class OpenAIProvider:
 
     async def load(self, model: v1.Model, report: Report) -> Facts:
         """Check that the endpoint answers and lists the model; it may take `wait_seconds` to start."""
-        if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING}:
+        if model.model_type not in {v1.MODEL_TYPE_LLM, v1.MODEL_TYPE_EMBEDDING, v1.MODEL_TYPE_RERANK}:
             kind = v1.ModelType.Name(model.model_type).removeprefix("MODEL_TYPE_").lower()
             message = f"the openai provider does not serve {kind} models"
             if model.model_type == v1.MODEL_TYPE_CLASSIFIER:  # vLLM's `classify` has probabilities of whole texts only
@@ -74,6 +75,8 @@ class OpenAIProvider:
             message = "an endpoint's adapters are models of its own; register one under a name without @"
             raise UnsupportedError(message, field="model_id")
         endpoint = self._endpoint(model)
+        if model.model_type == v1.MODEL_TYPE_RERANK:
+            check_reranks(endpoint)
         name = model.provider_resource_id
         report(f"asking {endpoint.config.base_url}")
         listed = await wait_for(endpoint, path="models", on_wait=report)
@@ -140,6 +143,11 @@ class OpenAIProvider:
     async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
         """No endpoint serves classifiers: `load` refuses them."""
         raise UnsupportedError(f"model {request.model_id} is no classifier", field="model_id")
+
+    async def rerank(self, request: v1.RerankRequest) -> v1.RerankResponse:
+        """Let the endpoint score the items; what is too long is cut or refused by it."""
+        model = self._models[request.model]
+        return await rerank(model.endpoint, model.name, request)
 
     async def tokenize(self, request: v1.TokenizeRequest) -> v1.TokenizeResponse:
         """Ask the endpoint for token ids, where its dialect has a call for it."""
