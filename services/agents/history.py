@@ -58,9 +58,10 @@ def _of_turn(turn: v1.Turn, *, with_context: bool, judged: int | None) -> list[v
 
 def _show_retrieved(turn: v1.Turn, messages: Sequence[v1.Message]) -> None:
     """Put what memory knew beside the question: as the user's context, never as instructions."""
+    found = retrieved(turn)
     questions = [message for message in messages if message.WhichOneof("message") == "user"]
-    if questions:
-        questions[-1].user.context.items.extend(retrieved(turn))
+    if found and questions:
+        questions[-1].user.context.items.extend(found)
 
 
 def _mark_withheld(messages: list[v1.Message]) -> None:

@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 FETCH_TRIES = 3
 TRIES = 5
 """Of a document whose failure may be a fault of ours."""
+PASSING = (UnavailableError, DeadlineExceededError, ResourceExhaustedError, StoreError, ConflictError)
+"""What is waited for, however long it takes."""
 LONGEST_PAUSE = 30.0
 
 Progress = Callable[[int, int], Awaitable[None]]
@@ -255,13 +257,7 @@ class JobRunner:
             try:
                 outcome = await self._outcome(lease, item)
                 break
-            except (
-                UnavailableError,
-                DeadlineExceededError,
-                ResourceExhaustedError,
-                StoreError,
-                ConflictError,
-            ) as error:
+            except PASSING as error:
                 await self._wait_said(lease, error)
                 wished = error.retry_after or 0.0
             except InternalError as error:
@@ -362,13 +358,7 @@ class JobRunner:
                 model = await self._embedder.model(lease.request.reembed.embedding_model or bank.embedding_model)
                 await self._documents.reembed(bank, model, report=progress)
                 return
-            except (
-                UnavailableError,
-                DeadlineExceededError,
-                ResourceExhaustedError,
-                StoreError,
-                ConflictError,
-            ) as error:
+            except PASSING as error:
                 await self._wait_said(lease, error)
             except StackError as error:
                 tries += 1

@@ -153,7 +153,7 @@ async def test_ids_of_another_parent_are_not_found(mesh: Mesh) -> None:
 
 REFUSED: list[tuple[v1.AgentConfig, str, str]] = [
     (v1.AgentConfig(), "MISSING_FIELD", "agent_config.model"),
-    (v1.AgentConfig(toolgroups=[v1.AgentToolGroup(name="x")]), "UNSUPPORTED", "agent_config.toolgroups"),
+    (v1.AgentConfig(toolgroups=[v1.AgentToolGroup(name="x")]), "UNSUPPORTED", "agent_config.toolgroups[0]"),
     (v1.AgentConfig(max_infer_iters=0), "INVALID_VALUE", "agent_config.max_infer_iters"),
     (v1.AgentConfig(max_infer_iters=101), "INVALID_VALUE", "agent_config.max_infer_iters"),
     (v1.AgentConfig(client_tools=[TOOLS[0], TOOLS[0]]), "INVALID_VALUE", "agent_config.client_tools[1].name"),

@@ -254,7 +254,7 @@ async def test_what_an_agent_cannot_do_is_refused_before_the_first_turn(client: 
     agent.config.toolgroups.add(name="builtin::websearch")
     with pytest.raises(UnsupportedError) as caught:
         await agent.arun("hi")
-    assert caught.value.field == "agent_config.toolgroups"
+    assert caught.value.field == "agent_config.toolgroups[0]"
 
 
 def test_two_tools_of_one_name_are_refused() -> None:

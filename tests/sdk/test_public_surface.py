@@ -11,7 +11,7 @@ import stack_client
 from stack_client import errors
 from tests.stacks import ROOT, environment
 
-PUBLIC = ["Agent", "AgentEvent", "AgentResult", "StackClient", "SyncStackClient", "errors"]
+PUBLIC = ["Agent", "AgentEvent", "AgentResult", "Memory", "StackClient", "SyncStackClient", "errors"]
 ERRORS = [
     "AlreadyExistsError", "AuthenticationError", "CancelledError", "ConflictError", "DataLossError",
     "DeadlineExceededError", "FailedPreconditionError", "InternalError", "InvalidArgumentError", "NotFoundError",
