@@ -239,10 +239,16 @@ async def ingest_files(
     async with asyncio.TaskGroup() as group:
         uploads = [group.create_task(upload(name, file)) for name, file in files.items()]
     source = v1.IngestionFiles(files=[task.result() for task in uploads], metadata=struct(metadata))
+    unused: set[str] = set()
+
+    def see(event: v1.WatchIngestionJobResponse) -> None:
+        if event.HasField("document") and (event.document.unchanged or event.document.HasField("error")):
+            unused.add(event.document.document_id)
+        on_event(event)
+
     job = await client.memory.start_ingestion(v1.CreateIngestionJobRequest(bank_id=bank, files=source))
-    failures = await follow_ingestion(client, job.job_id, on_event=on_event)
-    uploaded = {one.document_id: one.file_id for one in source.files}
-    await _forget(client, [uploaded[name] for name in failures if name in uploaded])
+    failures = await follow_ingestion(client, job.job_id, on_event=see)
+    await _forget(client, [one.file_id for one in source.files if one.document_id in unused])
     return failures
 
 

@@ -11,7 +11,7 @@ from services.memory.bank import Bank
 from services.memory.catalog import Catalog
 from services.memory.database import Database
 from services.memory.moments import now
-from services.memory.tables import banks, chunks, documents, metadata, removals, stagings
+from services.memory.tables import banks, chunks, documents, metadata, removals, requests, stagings
 from stack_client.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 
 Cleanup = Callable[[AsyncConnection, Bank], Awaitable[None]]
@@ -149,5 +149,5 @@ def _settings(bank: Bank) -> tuple[Any, ...]:
 
 
 async def _delete_documents(connection: AsyncConnection, bank: Bank) -> None:
-    for table in (stagings, chunks, documents, removals):
+    for table in (stagings, chunks, documents, removals, requests):
         await connection.execute(sa.delete(table).where(table.c.bank == bank.number))

@@ -28,6 +28,8 @@ from stack_client.errors import ConflictError, InvalidArgumentError, NotFoundErr
 
 DELETE_BATCH = 500
 SWEEP_SECONDS = 60.0
+MODEL_TRIES = 3
+"""Of a write, while its bank is given other embeddings again and again."""
 DocumentRow = Mapping[Any, Any]
 """A row of `tables.documents`."""
 
@@ -42,6 +44,10 @@ class Stored:
     """Whether it was new, other, or there already."""
     chunks: int
     """Chunks written; those that were there already are not."""
+
+
+class ModelChangedError(ConflictError):
+    """The bank was given other embeddings between computing a document's and storing it."""
 
 
 class DocumentStore:
@@ -84,6 +90,16 @@ class DocumentStore:
             InvalidArgumentError: If metadata breaks the bank's declared fields.
             UnavailableError: If the embedding model cannot be reached.
         """
+        for _ in range(MODEL_TRIES - 1):
+            try:
+                return await self._put_all(bank, drafts, etags)
+            except ModelChangedError:
+                bank = await self._again(bank)
+        return await self._put_all(bank, drafts, etags)
+
+    async def _put_all(
+        self, bank: Bank, drafts: Sequence[DraftDocument], etags: Mapping[str, str] | None
+    ) -> list[Stored]:
         planned = [plan(bank, draft) for draft in drafts]
         recipes = await self.recipes(bank, [draft.document_id for draft in drafts])
         fresh = [one for one in planned if not one.equals(recipes.get(one.draft.document_id))]
@@ -111,6 +127,14 @@ class DocumentStore:
             InvalidArgumentError: If metadata breaks the bank's declared fields, or an id is given twice.
             UnavailableError: If the embedding model cannot be reached.
         """
+        for _ in range(MODEL_TRIES - 1):
+            try:
+                return await self._put_chunks(bank, loose, expires_at)
+            except ModelChangedError:
+                bank = await self._again(bank)
+        return await self._put_chunks(bank, loose, expires_at)
+
+    async def _put_chunks(self, bank: Bank, loose: Sequence[LooseChunk], expires_at: int | None) -> list[str]:
         by_document: dict[str, list[LooseChunk]] = {}
         for one in loose:
             by_document.setdefault(one.document_id, []).append(one)
@@ -303,11 +327,20 @@ class DocumentStore:
                 found.update({row[0]: row[1] for row in await connection.execute(some)})
         return found
 
+    async def _again(self, bank: Bank) -> Bank:
+        """The bank as it is now."""
+        async with self._database.read() as connection:
+            query = sa.select(banks).where(banks.c.number == bank.number)
+            row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            raise NotFoundError(f"no memory bank {bank.identifier!r}; it was deleted meanwhile")
+        return bank_of(row)
+
     async def _check_model(self, connection: AsyncConnection, bank: Bank) -> None:
         stamp = sa.select(banks.c.embedding_stamp).where(banks.c.number == bank.number)
         if (await connection.execute(stamp)).scalar_one() != bank.embedding_stamp:
             message = f"bank {bank.identifier!r} was given another embedding model meanwhile; send the call again"
-            raise ConflictError(message)
+            raise ModelChangedError(message)
 
     async def _write(self, connection: AsyncConnection, bank: Bank, planned: Planned, *, revision: int) -> Stored:
         draft = planned.draft

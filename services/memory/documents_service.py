@@ -21,14 +21,13 @@ from stack_client.errors import (
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    StackError,
     UnsupportedError,
     to_error_message,
 )
 
 MAX_DOCUMENTS = 1000
 KINDS = ("vector", "keyword")
-REFUSED = (InvalidArgumentError, ResourceExhaustedError, PermissionDeniedError, UnsupportedError, NotFoundError)
-"""Faults of one document; the others are stored."""
 
 
 class DocumentCalls:
@@ -68,16 +67,16 @@ class DocumentCalls:
             return before
         bank = await self._banks.require(request.bank_id, *KINDS, tenant=tenant)
         answer = v1.InsertDocumentsResponse()
-        for outcome in await self._ingestor.put_all(bank, request.documents, expires_at=expires_at, refused=REFUSED):
+        for outcome in await self._ingestor.put_all(bank, request.documents, expires_at=expires_at, refused=own_fault):
             if isinstance(outcome, Refused):
+                if len(request.documents) == 1:
+                    raise outcome.error
                 error = to_error_message(outcome.error)
                 answer.failures.append(v1.DocumentFailure(document_id=outcome.document_id, error=error))
             else:
                 count(answer, outcome)
-        if len(answer.failures) == len(request.documents) == 1:
-            raise InvalidArgumentError(answer.failures[0].error.message, field="documents[0]")
         async with self._database.write() as connection:
-            await remember(connection, request, tenant=tenant, answer=answer)
+            await remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         return answer
 
     async def UpdateDocuments(
@@ -102,7 +101,7 @@ class DocumentCalls:
         now_stored = await self._documents.get(bank, ids)
         answer = v1.UpdateDocumentsResponse(documents=[document_message(now_stored[one]) for one in ids])
         async with self._database.write() as connection:
-            await remember(connection, request, tenant=tenant, answer=answer)
+            await remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         return answer
 
     async def GetDocuments(self, request: v1.GetDocumentsRequest, context: RpcContext) -> v1.GetDocumentsResponse:
@@ -163,6 +162,13 @@ class DocumentCalls:
     async def _joined(self, bank: Bank, document_id: str) -> str:
         """The text of a document that came as chunks."""
         return "\n".join(row["text"] for row in await self._documents.chunks_of(bank, document_id))
+
+
+def own_fault(error: StackError) -> bool:
+    """Whether an error is the fault of one document, so that the others can be stored."""
+    if isinstance(error, ResourceExhaustedError):
+        return error.reason == "MESSAGE_TOO_LARGE"
+    return isinstance(error, InvalidArgumentError | PermissionDeniedError | UnsupportedError)
 
 
 def count(answer: v1.InsertDocumentsResponse, stored: Stored) -> None:

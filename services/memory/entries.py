@@ -129,7 +129,7 @@ class EntryStore:
             await connection.execute(sa.insert(entry_changes).values(**change_row))
             await _forget(connection, bank.number, revision)
             answer = v1.PutEntryResponse(entry=entry_of(row))
-            await requests.remember(connection, request, tenant=tenant, answer=answer)
+            await requests.remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         self._changed(bank.number, expires=row["expires_at"] is not None)
         return answer
 

@@ -67,7 +67,7 @@ class FilesService(v1.FilesServiceServicer):
                     raise InvalidArgumentError(message, reason="REQUEST_ID_REUSED", field="header.request_id")
                 if answer is None:
                     answer = v1.UploadFileResponse(file=await upload.commit(connection, facts))
-                    await requests.remember(connection, header, tenant=tenant, answer=answer)
+                    await requests.remember(connection, header, tenant=tenant, answer=answer, bank=None)
                     made = True
             if made:
                 upload.keep()

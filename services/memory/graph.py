@@ -59,7 +59,7 @@ class GraphStore:
                 edge_ids=plan.edge_ids,
                 closed_edge_ids=list(dict.fromkeys(plan.closed)),
             )
-            await requests.remember(connection, request, tenant=tenant, answer=answer)
+            await requests.remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         return answer
 
     async def delete(self, bank: Bank, *, entity_ids: Sequence[str], edge_ids: Sequence[str]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """From what a caller sends to a stored document."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llamastack import v1
@@ -72,7 +72,7 @@ class Ingestor:
         *,
         sizes: tuple[int, int] | None = None,
         expires_at: int | None = None,
-        refused: tuple[type[StackError], ...] = (),
+        refused: Callable[[StackError], bool] = lambda _error: False,
     ) -> list[Stored | Refused]:
         """Store documents, each in a transaction of its own; of those with the same id the last one stays.
 
@@ -81,7 +81,7 @@ class Ingestor:
             documents: In the order of the request.
             sizes: See `put`.
             expires_at: See `put`.
-            refused: Errors that are a document's own fault: it is answered as refused, and the others are stored.
+            refused: Whether an error is a document's own fault: it is answered as refused, and the others are stored.
 
         Raises:
             StackError: The first error of another kind; what was stored until then stays.
@@ -101,7 +101,9 @@ class Ingestor:
             document = documents[index]
             try:
                 return await self.put(bank, document, sizes=sizes, expires_at=expires_at, field=f"documents[{index}]")
-            except refused as error:
+            except StackError as error:
+                if not refused(error):
+                    raise
                 return Refused(document_id=document.document_id, error=error)
 
         await together(in_turn(indexes) for indexes in turns.values())

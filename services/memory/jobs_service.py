@@ -78,7 +78,7 @@ class JobCalls:
             if answer is None:
                 job = await self._jobs.create(connection, bank, request, items, digest=digest, expires_at=expires_at)
                 answer = v1.CreateIngestionJobResponse(job=job_message(job))
-                await requests.remember(connection, request, tenant=tenant, answer=answer)
+                await requests.remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         self._jobs.signals.tell(0)
         return answer
 

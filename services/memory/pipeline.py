@@ -202,7 +202,6 @@ def recipe(bank: Bank, source: Source, cutting: Cutting) -> str:
         "metadata": source.metadata,
         "mime_type": source.mime_type,
         "name": source.name,
-        "file_id": source.file_id,
         "expires_at": source.expires_at,
         "cutting": asdict(replace(cutting, context_seconds=0.0, context_at_once=0)),
         "model": bank.embedding_model,

@@ -1,6 +1,7 @@
 """Search calls of the memory service: documents, words, several legs, explanations."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from services.memory.retrieve import ChunkView, Leg, LegView, Retriever, Spec
 from services.memory.searches import (
     Ranking,
     by_rank,
+    check_question,
     diversity_of,
     limit_of,
     question_of,
@@ -112,6 +114,7 @@ class QueryCalls:
         bank = await self._banks.require(request.bank_id, "keyword", "vector", tenant=current_tenant())
         fields = request.fields
         check_keyword_fields(fields, field="fields")
+        check_question(request.text)
         query = KeywordQuery(
             text=request.text,
             fields=_boosts(bank, fields),
@@ -168,7 +171,6 @@ class QueryCalls:
         limit = limit_of(request.limit if request.HasField("limit") else None, default=DEFAULT_HITS, field="limit")
         legs: list[Leg] = []
         rows: dict[int, Mapping[Any, Any]] = {}
-        where = None
         for index, asked in enumerate(request.legs):
             field = f"legs[{index}]"
             bank = await self._banks.get(asked.bank_id, tenant=current_tenant(), field=f"{field}.bank_id")
@@ -178,7 +180,7 @@ class QueryCalls:
                 rows.update(texts)
                 leg = Leg(name=leg.name, bank=bank, found=found, depth=leg.depth)
             elif request.HasField("filter"):
-                where = parse(request.filter, fields=bank.fields, field="filter")
+                leg = replace(leg, where=parse(request.filter, fields=bank.fields, field="filter"))
             legs.append(leg)
         names = [leg.name for leg in legs]
         if len(set(names)) < len(names):
@@ -192,7 +194,6 @@ class QueryCalls:
             diversity=ranking.diversity,
             rerank=request.rerank.model if request.HasField("rerank") else None,
             question=question,
-            where=where,
             rows=rows,
         )
 
@@ -207,6 +208,7 @@ class QueryCalls:
                 return await self._vector_leg(bank, message.vector, name=name, depth=depth, field=f"{field}.vector")
             case "keyword" if bank.holds_documents:
                 check_keyword_fields(message.keyword.fields, field=f"{field}.keyword.fields")
+                check_question(message.keyword.text)
                 words = KeywordQuery(
                     text=message.keyword.text,
                     fields=_boosts(bank, message.keyword.fields),
@@ -230,6 +232,7 @@ class QueryCalls:
             vector = normalised(leg.embedding, model=model, field=f"{field}.embedding")
             return Leg(name=name, bank=bank, vector=np.ascontiguousarray(vector), depth=depth)
         question = question_of(leg.query, field=f"{field}.query")
+        check_question(question)
         made = await self._retriever.vector_leg(bank, question, name=name)
         return Leg(name=name, bank=bank, vector=made.vector, depth=depth)
 

@@ -1,17 +1,15 @@
 """From a dialog to a question, by joining its texts or by a model that writes it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import grpc
-import jinja2
-import jinja2.sandbox
 
 from llamastack import v1
 from services.memory.embedder import pieces
+from services.memory.render import render
 from stack_client.calls import DEFAULT_TIMEOUT, every_page, unary
 from stack_client.content import message, text_of
-from stack_client.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from stack_client.errors import NotFoundError, UnsupportedError
 
 MAX_QUESTION_TOKENS = 128
 REWRITE = (
@@ -49,7 +47,8 @@ class QuestionWriter:
                 message_ = f"{field}: this deployment has no generator of its own; use default or llm"
                 raise UnsupportedError(message_, field=field)
             case "llm":
-                prompt = _render(config.llm.template, texts, field=f"{field}.llm.template")
+                messages = [{"role": "user", "content": text} for text in texts]
+                prompt = await render(config.llm.template, messages, field=f"{field}.llm.template")
                 return await self._ask(config.llm.model, prompt)
             case _:
                 separator = config.default.separator if config.default.HasField("separator") else " "
@@ -97,12 +96,3 @@ class QuestionWriter:
             self._inference.ChatCompletion(request, timeout=DEFAULT_TIMEOUT)
         )
         return text_of(response.completion_message.content).strip()
-
-
-def _render(template: str, texts: Sequence[str], *, field: str) -> str:
-    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    messages = [{"role": "user", "content": text} for text in texts]
-    try:
-        return environment.from_string(template).render(messages=messages)
-    except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-        raise InvalidArgumentError(f"{field} cannot be rendered: {error}", field=field) from error

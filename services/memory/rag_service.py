@@ -1,6 +1,7 @@
 """The RPC edge of the RAG tool: documents in, text for a prompt out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llamastack import v1
 from services.memory.banks import BankStore
@@ -11,15 +12,14 @@ from services.memory.guarded import Guard
 from services.memory.hits import span_of
 from services.memory.ingestor import Ingestor, Refused
 from services.memory.questions import QuestionWriter
-from services.memory.rag_text import DEFAULT_TEMPLATE, Passage, check_template, write_out
+from services.memory.rag_text import DEFAULT_TEMPLATE, Passage, check_template, render, write_out
 from services.memory.requests import recall, remember
-from services.memory.retrieve import Hit, Retriever
+from services.memory.retrieve import Hit, Retriever, Spec
 from services.memory.searches import limit_of, ranking_of, search_spec
 from services.runtime.calls import current_tenant
 from services.runtime.stream import RpcContext
-from services.runtime.together import together
 from stack_client.content import content
-from stack_client.errors import InvalidArgumentError, UnsupportedError
+from stack_client.errors import InvalidArgumentError
 
 DEFAULT_CHUNK, MIN_CHUNK, MAX_CHUNK = 512, 16, 4096
 DEFAULT_TOKENS = 4096
@@ -81,7 +81,7 @@ class RAGToolService(v1.RAGToolServiceServicer):
             if stored.status == "unchanged":
                 answer.unchanged_document_ids.append(stored.document_id)
         async with self._database.write() as connection:
-            await remember(connection, request, tenant=tenant, answer=answer)
+            await remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         return answer
 
     async def QueryRAG(self, request: v1.QueryRAGRequest, context: RpcContext) -> v1.QueryRAGResponse:
@@ -97,10 +97,15 @@ class RAGToolService(v1.RAGToolServiceServicer):
             request.content, config.query_generator_config, field="query_config.query_generator_config"
         )
         hits = await self._search(request, question)
-        judged = await self._guard.judge([hit.chunk["text"] for hit in hits])
-        passages = [Passage(hit=hit, text=one.text) for hit, one in zip(hits, judged, strict=True) if not one.withheld]
+        # All that a model would read is judged: injections hide in names and metadata as well.
+        shown = [render(hit, index, template) for index, hit in enumerate(hits, 1)]
+        passages = [
+            Passage(hit=hit, text=one.text)
+            for hit, one in zip(hits, await self._guard.judge(shown), strict=True)
+            if not one.withheld
+        ]
         count = await self._counter(config.context_model)
-        written = await write_out(passages, question=question, template=template, max_tokens=max_tokens, count=count)
+        written = await write_out(passages, question=question, max_tokens=max_tokens, count=count)
         result = v1.RAGQueryResult(metadata=_metadata(written.passages, written.tokens))
         if written.parts:
             result.content.items.extend(v1.ContentItem(text=part) for part in written.parts)
@@ -118,9 +123,6 @@ class RAGToolService(v1.RAGToolServiceServicer):
             field="query_config.max_chunks",
             most=MOST_CHUNKS,
         )
-        if config.ranker.WhichOneof("ranker") in {"neural", "mmr"} and len(names) > 1:
-            message = "query_config.ranker: several databases are joined by score; use rrf or weighted"
-            raise UnsupportedError(message, field="query_config.ranker")
         ranking = ranking_of(config.ranker, field="query_config.ranker")
         banks = [
             await self._banks.require(name, "vector", "keyword", tenant=current_tenant(), field="vector_db_ids")
@@ -139,11 +141,7 @@ class RAGToolService(v1.RAGToolServiceServicer):
             )
             for bank in banks
         ]
-        found = await together(self._retriever.search(spec) for spec in specs)
-        every = [hit for hits in found for hit in hits]
-        if len(found) > 1:
-            every.sort(key=lambda hit: -hit.score)
-        return every[:limit]
+        return await self._retriever.search(_as_one(specs))
 
     async def _counter(self, model: str) -> "_Counter":
         return _Counter(self._questions, await self._questions.model(model))
@@ -169,11 +167,21 @@ class _Counter:
         return await self._questions.tokens(self._model, text)
 
 
+def _as_one(specs: Sequence[Spec]) -> Spec:
+    """Several databases searched as one: all vectors are ranked together, and all words."""
+    if len(specs) == 1:
+        return specs[0]
+    legs = [
+        replace(leg, name=f"{leg.name} of {leg.bank.identifier}", group=leg.name) for spec in specs for leg in spec.legs
+    ]
+    return replace(specs[0], legs=legs)
+
+
 def _metadata(passages: Sequence[Passage], tokens: int) -> v1.RAGQueryMetadata:
     rows = [passage.hit.chunk for passage in passages]
     return v1.RAGQueryMetadata(
         document_ids=[row["document_id"] for row in rows],
-        chunks=[content(passage.text) for passage in passages],
+        chunks=[content(row["text"]) for row in rows],
         scores=[passage.hit.score for passage in passages],
         chunk_ids=[row["chunk_id"] for row in rows],
         vector_db_ids=[passage.hit.bank.identifier for passage in passages],

@@ -43,12 +43,19 @@ async def recall(
     return answer.FromString(found.answer)
 
 
-async def remember(connection: AsyncConnection, request: Any, *, tenant: str, answer: Message) -> None:  # noqa: ANN401
-    """Keep an answer for repeats, in the transaction that made it true."""
+async def remember(
+    connection: AsyncConnection,
+    request: Any,  # noqa: ANN401 (any request with an id)
+    *,
+    tenant: str,
+    answer: Message,
+    bank: int | None,
+) -> None:
+    """Keep an answer for repeats, in the transaction that made it true; until its bank is deleted."""
     if not request.request_id:
         return
     await connection.execute(sa.delete(requests).where(requests.c.created_at < now() - KEEP))
-    row = {"tenant": tenant, "method": request.DESCRIPTOR.name, "request_id": request.request_id}
+    row = {"tenant": tenant, "bank": bank, "method": request.DESCRIPTOR.name, "request_id": request.request_id}
     body = {"body": _digest(request), "answer": answer.SerializeToString(), "created_at": now()}
     # Two calls with the same id at once do the same thing; the answer that came first stays.
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert

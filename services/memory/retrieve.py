@@ -41,6 +41,10 @@ class Leg:
     """When it searches by words."""
     found: Sequence[Found] | None = None
     """What was found already in another way; its numbers are keys of `Spec.rows`."""
+    where: Filter | None = None
+    """Only chunks that match; as the leg's bank declares its fields."""
+    group: str = ""
+    """Legs of one group count as one, ordered by their scores; empty = a leg for itself."""
     depth: int | None = None
     """Candidates at most; None = the greater of 50 and five times the limit."""
 
@@ -61,8 +65,6 @@ class Spec:
     """The rerank model, "" for the default one; None = none."""
     question: str = ""
     """What a rerank model compares with."""
-    where: Filter | None = None
-    """Only chunks that match."""
     threshold: float = 0.0
     """Hits that score less are left out; at 0 or below, none is."""
     rows: Mapping[int, Mapping[Any, Any]] = field(default_factory=dict)
@@ -158,7 +160,7 @@ class Retriever:
         for row in rows:
             number = alias.get(row["number"], row["number"])
             legs = [
-                await self._view(leg, one, fusion, row=row, number=number, where=spec.where)
+                await self._view(leg, one, fusion, row=row, number=number)
                 for leg, one in zip(spec.legs, ranked, strict=True)
             ]
             views[row["chunk_id"]] = ChunkView(
@@ -198,9 +200,9 @@ class Retriever:
         if isinstance(fusion, ByRank) and fusion.feedback:
             ranked = await self._second_round(spec, ranked, fusion, moment)
         if len({leg.bank.number for leg in spec.legs}) == 1:
-            return ranked, {}
+            return _grouped(spec, ranked), {}
         alias = await self._same(ranked)
-        return [_renumbered(one, alias) for one in ranked], alias
+        return _grouped(spec, [_renumbered(one, alias) for one in ranked]), alias
 
     async def _same(self, ranked: Sequence[Ranked]) -> Mapping[int, int]:
         """Chunks of the same identifier and content in several banks are one: the first leg's that found it."""
@@ -225,10 +227,10 @@ class Retriever:
             found = leg.found[:depth]
         elif leg.vector is not None:
             index = await self._catalog.vector(leg.bank)
-            found = await index.query(leg.vector, limit=depth, where=spec.where, now=moment)
+            found = await index.query(leg.vector, limit=depth, where=leg.where, now=moment)
         else:
             words = await self._catalog.keyword(leg.bank)
-            found, _ = await words.query(leg.words or KeywordQuery(), limit=depth, where=spec.where, now=moment)
+            found, _ = await words.query(leg.words or KeywordQuery(), limit=depth, where=leg.where, now=moment)
         return Ranked(name=leg.name, by_vector=leg.vector is not None, found=found)
 
     async def _second_round(self, spec: Spec, ranked: list[Ranked], fusion: ByRank, moment: int) -> list[Ranked]:
@@ -239,7 +241,7 @@ class Retriever:
         kinds = {one.by_vector for one in ranked if one.found}
         if len(kinds) < 2:
             return ranked
-        best = [number for number, _ in join(ranked, fusion)[: fusion.feedback]]
+        best = [number for number, _ in join(_grouped(spec, ranked), fusion)[: fusion.feedback]]
         nearest = await self.vectors(best)
         result = []
         for leg, one in zip(spec.legs, ranked, strict=True):
@@ -288,9 +290,7 @@ class Retriever:
             if number in rows  # deleted meanwhile
         ]
 
-    async def _view(
-        self, leg: Leg, ranked: Ranked, fusion: Fusion, *, row: Mapping[Any, Any], number: int, where: Filter | None
-    ) -> LegView:
+    async def _view(self, leg: Leg, ranked: Ranked, fusion: Fusion, *, row: Mapping[Any, Any], number: int) -> LegView:
         rank = ranked.ranks.get(number)
         terms: Mapping[str, float] = {}
         if leg.words is not None and rank is not None:
@@ -301,7 +301,7 @@ class Retriever:
             score=None if rank is None else ranked.found[rank - 1].score,
             share=fusion.shares(ranked).get(number, 0.0),
             terms=terms,
-            filtered=leg.bank.number == row["bank"] and not matches(where, row["facts"]),
+            filtered=leg.bank.number == row["bank"] and not matches(leg.where, row["facts"]),
         )
 
     async def _named(self, banks: set[int], chunk_ids: Sequence[str]) -> list[Mapping[Any, Any]]:
@@ -315,8 +315,29 @@ def _renumbered(ranked: Ranked, alias: Mapping[int, int]) -> Ranked:
     return Ranked(name=ranked.name, by_vector=ranked.by_vector, found=found)
 
 
+def _grouped(spec: Spec, ranked: Sequence[Ranked]) -> list[Ranked]:
+    """Legs of one group as one, ordered by score; a chunk that several of them found stands where it is best."""
+    groups: dict[str, list[Ranked]] = {}
+    for leg, one in zip(spec.legs, ranked, strict=True):
+        groups.setdefault(leg.group or leg.name, []).append(one)
+    return [
+        members[0] if len(members) == 1 and members[0].name == name else _merged(name, members)
+        for name, members in groups.items()
+    ]
+
+
+def _merged(name: str, members: Sequence[Ranked]) -> Ranked:
+    best: dict[int, float] = {}
+    for one in members:
+        for found in one.found:
+            best[found.number] = max(found.score, best.get(found.number, found.score))
+    order = sorted(best, key=lambda number: (-best[number], number))
+    return Ranked(name=name, by_vector=members[0].by_vector, found=[Found(number, best[number]) for number in order])
+
+
 def _fusion(spec: Spec) -> Fusion:
-    return spec.fusion if len(spec.legs) > 1 else ByScoreOnly()
+    groups = {leg.group or leg.name for leg in spec.legs}
+    return spec.fusion if len(groups) > 1 else ByScoreOnly()
 
 
 def _depth(leg: Leg, spec: Spec) -> int:

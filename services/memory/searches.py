@@ -1,6 +1,6 @@
 """Searches of one bank as callers ask for them: mode, ranker, filter, limit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamastack import v1
 from services.memory.bank import Bank
@@ -20,6 +20,8 @@ from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 MAX_RESULTS = 1000
 MAX_FEEDBACK = 20
+MAX_QUESTION = 32_768
+"""Characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +71,12 @@ async def search_spec(
         message = f"{field}.mode: bank {bank.identifier!r} holds words without vectors; search it in mode keyword"
         raise UnsupportedError(message, field=f"{field}.mode")
     where = parse(filters, fields=bank.fields, field=f"{field}.filters")
+    check_question(question)
     legs = []
     if mode != v1.SEARCH_MODE_KEYWORD:
-        legs.append(await retriever.vector_leg(bank, question))
+        legs.append(replace(await retriever.vector_leg(bank, question), where=where))
     if mode != v1.SEARCH_MODE_VECTOR:
-        legs.append(Leg(name="keyword", bank=bank, words=KeywordQuery(text=question)))
+        legs.append(Leg(name="keyword", bank=bank, words=KeywordQuery(text=question), where=where))
     ranking = ranking or Ranking(fusion=ByRank())
     return Spec(
         legs=legs,
@@ -82,7 +85,6 @@ async def search_spec(
         diversity=ranking.diversity,
         rerank=ranking.rerank,
         question=question,
-        where=where,
         threshold=threshold,
     )
 
@@ -155,6 +157,17 @@ def limit_of(value: int | None, *, default: int, field: str, most: int = MAX_RES
     if not 1 <= value <= most:
         raise InvalidArgumentError(f"{field} is {value}; allowed: 1 to {most}", field=field)
     return value
+
+
+def check_question(question: str) -> None:
+    """Refuse a question that is a document.
+
+    Raises:
+        InvalidArgumentError: If it is too long.
+    """
+    if len(question) > MAX_QUESTION:
+        message = f"the question has {len(question)} characters; at most {MAX_QUESTION} are allowed"
+        raise InvalidArgumentError(message, field="query")
 
 
 def question_of(content: v1.InterleavedContent, *, field: str) -> str:

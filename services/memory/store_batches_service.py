@@ -47,7 +47,7 @@ class StoreBatchCalls:
                 batch = await parts.progress.create_batch(connection, bank, wanted)
                 (message,) = await parts.progress.batch_messages(bank, [batch], connection=connection)
                 answer = v1.CreateVectorStoreFileBatchResponse(vector_store_file_batch=message)
-                await requests.remember(connection, request, tenant=tenant, answer=answer)
+                await requests.remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         parts.jobs.signals.tell(0)
         return answer
 

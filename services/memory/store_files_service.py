@@ -36,7 +36,7 @@ class StoreFileCalls:
                 rows = await parts.files.attach(connection, bank, [wanted])
                 message = file_message(bank, rows[request.file_id])
                 answer = v1.CreateVectorStoreFileResponse(vector_store_file=message)
-                await requests.remember(connection, request, tenant=tenant, answer=answer)
+                await requests.remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         parts.jobs.signals.tell(0)
         return answer
 

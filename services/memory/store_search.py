@@ -110,7 +110,7 @@ async def search(
         spec = await search_spec(
             retriever, bank, query, mode=wanted.mode, ranking=wanted.ranking, limit=limit, field="search"
         )
-        hits = await retriever.search(replace(spec, where=where))
+        hits = await retriever.search(replace(spec, legs=[replace(leg, where=where) for leg in spec.legs]))
         scale = _scale(wanted, legs=[leg.name for leg in spec.legs])
         return list(zip(hits, scale([hit.score for hit in hits]), strict=True))
 

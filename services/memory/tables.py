@@ -138,6 +138,7 @@ requests = sa.Table(
     sa.Column("method", Name, primary_key=True),
     sa.Column("request_id", Name, primary_key=True),
     sa.Column("created_at", Moment, nullable=False, index=True),
+    sa.Column("bank", Number, nullable=True, index=True),  # what it changed; a bank that goes takes its answers along
     sa.Column("body", sa.LargeBinary, nullable=False),  # its hash
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )

@@ -71,7 +71,7 @@ class VectorIOService(v1.VectorIOServiceServicer):
         loose = await self._loose(bank, request.chunks)
         answer = v1.InsertChunksResponse(chunk_ids=await self._documents.put_chunks(bank, loose, expires_at=expires_at))
         async with self._database.write() as connection:
-            await remember(connection, request, tenant=tenant, answer=answer)
+            await remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         return answer
 
     async def QueryChunks(self, request: v1.QueryChunksRequest, context: RpcContext) -> v1.QueryChunksResponse:

@@ -103,7 +103,7 @@ class VectorStoresService(  # type: ignore[misc] # streams may be coroutines tha
                 await parts.files.attach(connection, bank, wanted)
                 (message,) = await parts.stores.messages([bank], connection=connection)
                 answer = v1.CreateVectorStoreResponse(vector_store=message)
-                await requests.remember(connection, request, tenant=tenant, answer=answer)
+                await requests.remember(connection, request, tenant=tenant, answer=answer, bank=bank.number)
         parts.jobs.signals.tell(0)
         return answer
 

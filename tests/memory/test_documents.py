@@ -206,3 +206,27 @@ async def test_a_bank_given_another_model_is_searched_with_its_embeddings(mesh: 
     assert len(hits) == 20
     assert hits[0].document_id == "7"
     assert (await mesh.client.memory.insert(where, {"id": "0", "text": "number 0 of many"})).unchanged == 0
+
+
+async def test_a_bank_that_was_made_anew_does_not_answer_requests_of_the_old_one(mesh: MemoryMesh, name: Name) -> None:
+    where = await bank(mesh, name)
+    request = v1.InsertDocumentsRequest(bank_id=where, documents=[document("one")], request_id=f"{where}-again")
+    await mesh.banks.InsertDocuments(request)
+    await mesh.client.memory.delete(where)
+    with pytest.raises(NotFoundError):
+        await unary(mesh.banks.InsertDocuments(request))
+    await mesh.client.memory.create(where)
+    await mesh.banks.InsertDocuments(request)
+    assert len(await mesh.client.memory.documents(where)) == 1
+
+
+async def test_writes_go_on_while_a_bank_is_embedded_anew(mesh: MemoryMesh, name: Name) -> None:
+    where = await bank(mesh, name)
+    await mesh.client.memory.insert(where, [{"id": f"old{n}", "text": f"text {n}"} for n in range(50)])
+    job = await mesh.client.memory.reembed(where)
+    for number in range(30):
+        await mesh.client.memory.insert(where, {"id": f"new{number}", "text": f"another text {number}"})
+    async with mesh.client.memory.watch_job(job.job_id) as events:
+        kinds = [event.WhichOneof("event") async for event in events]
+    assert kinds[-1] == "completed"
+    assert len(await mesh.client.memory.search(where, "text", mode="vector", k=200)) == 80

@@ -182,3 +182,21 @@ async def test_what_does_not_exist_is_named(mesh: MemoryMesh, where: str) -> Non
         await mesh.client.memory.explain(where, "x", "nothing")
     with pytest.raises(InvalidArgumentError, match="0 to 1"):
         await mesh.client.memory.search(where, "x", mode="hybrid", ranker="weighted", alpha=2)
+
+
+async def test_a_filter_means_in_each_bank_what_the_bank_declares(mesh: MemoryMesh, name: Name) -> None:
+    declares = (await mesh.client.memory.create(name(), fields={"t": "time"})).identifier
+    declares_not = (await mesh.client.memory.create(name())).identifier
+    moment = "2024-01-01T00:00:00Z"
+    for bank in (declares, declares_not):
+        await mesh.client.memory.insert(bank, {"id": bank, "text": "bread", "metadata": {"t": moment}})
+    for banks in ((declares, declares_not), (declares_not, declares)):
+        legs = [v1.QueryLeg(bank_id=bank, keyword=v1.KeywordLeg(text="bread")) for bank in banks]
+        request = v1.QueryHybridRequest(legs=legs, filter=metadata_filter({"t": moment}))
+        found = {hit.chunk.bank_id for hit in (await mesh.banks.QueryHybrid(request)).hits}
+        assert found == {declares, declares_not}
+
+
+async def test_a_question_as_long_as_a_book_is_refused(mesh: MemoryMesh, where: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="at most 32768"):
+        await mesh.client.memory.search(where, "word " * 10_000, mode="keyword")

@@ -119,10 +119,12 @@ def upgrade() -> None:
         sa.Column("method", NAME, nullable=False),
         sa.Column("request_id", NAME, nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("bank", NUMBER, nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("answer", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("tenant", "method", "request_id", name="pk_request"),
     )
+    op.create_index("ix_request_bank", "request", ["bank"], unique=False)
     op.create_index("ix_request_created_at", "request", ["created_at"], unique=False)
     op.create_table(
         "document",
