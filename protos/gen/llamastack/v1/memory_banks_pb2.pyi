@@ -1061,7 +1061,7 @@ class MemoryQueryParams(_message.Message):
     max_chunks: _builtins.int
     """Chunks returned at most, 1 to 1000; unset = 3."""
     score_threshold: _builtins.float
-    """Chunks that score less are left out; unset = 0."""
+    """Chunks that score less are left out; unset = 0. Scores are the ranker's own: of rrf at most 2 / (1 + impact factor)."""
     mode: _retrieval_pb2.SearchMode.ValueType
     """How chunks are found; unspecified = vector in vector banks, keyword in keyword banks."""
     @_builtins.property

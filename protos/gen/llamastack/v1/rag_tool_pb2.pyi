@@ -273,7 +273,9 @@ class RAGQueryResult(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def content(self) -> _common_pb2.InterleavedContent:
-        """A header, one item per chunk, an end mark and a reminder of the question; unset = nothing was found."""
+        """A header, one item per chunk, an end mark and a reminder of the question; unset = nothing was found, or the token
+        limit is too small for the best of it.
+        """
 
     @_builtins.property
     def metadata(self) -> Global___RAGQueryMetadata:

@@ -98,7 +98,7 @@ class ChunkQueryParams(_message.Message):
     max_chunks: _builtins.int
     """Chunks returned at most, 1 to 1000; unset = 3. OGX: `max_num_results`."""
     score_threshold: _builtins.float
-    """Chunks that score less are left out; unset = 0."""
+    """Chunks that score less are left out; unset = 0. Scores are the ranker's own: of rrf at most 2 / (1 + impact factor)."""
     @_builtins.property
     def ranker(self) -> _retrieval_pb2.Ranker:
         """How the legs of hybrid search are joined; unset = rrf. OGX: `reranker_type` and `reranker_params`."""

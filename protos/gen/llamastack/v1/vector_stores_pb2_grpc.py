@@ -165,7 +165,8 @@ class VectorStoresServiceServicer(object):
 
     def UpdateVectorStore(self, request, context):
         """Changes the fields that are set. Idempotent. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
-        INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range.
+        INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range; FAILED_PRECONDITION (FAILED_PRECONDITION) when the
+        store has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,7 +184,7 @@ class VectorStoresServiceServicer(object):
         """Finds chunks in a store, best first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
         INVALID_ARGUMENT (INVALID_VALUE) when the query is empty or the filter names an undeclared field; UNIMPLEMENTED
         (UNSUPPORTED) when the provider cannot search in the mode asked for; UNAVAILABLE (UNAVAILABLE) when a model or
-        index cannot be reached.
+        index cannot be reached; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +194,8 @@ class VectorStoresServiceServicer(object):
         """Attaches a file and begins to load it; answers at once with status in_progress. Idempotent by `request_id`; a file
         that is attached already is answered as it is. Errors: NOT_FOUND (NOT_FOUND) when the store or file does not exist;
         INVALID_ARGUMENT (INVALID_VALUE) when attributes or chunking are out of range; INVALID_ARGUMENT (REQUEST_ID_REUSED)
-        when the request id came before with another body.
+        when the request id came before with another body; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has
+        expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

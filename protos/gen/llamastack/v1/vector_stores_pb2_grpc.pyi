@@ -52,7 +52,8 @@ class VectorStoresServiceStub:
     """Answers one store. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist."""
     UpdateVectorStore: _grpc.UnaryUnaryMultiCallable[_vector_stores_pb2.UpdateVectorStoreRequest, _vector_stores_pb2.UpdateVectorStoreResponse]
     """Changes the fields that are set. Idempotent. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
-    INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range.
+    INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range; FAILED_PRECONDITION (FAILED_PRECONDITION) when the
+    store has expired.
     """
     DeleteVectorStore: _grpc.UnaryUnaryMultiCallable[_vector_stores_pb2.DeleteVectorStoreRequest, _vector_stores_pb2.DeleteVectorStoreResponse]
     """Deletes a store with its chunks; the files stay. Not idempotent: a repeat answers NOT_FOUND. Errors: NOT_FOUND
@@ -62,13 +63,14 @@ class VectorStoresServiceStub:
     """Finds chunks in a store, best first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
     INVALID_ARGUMENT (INVALID_VALUE) when the query is empty or the filter names an undeclared field; UNIMPLEMENTED
     (UNSUPPORTED) when the provider cannot search in the mode asked for; UNAVAILABLE (UNAVAILABLE) when a model or
-    index cannot be reached.
+    index cannot be reached; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has expired.
     """
     CreateVectorStoreFile: _grpc.UnaryUnaryMultiCallable[_vector_stores_pb2.CreateVectorStoreFileRequest, _vector_stores_pb2.CreateVectorStoreFileResponse]
     """Attaches a file and begins to load it; answers at once with status in_progress. Idempotent by `request_id`; a file
     that is attached already is answered as it is. Errors: NOT_FOUND (NOT_FOUND) when the store or file does not exist;
     INVALID_ARGUMENT (INVALID_VALUE) when attributes or chunking are out of range; INVALID_ARGUMENT (REQUEST_ID_REUSED)
-    when the request id came before with another body.
+    when the request id came before with another body; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has
+    expired.
     """
     ListVectorStoreFiles: _grpc.UnaryUnaryMultiCallable[_vector_stores_pb2.ListVectorStoreFilesRequest, _vector_stores_pb2.ListVectorStoreFilesResponse]
     """Lists the files of a store, newest first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
@@ -138,7 +140,8 @@ class VectorStoresServiceAsyncStub(VectorStoresServiceStub):
     """Answers one store. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist."""
     UpdateVectorStore: _aio.UnaryUnaryMultiCallable[_vector_stores_pb2.UpdateVectorStoreRequest, _vector_stores_pb2.UpdateVectorStoreResponse]  # type: ignore[assignment]
     """Changes the fields that are set. Idempotent. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
-    INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range.
+    INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range; FAILED_PRECONDITION (FAILED_PRECONDITION) when the
+    store has expired.
     """
     DeleteVectorStore: _aio.UnaryUnaryMultiCallable[_vector_stores_pb2.DeleteVectorStoreRequest, _vector_stores_pb2.DeleteVectorStoreResponse]  # type: ignore[assignment]
     """Deletes a store with its chunks; the files stay. Not idempotent: a repeat answers NOT_FOUND. Errors: NOT_FOUND
@@ -148,13 +151,14 @@ class VectorStoresServiceAsyncStub(VectorStoresServiceStub):
     """Finds chunks in a store, best first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
     INVALID_ARGUMENT (INVALID_VALUE) when the query is empty or the filter names an undeclared field; UNIMPLEMENTED
     (UNSUPPORTED) when the provider cannot search in the mode asked for; UNAVAILABLE (UNAVAILABLE) when a model or
-    index cannot be reached.
+    index cannot be reached; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has expired.
     """
     CreateVectorStoreFile: _aio.UnaryUnaryMultiCallable[_vector_stores_pb2.CreateVectorStoreFileRequest, _vector_stores_pb2.CreateVectorStoreFileResponse]  # type: ignore[assignment]
     """Attaches a file and begins to load it; answers at once with status in_progress. Idempotent by `request_id`; a file
     that is attached already is answered as it is. Errors: NOT_FOUND (NOT_FOUND) when the store or file does not exist;
     INVALID_ARGUMENT (INVALID_VALUE) when attributes or chunking are out of range; INVALID_ARGUMENT (REQUEST_ID_REUSED)
-    when the request id came before with another body.
+    when the request id came before with another body; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has
+    expired.
     """
     ListVectorStoreFiles: _aio.UnaryUnaryMultiCallable[_vector_stores_pb2.ListVectorStoreFilesRequest, _vector_stores_pb2.ListVectorStoreFilesResponse]  # type: ignore[assignment]
     """Lists the files of a store, newest first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
@@ -245,7 +249,8 @@ class VectorStoresServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vector_stores_pb2.UpdateVectorStoreResponse, _abc.Awaitable[_vector_stores_pb2.UpdateVectorStoreResponse]]:
         """Changes the fields that are set. Idempotent. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
-        INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range.
+        INVALID_ARGUMENT (INVALID_VALUE) when expiry is out of range; FAILED_PRECONDITION (FAILED_PRECONDITION) when the
+        store has expired.
         """
 
     @_abc_1.abstractmethod
@@ -267,7 +272,7 @@ class VectorStoresServiceServicer(metaclass=_abc_1.ABCMeta):
         """Finds chunks in a store, best first. Read only. Errors: NOT_FOUND (NOT_FOUND) when the store does not exist;
         INVALID_ARGUMENT (INVALID_VALUE) when the query is empty or the filter names an undeclared field; UNIMPLEMENTED
         (UNSUPPORTED) when the provider cannot search in the mode asked for; UNAVAILABLE (UNAVAILABLE) when a model or
-        index cannot be reached.
+        index cannot be reached; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has expired.
         """
 
     @_abc_1.abstractmethod
@@ -279,7 +284,8 @@ class VectorStoresServiceServicer(metaclass=_abc_1.ABCMeta):
         """Attaches a file and begins to load it; answers at once with status in_progress. Idempotent by `request_id`; a file
         that is attached already is answered as it is. Errors: NOT_FOUND (NOT_FOUND) when the store or file does not exist;
         INVALID_ARGUMENT (INVALID_VALUE) when attributes or chunking are out of range; INVALID_ARGUMENT (REQUEST_ID_REUSED)
-        when the request id came before with another body.
+        when the request id came before with another body; FAILED_PRECONDITION (FAILED_PRECONDITION) when the store has
+        expired.
         """
 
     @_abc_1.abstractmethod
