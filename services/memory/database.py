@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,8 @@ from services.memory.tables import banks
 from stack_client.errors import InternalError, NotFoundError, ResourceExhaustedError
 
 READERS = 4
+RESERVE_BYTES = 4 << 20
+"""Room that is given up when the disk is full."""
 BUSY_MILLISECONDS = 30_000
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
@@ -68,6 +70,7 @@ class Database:
         except BaseException:
             await self._engine.dispose()
             raise
+        await asyncio.to_thread(self._keep_reserve)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -87,7 +90,7 @@ class Database:
             StoreError: If the database failed.
         """
         async with self._writing if self.dialect == "sqlite" else contextlib.nullcontext():
-            with _translated(self.url):
+            with _translated(self.url, on_full=self._free_reserve):
                 async with self._engine.connect() as connection:
                     await connection.execution_options(writes=True)
                     async with connection.begin():
@@ -136,6 +139,25 @@ class Database:
                 self._glass.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
             return self._glass.execute(sql, values).fetchall()
 
+    @property
+    def _reserve(self) -> Path | None:
+        """A file that takes room on the database's disk; None where there is no such disk."""
+        return Path(f"{self.url.database}.reserve") if self.dialect == "sqlite" and self.url.database else None
+
+    def _keep_reserve(self) -> None:
+        """Hold some room: without any, not even deleting works."""
+        if self._reserve is not None and not self._reserve.exists():
+            with contextlib.suppress(OSError):
+                self._reserve.write_bytes(bytes(RESERVE_BYTES))
+
+    def _free_reserve(self) -> None:
+        """Give the room up, and use it to empty the log, which then is short."""
+        if self._reserve is None or not self._reserve.exists():
+            return
+        self._reserve.unlink(missing_ok=True)
+        with contextlib.suppress(sqlite3.Error):
+            self._glance("PRAGMA wal_checkpoint(TRUNCATE)", ())
+
     async def version(self) -> str:
         """The migration that the tables stand at."""
         async with self.read() as connection:
@@ -157,14 +179,15 @@ async def next_revision(connection: AsyncConnection, bank: int) -> int:
 
 
 @contextlib.contextmanager
-def _translated(url: sa.URL) -> Any:  # noqa: ANN401 (a generator as a context manager)
+def _translated(url: sa.URL, *, on_full: Callable[[], None] = lambda: None) -> Any:  # noqa: ANN401 (a generator as a context manager)
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or error
         where = url.render_as_string(hide_password=True)
         if "disk is full" in str(reason) or "No space left" in str(reason):
-            message = f"the disk of the memory's database {where} is full; nothing was changed: make room"
+            on_full()
+            message = f"the disk of the memory's database {where} is full; nothing was changed: make room, or delete something"
             raise ResourceExhaustedError(message) from error
         raise StoreError(f"the memory's database {where} cannot be used: {reason}") from error
 

@@ -72,3 +72,13 @@ async def test_replicas_that_start_at_once_migrate_once(url: str) -> None:
     ]
     said = [(await process.communicate())[0].strip() for process in processes]
     assert said == [b"0001"] * 3
+
+
+async def test_a_new_database_keeps_room_for_deleting_on_a_full_disk(tmp_path: Path) -> None:
+    async with Database(f"sqlite:///{tmp_path / 'memory.db'}") as database:
+        reserve = tmp_path / "memory.db.reserve"
+        assert reserve.stat().st_size > 1_000_000
+        database._free_reserve()
+        assert not reserve.exists()
+        async with database.write() as connection:
+            await connection.execute(sa.text("DELETE FROM bank"))
