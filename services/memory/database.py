@@ -187,7 +187,7 @@ def _translated(url: sa.URL, *, on_full: Callable[[], None] = lambda: None) -> A
         where = url.render_as_string(hide_password=True)
         if "disk is full" in str(reason) or "No space left" in str(reason):
             on_full()
-            message = f"the disk of the memory's database {where} is full; nothing was changed: make room, or delete something"
+            message = "the disk of the memory's database is full; nothing was changed: make room, or delete something"
             raise ResourceExhaustedError(message) from error
         raise StoreError(f"the memory's database {where} cannot be used: {reason}") from error
 
