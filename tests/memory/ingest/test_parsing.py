@@ -1,14 +1,17 @@
 """Documents of all kinds become text; the kind is found by content."""
 
 import io
-from collections.abc import AsyncIterator
+import posixpath
+import re
+import zipfile
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import docx
 import pptx
 import pytest
 
-from services.memory.parse.extract import Limits
+from services.memory.parse.extract import Limits, cause
 from services.memory.parse.pool import ParserPool
 from services.memory.parse.warm import pdf
 from services.memory.text import Parsed
@@ -63,6 +66,23 @@ def _saved(document: Any) -> bytes:
     return target.getvalue()
 
 
+def _only(data: bytes, kept: Callable[[str], bool]) -> bytes:
+    """A zipped document with some of its parts, and without relations to the others."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(target, "w") as new:
+        names = {name for name in old.namelist() if kept(name)}
+        for name in names:
+            content = old.read(name)
+            if name.endswith(".rels"):
+                folder = name.rpartition("_rels/")[0]
+                for relation in re.findall(rb"<Relationship [^>]*>", content):
+                    to = re.search(r'Target="([^"]*)"', relation.decode())
+                    if to and posixpath.normpath(posixpath.join(folder, to[1])).lstrip("/") not in names:
+                        content = content.replace(relation, b"")
+            new.writestr(name, content)
+    return target.getvalue()
+
+
 async def test_a_pdf_has_pages(parser: ParserPool) -> None:
     parsed = await read(parser, pdf(["First page.", "Second page.", ""]))
     assert parsed.text == "First page.\n\nSecond page.\n\n"
@@ -77,6 +97,20 @@ async def test_a_word_document_becomes_markdown(parser: ParserPool) -> None:
         "The end.",
     ]  # fmt: skip
     assert (parsed.structure, parsed.title) == ("markdown", "The title")
+
+
+async def test_office_documents_without_their_optional_parts_are_read(parser: ParserPool) -> None:
+    kept = {"[Content_Types].xml", "_rels/.rels", "word/document.xml", "word/_rels/document.xml.rels"}
+    for parts in (kept, kept - {"word/_rels/document.xml.rels"}):
+        parsed = await read(parser, _only(word(), parts.__contains__))
+        assert parsed.text.startswith("# Chapter\n\n## Section\n\nA paragraph.\n\n- first\n- second\n\n")
+    small = _only(slides(), lambda part: not part.startswith(("docProps/", "ppt/printer", "ppt/theme/", "ppt/notes")))
+    assert (await read(parser, small)).text.startswith("## Slide 1\n\n- one")
+
+
+async def test_what_a_reader_says_of_its_failure_names_no_path_of_the_server() -> None:
+    assert cause(FileNotFoundError(2, "No such file", docx.__file__)) == "FileNotFoundError: No such file"
+    assert cause(ValueError(f"bad {docx.__file__!r}, part /word/x.xml")) == "ValueError: bad 'a file', part /word/x.xml"
 
 
 async def test_slides_are_pages_with_their_notes(parser: ParserPool) -> None:
