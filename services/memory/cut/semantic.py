@@ -39,7 +39,7 @@ async def cut_by_meaning(parsed: Parsed, tokens: Tokens, embed: Embed, *, size: 
     begin = spans[0][0]
     for index, (_, stop) in enumerate(spans):
         last = index == len(spans) - 1
-        if not last and tokens.count(begin, spans[index + 1][1]) <= size:
+        if not last and tokens.fits(begin, spans[index + 1][1], size=size):
             enough = tokens.count(begin, stop) >= size * LEAST_TOKENS
             if not (far[index] and enough):
                 continue
@@ -50,7 +50,7 @@ async def cut_by_meaning(parsed: Parsed, tokens: Tokens, embed: Embed, *, size: 
 
 def _fitting(parsed: Parsed, tokens: Tokens, span: Span, *, size: int) -> list[Span]:
     start, stop = span
-    if tokens.count(start, stop) <= size:
+    if tokens.fits(start, stop, size=size):
         return [span]
     inner = Tokens(*_shifted(tokens, start, stop))
     part = Parsed(text=parsed.text[start:stop], mime_type=parsed.mime_type)

@@ -28,7 +28,7 @@ TEXTS = st.text(
 LINES = st.lists(
     st.sampled_from(
         ["# Head", "## Sub", "text of a paragraph. Another sentence!", "", "- item", "| a | b |", "```", "def f(x):",
-         "    return x", "class C:", "@decorated", "a" * 90, "Zwei Sätze. Und noch einer?"]
+         "    return x", "class C:", "@decorated", "a" * 90, "b" * 130, "Zwei Sätze. Und noch einer?"]
     ),
     max_size=60,
 ).map("\n".join)  # fmt: skip
@@ -51,6 +51,13 @@ class Bytes(Words):
 
     async def offsets(self, text: str) -> Sequence[tuple[int, int]]:
         return [(place, place + 1) for place, letter in enumerate(text) for _ in letter.encode()]
+
+
+class GivesUp(Words):
+    """Like WordPiece: a word of more than 100 characters is one token, whatever it is."""
+
+    async def offsets(self, text: str) -> Sequence[tuple[int, int]]:
+        return [match.span() for match in re.finditer(r"\S+", text)]
 
 
 async def embed(texts: Sequence[str]) -> list[Vector]:
@@ -79,7 +86,7 @@ def check(text: str, pieces: Sequence[Piece], *, size: int) -> None:
     size=st.integers(16, 80),
     share=st.floats(0, 0.9),
     structure=st.sampled_from(get_args(Structure)),
-    counter=st.sampled_from([Words(), Bytes()]),
+    counter=st.sampled_from([Words(), Bytes(), GivesUp()]),
 )
 @settings(max_examples=150, deadline=None)
 async def test_pieces_cover_everything_visible_and_none_is_too_large(  # noqa: PLR0917 (hypothesis gives them)
@@ -157,6 +164,23 @@ async def test_auto_never_cuts_larger_than_the_model_reads() -> None:
     pieces = await cut(Parsed(text=text, mime_type="text/plain"), tokens=Words(30), size=500, overlap=50)
     check(text, pieces, size=30)
     assert all(piece.text.endswith(".") for piece in pieces)
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+@pytest.mark.parametrize(
+    "text",
+    ["x9A/" * 25_000, "ความจำ" * 10_000, "intro words " * 30 + "ab" * 9_000 + " end", ("a" * 99 + " ") * 400,
+     "name: " + "f,;" * 20_000 + "\nnext: 1", "a" + " " * 50_000 + "b"],
+    ids=["base64", "thai", "a long word", "words at the limit", "a long field", "space"],
+)  # fmt: skip
+async def test_text_without_spaces_becomes_small_pieces_although_its_tokenizer_gives_up(
+    strategy: Strategy, text: str
+) -> None:
+    parsed = Parsed(text=text, mime_type="text/plain")
+    pieces = await cut(parsed, tokens=GivesUp(), size=100, overlap=20, strategy=strategy, embed=embed)
+    check(text, pieces, size=100)
+    assert max(len(piece.text) for piece in pieces) <= 800
+    assert len(pieces) <= len(text) // 250 + 2
 
 
 async def test_abbreviations_end_no_sentence() -> None:
