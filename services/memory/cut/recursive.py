@@ -3,24 +3,36 @@
 import itertools
 from collections.abc import Sequence
 
-from services.memory.cut.borders import Borders, within
+from services.memory.cut.borders import Borders, sections, within
 from services.memory.cut.count import TOKEN_CHARACTERS, Tokens
+from services.memory.text import Parsed
 
 Span = tuple[int, int]
 """First character, and one past the last."""
 
 
-def cut_along(text: str, tokens: Tokens, levels: Sequence[Borders], *, size: int, overlap: int) -> list[Span]:
+def cut_along(parsed: Parsed, tokens: Tokens, levels: Sequence[Borders], *, size: int, overlap: int) -> list[Span]:
+    """Spans of each page; see `cut_section`."""
+    spans: list[Span] = []
+    for section in sections(parsed, tokens):
+        spans += cut_section(parsed.text, tokens, levels, section, size=size, overlap=overlap)
+    return spans
+
+
+def cut_section(
+    text: str, tokens: Tokens, levels: Sequence[Borders], section: Span, *, size: int, overlap: int
+) -> list[Span]:
     """Spans of at most `size` tokens and `TOKEN_CHARACTERS` for each that cover everything visible.
 
     Args:
         text: What is cut.
         tokens: Its tokens.
         levels: Borders, strongest first.
+        section: Part of the text that is cut.
         size: Tokens of a span at most, overlap included.
         overlap: Tokens shared with the span before; where that begins in the middle of a word, fewer.
     """
-    whole = trimmed(text, 0, len(text))
+    whole = trimmed(text, *section)
     if whole is None:
         return []
     if tokens.fits(*whole, size=size):

@@ -209,6 +209,28 @@ async def test_pieces_name_the_page_of_their_first_character() -> None:
     assert all((piece.page == 2) == (piece.start >= starts[1]) for piece in pieces)
 
 
+@pytest.mark.parametrize("strategy", sorted({*get_args(Strategy)} - {"static"}))
+@pytest.mark.parametrize("structure", ["prose", "markdown"])
+async def test_no_piece_reaches_over_the_end_of_a_page(strategy: Strategy, structure: Structure) -> None:
+    pages = [f"## Page {number}\n\n" + "It has some words. " * (5 + number * 3) for number in range(1, 9)]
+    starts = [0, *itertools.accumulate(len(page) + 2 for page in pages[:-1])]
+    text = "\n\n".join(pages)
+    parsed = Parsed(text=text, mime_type="application/pdf", pages=starts, structure=structure)
+    for size in (30, 60, 500):
+        pieces = await cut(parsed, tokens=Words(), size=size, overlap=size // 4, strategy=strategy, embed=embed)
+        check(text, pieces, size=size)
+        assert {piece.page for piece in pieces} == set(range(1, 9))
+        assert all(piece.stop <= [*starts[1:], len(text)][(piece.page or 0) - 1] for piece in pieces)
+
+
+async def test_a_page_of_a_few_words_goes_with_the_next() -> None:
+    pages = ["Title", "", "Part one", "The first page of text. " * 8, "The second page of text. " * 8, "End"]
+    starts = [0, *itertools.accumulate(len(page) + 2 for page in pages[:-1])]
+    parsed = Parsed(text="\n\n".join(pages), mime_type="application/pdf", pages=starts)
+    pieces = await cut(parsed, tokens=Words(), size=500, overlap=50)
+    assert [(piece.page, piece.text.split()[0]) for piece in pieces] == [(1, "Title"), (5, "The"), (6, "End")]
+
+
 async def test_a_long_text_is_asked_about_in_parts_and_counted_alike() -> None:
     text = "Some words of a line.\n" * 12_000
     counter = Words()
