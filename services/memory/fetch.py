@@ -289,7 +289,14 @@ def read_allowed(allow: Sequence[str]) -> tuple[frozenset[str], tuple[Network, .
 def is_public(address: Address) -> bool:
     """Whether an address is a place on the public internet, also what it holds inside (RFC 6052, 4291, 3056, 4380)."""
     inner = forms(address)
-    return all(one.is_global and not one.is_multicast and not one.is_reserved for one in inner[1:] or inner)
+    return all(_is_global(one) for one in inner[1:] or inner)
+
+
+def _is_global(address: Address) -> bool:
+    odd = address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
+    # Python calls site-local addresses (RFC 3879) and relays of 6to4 (RFC 7526), both withdrawn, global.
+    odd = odd or (address.version == 6 and address.is_site_local) or address in _RELAYS
+    return address.is_global and not odd
 
 
 def forms(address: Address) -> list[Address]:
@@ -307,6 +314,7 @@ def forms(address: Address) -> list[Address]:
 
 
 _TEREDO = ipaddress.IPv6Network("2001::/32")
+_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 _EMBEDDED = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),

@@ -98,6 +98,7 @@ async def test_a_page_is_fetched_with_its_type_and_the_name_in_its_host_header()
         "172.16.5.5", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "198.18.0.1", "[::1]", "[::]",
         "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[64:ff9b:1::a00:1]", "[2002:7f00:1::]",
         "[2001:0:0:0:0:0:80ff:fffe]", "[fe80::1]", "[fc00::1]", "[fd00:ec2::254]", "[ff02::1]", "[::127.0.0.1]",
+        "[fec0::1]", "[feff::1]", "192.88.99.1", "[2002:c058:6301::1]",
     ],
 )  # fmt: skip
 async def test_places_that_are_not_public_are_refused_in_every_spelling(host: str) -> None:
