@@ -184,6 +184,26 @@ async def test_the_encoding_of_a_text_is_found(parser: ParserPool, encoding: str
     assert (await read(parser, data, name="a.txt")).text == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["Größe und Übermut, naïve café", "Größe", "café", "„Zitat“ – naïve", "Price: 5 €", "José está aquí. ¿Qué?",
+     "São João, ações, você", "blåbærgrød på øen", "perché la città è più bella", "cœur et sœur, où ça?", "£5 für alle"],
+)  # fmt: skip
+async def test_a_few_words_of_western_languages_are_read_as_such(parser: ParserPool, text: str) -> None:
+    assert (await read(parser, text.encode("cp1252"), name="a.txt")).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("Zażółć gęślą jaźń", "cp1250"), ("Příliš žluťoučký kůň úpěl", "cp1250"), ("Chcę być w domu, kiedy wrócą moje siostry", "cp1250"),
+     ("Привет мир, как дела", "cp1251"), ("Árvíztűrő tükörfúrógép", "cp1250"), ("Dobrý den, česká", "cp1250")],
+)  # fmt: skip
+async def test_a_few_words_of_other_languages_are_not_taken_for_western_ones(
+    parser: ParserPool, text: str, encoding: str
+) -> None:
+    assert (await read(parser, text.encode(encoding), name="a.txt")).text == text
+
+
 async def test_a_page_may_declare_its_encoding(parser: ParserPool) -> None:
     page = '<html><head><meta charset="shift_jis"></head><body><p>日本語の文章です。</p></body></html>'
     assert (await read(parser, page.encode("shift_jis"))).text == "日本語の文章です。"
