@@ -123,10 +123,33 @@ async def test_slides_are_pages_with_their_notes(parser: ParserPool) -> None:
 async def test_a_page_becomes_what_a_reader_sees(parser: ParserPool) -> None:
     parsed = await read(parser, PAGE)
     assert parsed.text.split("\n\n") == [
-        "# Head line", "One paragraph with a link,\ntwo lines.", "- first\n  - inner\n- second", "1. one\n2. two",
+        "# A title", "# Head line", "One paragraph with a link,\ntwo lines.",
+        "- first\n  - inner\n- second", "1. one\n2. two",
         "| Name | Age |\n| --- | --- |\n| Ada | 36 \\| 37 |", "```\ndef f():\n    return 1\n```",
     ]  # fmt: skip
     assert (parsed.title, parsed.structure, parsed.mime_type) == ("A title", "markdown", "text/html")
+
+
+async def test_the_title_of_a_page_is_its_first_heading_unless_the_page_begins_with_it(parser: ParserPool) -> None:
+    for body, expected in [
+        ("<p>Text</p>", "# Annual report\n\nText"),
+        ("<h1>Annual Report</h1><p>Text</p>", "# Annual Report\n\nText"),
+        ("<p>Annual report</p><p>Text</p>", "Annual report\n\nText"),
+    ]:
+        page = f"<html><head><title>Annual\n report</title></head><body>{body}</body></html>"
+        assert (await read(parser, page)).text == expected
+
+
+async def test_what_a_page_hides_is_left_out(parser: ParserPool) -> None:
+    hidden = [
+        'style="color: red; display:none"', 'style="DISPLAY : NONE !important"', "hidden", 'aria-hidden="true"',
+        'style="visibility:hidden"', 'hidden="until-found"',
+    ]  # fmt: skip
+    inner = "".join(f"<b {one}>secret</b>" for one in hidden)
+    blocks = "".join(f"<div {one}>secret<p>secret</p></div>" for one in hidden)
+    seen = '<p style="display:block" aria-hidden="false">Seen</p>'
+    page = f"<html><body><h2>Head{inner}</h2>{blocks}<table><tr><td>Cell{inner}</td></tr></table>{seen}</body></html>"
+    assert (await read(parser, page)).text == "## Head\n\n| Cell |\n| --- |\n\nSeen"
 
 
 async def test_rows_and_records_name_their_values(parser: ParserPool) -> None:
@@ -187,7 +210,8 @@ async def test_the_encoding_of_a_text_is_found(parser: ParserPool, encoding: str
 @pytest.mark.parametrize(
     "text",
     ["Größe und Übermut, naïve café", "Größe", "café", "„Zitat“ – naïve", "Price: 5 €", "José está aquí. ¿Qué?",
-     "São João, ações, você", "blåbærgrød på øen", "perché la città è più bella", "cœur et sœur, où ça?", "£5 für alle"],
+     "São João, ações, você", "blåbærgrød på øen", "£5 für alle", "perché la città è più bella",
+     "cœur et sœur, où ça?"],
 )  # fmt: skip
 async def test_a_few_words_of_western_languages_are_read_as_such(parser: ParserPool, text: str) -> None:
     assert (await read(parser, text.encode("cp1252"), name="a.txt")).text == text
@@ -195,8 +219,10 @@ async def test_a_few_words_of_western_languages_are_read_as_such(parser: ParserP
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
-    [("Zażółć gęślą jaźń", "cp1250"), ("Příliš žluťoučký kůň úpěl", "cp1250"), ("Chcę być w domu, kiedy wrócą moje siostry", "cp1250"),
-     ("Привет мир, как дела", "cp1251"), ("Árvíztűrő tükörfúrógép", "cp1250"), ("Dobrý den, česká", "cp1250")],
+    [("Zażółć gęślą jaźń", "cp1250"), ("Příliš žluťoučký kůň úpěl", "cp1250"),
+     ("Chcę być w domu, kiedy wrócą moje siostry", "cp1250"),
+     ("Привет мир, как дела", "cp1251"), ("Árvíztűrő tükörfúrógép", "cp1250"),
+     ("Dobrý den, česká", "cp1250")],
 )  # fmt: skip
 async def test_a_few_words_of_other_languages_are_not_taken_for_western_ones(
     parser: ParserPool, text: str, encoding: str
