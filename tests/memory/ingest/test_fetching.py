@@ -270,6 +270,21 @@ async def test_what_is_no_url_is_refused(url: str) -> None:
         await fetcher().fetch(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("", "the URL is empty"), ("nothing", "nothing is no URL: it has no scheme"),
+     ("http://user:secret@host.test/x", r"^http://host\.test/x: the URL has a user's name, a password")],
+)  # fmt: skip
+async def test_an_error_says_what_is_wrong_with_a_url_and_not_its_password(url: str, said: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=said) as caught:
+        await fetcher().fetch(url)
+    assert "secret" not in caught.value.message
+
+
+async def test_the_scheme_of_a_data_url_has_no_case() -> None:
+    assert (await fetcher().fetch("DATA:text/plain,upper case")).data == b"upper case"
+
+
 async def test_data_urls_hold_their_content() -> None:
     chosen = fetcher(max_bytes=100)
     plain = await chosen.fetch("data:text/plain;charset=utf-8,Gr%C3%BC%C3%9Fe")
