@@ -87,12 +87,14 @@ def check(text: str, pieces: Sequence[Piece], *, size: int) -> None:
     share=st.floats(0, 0.9),
     structure=st.sampled_from(get_args(Structure)),
     counter=st.sampled_from([Words(), Bytes(), GivesUp()]),
+    pages=st.lists(st.integers(1, 600), max_size=4),
 )
 @settings(max_examples=150, deadline=None)
 async def test_pieces_cover_everything_visible_and_none_is_too_large(  # noqa: PLR0917 (hypothesis gives them)
-    strategy: Strategy, text: str, size: int, share: float, structure: Structure, counter: Words
+    strategy: Strategy, text: str, size: int, share: float, structure: Structure, counter: Words, pages: list[int]
 ) -> None:
-    parsed = Parsed(text=text, mime_type="text/plain", structure=structure)
+    starts = [0, *sorted({page for page in pages if page < len(text)})] if pages else []
+    parsed = Parsed(text=text, mime_type="text/plain", structure=structure, pages=starts)
     overlap = int(size * share)
     pieces = await cut(parsed, tokens=counter, size=size, overlap=overlap, strategy=strategy, embed=embed)
     check(text, pieces, size=size)
