@@ -136,6 +136,8 @@ def _walk(element: Any, writer: _Writer) -> None:  # noqa: ANN401 (one case a ki
 
 def _is_seen(element: Any) -> bool:  # noqa: ANN401
     """Whether a reader sees an element and it is part of the matter."""
+    if element.tag in {"html", "body"}:
+        return True  # many are hidden as a whole until their scripts ran
     if not isinstance(element.tag, str) or element.tag in _DROPPED or element.get("hidden") is not None:
         return False
     return element.get("aria-hidden", "").strip().lower() != "true" and not _UNSEEN.search(element.get("style", ""))

@@ -152,6 +152,11 @@ async def test_what_a_page_hides_is_left_out(parser: ParserPool) -> None:
     assert (await read(parser, page)).text == "## Head\n\n| Cell |\n| --- |\n\nSeen"
 
 
+async def test_a_page_that_is_hidden_as_a_whole_until_its_scripts_ran_is_read(parser: ParserPool) -> None:
+    page = '<html><body style="visibility: hidden"><p>Text</p></body></html>'
+    assert (await read(parser, page)).text == "Text"
+
+
 async def test_rows_and_records_name_their_values(parser: ParserPool) -> None:
     expected = "name: Ada\nborn: 1815\n\nname: Grace, B.\nborn: 1906"
     for data, name in [
