@@ -95,6 +95,8 @@ class Fetcher:
                 return await self._web(parts)
             case "data":
                 return self._data(url)
+            case "":
+                raise InvalidArgumentError(f"{_short(url)} is no URL: it has no scheme such as https:", field="url")
             case "file":
                 return await asyncio.to_thread(self._file, parts)
         message = f"{_short(url)}: scheme {parts.scheme!r} is not supported; use https, http or data"
@@ -289,7 +291,14 @@ def read_allowed(allow: Sequence[str]) -> tuple[frozenset[str], tuple[Network, .
 def is_public(address: Address) -> bool:
     """Whether an address is a place on the public internet, also what it holds inside (RFC 6052, 4291, 3056, 4380)."""
     inner = forms(address)
-    return all(one.is_global and not one.is_multicast and not one.is_reserved for one in inner[1:] or inner)
+    return all(_is_global(one) for one in inner[1:] or inner)
+
+
+def _is_global(address: Address) -> bool:
+    odd = address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
+    # Python calls site-local addresses (RFC 3879) and relays of 6to4 (RFC 7526), both withdrawn, global.
+    odd = odd or (address.version == 6 and address.is_site_local) or address in _RELAYS
+    return address.is_global and not odd
 
 
 def forms(address: Address) -> list[Address]:
@@ -307,6 +316,7 @@ def forms(address: Address) -> list[Address]:
 
 
 _TEREDO = ipaddress.IPv6Network("2001::/32")
+_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 _EMBEDDED = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),
@@ -319,18 +329,25 @@ _EMBEDDED = (
 _NO_SPACE = {ord(space): None for space in " \t\r\n"}
 
 
+def is_data(url: str) -> bool:
+    """Whether a URL holds its content itself (RFC 2397); schemes have no case."""
+    return url[:5].lower() == "data:"
+
+
 def _split(url: str) -> SplitResult:
-    if any(ord(letter) <= 32 or ord(letter) == 127 for letter in url) and not url.startswith("data:"):
+    if not url:
+        raise InvalidArgumentError("the URL is empty", reason="MISSING_FIELD", field="url")
+    if any(ord(letter) <= 32 or ord(letter) == 127 for letter in url) and not is_data(url):
         raise InvalidArgumentError(f"{_short(url)}: a URL has no spaces or control characters", field="url")
     try:
-        parts = urlsplit(url) if not url.startswith("data:") else SplitResult("data", "", "", "", "")
+        parts = urlsplit(url) if not is_data(url) else SplitResult("data", "", "", "", "")
         _ = parts.port
     except ValueError as error:
         raise InvalidArgumentError(f"{_short(url)} is no URL: {error}", field="url") from error
     if parts.scheme in _PORTS and (parts.username is not None or parts.password is not None or "\\" in url):
-        raise InvalidArgumentError(
-            f"{_short(parts.path)}: URLs with names, passwords or backslashes are refused", field="url"
-        )
+        shown = _short(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")  # not the password
+        message = f"{shown}: the URL has a user's name, a password or a backslash, which are refused: leave it out"
+        raise InvalidArgumentError(message, field="url")
     if parts.scheme in _PORTS and not parts.hostname:
         raise InvalidArgumentError(f"{_short(url)} names no host", field="url")
     return parts

@@ -175,10 +175,25 @@ async def _receive(pieces: AsyncIterator[v1.UploadFileRequest], upload: Upload, 
                 if piece.end.sha256 and piece.end.sha256.lower() != upload.sha256:
                     message = f"the end says SHA-256 {piece.end.sha256[:64]}; what came has {upload.sha256}"
                     raise InvalidArgumentError(message, field="end.sha256")
-                return
+                return await _nothing_more(pieces)
             case _:
                 raise InvalidArgumentError("after the header come data and one end", field="part")
     raise InvalidArgumentError("the upload ended without its end: nothing was kept; send it again", field="end")
+
+
+async def _nothing_more(pieces: AsyncIterator[v1.UploadFileRequest]) -> None:
+    """Refuse what follows the end; a client that keeps its side open for longer than a moment is not waited for.
+
+    Raises:
+        InvalidArgumentError: If another message comes.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for piece in pieces:
+                message = (
+                    f"{piece.WhichOneof('part') or 'an empty message'} came after the end, which is the last message"
+                )
+                raise InvalidArgumentError(message, field="part")
 
 
 def _facts(header: v1.FileUploadHeader, *, tenant: str) -> FileFacts:

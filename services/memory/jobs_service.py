@@ -13,10 +13,12 @@ from services.memory.banks import BankStore
 from services.memory.cut.context import check_prompt
 from services.memory.cut.cutter import cutting_of
 from services.memory.database import Database
+from services.memory.fetch import is_data
 from services.memory.files import FileStore
 from services.memory.filters import facts_of
 from services.memory.jobs import ENDED, Item, JobRow, JobStore, job_message
 from services.memory.moments import SECOND, now
+from services.memory.names import check_printable
 from services.memory.pipeline import MAX_DOCUMENT_ID, metadata_of, source_of
 from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
@@ -121,7 +123,7 @@ class JobCalls:
         job, after = await self._job(request.job_id), request.resume_after_sequence
         if after > job["last_sequence"]:
             message = f"resume_after_sequence is {after}; the job's last event has {job['last_sequence']}"
-            raise InvalidArgumentError(message, field="resume_after_sequence")
+            raise OutOfRangeError(message, field="resume_after_sequence")
         writer = EventWriter(
             context,
             v1.WatchIngestionJobResponse,
@@ -181,9 +183,7 @@ class JobCalls:
     async def _file(self, file: v1.IngestionFile, place: int, *, field: str, tenant: str) -> Item:
         await self._job_files.get(file.file_id, tenant=tenant, field=field)
         document_id = file.document_id or file.file_id
-        if len(document_id) > MAX_DOCUMENT_ID or not document_id.isprintable():
-            message = f"{field}.document_id is longer than {MAX_DOCUMENT_ID} characters or cannot be printed"
-            raise InvalidArgumentError(message, field=f"{field}.document_id")
+        check_printable(document_id, most=MAX_DOCUMENT_ID, field=f"{field}.document_id")
         document = v1.RAGDocument(document_id=document_id, metadata=file.metadata)
         return Item(place=place, document_id=document_id, file_id=file.file_id, source=file.source, document=document)
 
@@ -212,7 +212,7 @@ def _files(files: v1.IngestionFiles) -> list[tuple[v1.IngestionFile, str]]:
 
 def document_id_of(url: str) -> str:
     """Identifier of a document that is known by its URL: the URL, or a hash of a long one."""
-    if url.startswith("data:") or len(url) > MAX_DOCUMENT_ID:
+    if is_data(url) or len(url) > MAX_DOCUMENT_ID:
         return f"url-{hashlib.sha256(url.encode()).hexdigest()[:32]}"
     return url
 
@@ -245,9 +245,7 @@ def _check(request: v1.CreateIngestionJobRequest, bank: Bank) -> None:
     if source == "reembed" and bank.kind != "vector":
         message = f"memory bank {bank.identifier!r} is of kind {bank.kind} and has no embeddings"
         raise FailedPreconditionError(message)
-    if len(request.job_id) > MAX_NAME or not request.job_id.isprintable():
-        message = f"job_id is longer than {MAX_NAME} characters or has some that cannot be printed"
-        raise InvalidArgumentError(message, field="job_id")
+    check_printable(request.job_id, most=MAX_NAME, field="job_id")
     if request.HasField("ttl_seconds") and not request.ttl_seconds:
         message = "ttl_seconds is 0; give at least 1, or leave it out for ever"
         raise InvalidArgumentError(message, field="ttl_seconds")

@@ -17,8 +17,9 @@ from services.memory.chunks import Vector
 from services.memory.cut.context import ContextWriter
 from services.memory.cut.cutter import Cutting, cut
 from services.memory.embedder import Embedder, EmbeddingModel
-from services.memory.fetch import Fetched, Fetcher
+from services.memory.fetch import Fetched, Fetcher, is_data
 from services.memory.ingest_metrics import IngestMetrics
+from services.memory.names import check_printable
 from services.memory.parse.pool import ParserPool
 from services.memory.text import DraftChunk, DraftDocument, Parsed, Structure
 from stack_client.content import plain, text_of
@@ -219,9 +220,7 @@ def source_of(document: v1.RAGDocument, *, expires_at: int | None = None, field:
     if not document.document_id:
         message = f"{field}.document_id is empty"
         raise InvalidArgumentError(message, reason="MISSING_FIELD", field=f"{field}.document_id")
-    if len(document.document_id) > MAX_DOCUMENT_ID or not document.document_id.isprintable():
-        message = f"{field}.document_id is longer than {MAX_DOCUMENT_ID} characters or has some that cannot be printed"
-        raise InvalidArgumentError(message, field=f"{field}.document_id")
+    check_printable(document.document_id, most=MAX_DOCUMENT_ID, field=f"{field}.document_id")
     form = document.content.WhichOneof("form")
     if form is None:
         message = f"{field}.content is empty: give text or a URL"
@@ -232,7 +231,7 @@ def source_of(document: v1.RAGDocument, *, expires_at: int | None = None, field:
     return Source(
         document_id=document.document_id,
         data=text_of(document.content.content).encode(),
-        name=document.content.url.uri if form == "url" and not document.content.url.uri.startswith("data:") else "",
+        name=document.content.url.uri if form == "url" and not is_data(document.content.url.uri) else "",
         mime_type=document.mime_type,
         metadata=metadata_of(document.metadata),
         expires_at=expires_at,

@@ -16,7 +16,7 @@ from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.calls import terminal_events
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import InvalidArgumentError, OutOfRangeError
 
 MAX_BATCH = 2000
 POLL_SECONDS = 0.5
@@ -117,7 +117,7 @@ class StoreBatchCalls:
         bank, batch = await self._batch(request.vector_store_id, request.batch_id)
         if after > batch["last_sequence"]:
             message = f"resume_after_sequence is {after}; the batch's last event has {batch['last_sequence']}"
-            raise InvalidArgumentError(message, field="resume_after_sequence")
+            raise OutOfRangeError(message, field="resume_after_sequence")
         writer = EventWriter(
             context,
             v1.WatchVectorStoreFileBatchResponse,

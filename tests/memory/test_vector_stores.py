@@ -16,6 +16,7 @@ from stack_client.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    OutOfRangeError,
     StackError,
     UnavailableError,
 )
@@ -289,6 +290,8 @@ async def test_a_batch_tells_of_each_file_and_ends_once(either: MemoryMesh) -> N
     assert again == events[3:]
     late = [event async for event in stores_watch(stores, **named, resume_after_sequence=len(events))]
     assert late == events[-1:]
+    with pytest.raises(OutOfRangeError, match="last event"):
+        _ = [event async for event in stores_watch(stores, **named, resume_after_sequence=len(events) + 1)]
     with pytest.raises(FailedPreconditionError, match="has completed"):
         await stores.call("CancelVectorStoreFileBatch", **named)
     got = (await stores.call("GetVectorStoreFileBatch", **named)).vector_store_file_batch

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
+from services.memory.cut.count import Tokens
 from services.memory.text import Parsed
 
 _HEADING = re.compile(r" {0,3}(#{1,6})\s")
@@ -26,6 +27,9 @@ _TOP_LEVEL = re.compile(
 _ATTACHED = re.compile(r"(?:@|#|//|/\*|\*|--|///|\"\"\"|template\s*<)")
 """Decorators and comments directly above a definition belong to it."""
 
+PAGE_TOKENS = 12
+"""Tokens of a page below which it goes with the next: a title alone says nothing."""
+
 Borders = Sequence[int]
 """Characters before which a text may be cut, ascending."""
 
@@ -41,8 +45,19 @@ def levels(parsed: Parsed) -> list[Borders]:
         case "table":
             found = [ends(_PARAGRAPH, text), ends(LINE, text), sentences(text)]
         case _:
-            found = [sorted({*ends(_PARAGRAPH, text), *parsed.pages}), sentences(text), ends(LINE, text)]
+            found = [ends(_PARAGRAPH, text), sentences(text), ends(LINE, text)]
     return [*found, ends(WORD, text)]
+
+
+def sections(parsed: Parsed, tokens: Tokens) -> list[tuple[int, int]]:
+    """Parts that no piece may reach over: pages, but those of a few words with the next; without pages, one."""
+    edges = [0, *within(sorted(parsed.pages), 0, len(parsed.text)), len(parsed.text)]
+    result, begin = [], 0
+    for stop in edges[1:]:
+        if tokens.count(begin, stop) >= PAGE_TOKENS or stop == edges[-1]:
+            result.append((begin, stop))
+            begin = stop
+    return result
 
 
 def sentences(text: str) -> Borders:

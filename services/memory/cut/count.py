@@ -10,6 +10,13 @@ from services.memory.text import TokenCounter
 PART = 100_000
 """Characters of one question for tokens; longer texts are asked about in parts, which end at line ends."""
 
+LONGEST_TOKEN = 100
+"""Characters of a token from which a tokenizer gave up on a word: BERT's makes one [UNK] of longer ones."""
+UNKNOWN_TOKEN = 4
+"""Characters of such a word that count as a token."""
+TOKEN_CHARACTERS = 8
+"""Characters for each token of a piece at most, so that texts that a tokenizer cannot count give small pieces too."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -33,9 +40,10 @@ class Tokens:
             # Several tokens may share a character (bytes of it), and a tokenizer may report them in any order.
             high = at
             for start, stop in sorted(await counter.offsets(part)):
-                high = max(high, at + stop)
-                starts.append(at + start)
-                stops.append(high)
+                for first, last in _counted(start, stop):
+                    high = max(high, at + last)
+                    starts.append(at + first)
+                    stops.append(high)
         return cls(starts, stops)
 
     def count(self, start: int, stop: int) -> int:
@@ -43,6 +51,10 @@ class Tokens:
         if stop <= start:
             return 0
         return max(bisect_left(self.starts, stop) - bisect_right(self.stops, start), 0)
+
+    def fits(self, start: int, stop: int, *, size: int) -> bool:
+        """Whether a part of the text is small enough for a piece of `size` tokens."""
+        return stop - start <= size * TOKEN_CHARACTERS and self.count(start, stop) <= size
 
     def after(self, start: int, count: int) -> int:
         """The furthest end of a part from `start` that touches at most `count` tokens; past the last one: -1."""
@@ -53,6 +65,13 @@ class Tokens:
         """The furthest beginning of a part up to `stop` that touches at most `count` tokens."""
         index = bisect_left(self.starts, stop) - count
         return self.stops[index - 1] if index > 0 else 0
+
+
+def _counted(start: int, stop: int) -> list[tuple[int, int]]:
+    """A token, or those that one counts as which stands for a word that is too long for the tokenizer."""
+    if stop - start <= LONGEST_TOKEN:
+        return [(start, stop)]
+    return [(at, min(at + UNKNOWN_TOKEN, stop)) for at in range(start, stop, UNKNOWN_TOKEN)]
 
 
 def parts_of(text: str) -> list[tuple[int, str]]:

@@ -191,12 +191,14 @@ async def _spans(
     text = parsed.text
     match strategy:
         case "auto":
-            return await offload(len(text), lambda: cut_along(text, tokens, levels(parsed), size=size, overlap=overlap))
+            return await offload(
+                len(text), lambda: cut_along(parsed, tokens, levels(parsed), size=size, overlap=overlap)
+            )
         case "static":
             return await offload(len(text), lambda: windows(text, tokens, size=size, overlap=overlap))
         case "sentences":
             borders = [sentences(text), ends(LINE, text), ends(WORD, text)]
-            return await offload(len(text), lambda: cut_along(text, tokens, borders, size=size, overlap=overlap))
+            return await offload(len(text), lambda: cut_along(parsed, tokens, borders, size=size, overlap=overlap))
         case "semantic":
             if embed is None:
                 raise InvalidArgumentError("semantic cutting needs embeddings; this bank has no embedding model")

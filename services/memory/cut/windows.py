@@ -1,19 +1,26 @@
 """Windows of a fixed number of tokens."""
 
-from services.memory.cut.count import Tokens
+from bisect import bisect_right
+
+from services.memory.cut.count import TOKEN_CHARACTERS, Tokens
 from services.memory.cut.recursive import Span, trimmed
 
 
 def windows(text: str, tokens: Tokens, *, size: int, overlap: int) -> list[Span]:
-    """Spans of `size` tokens, each sharing `overlap` with the one before; words stay whole where they fit."""
+    """Spans of `size` tokens, each sharing `overlap` with the one before; words stay whole where they fit.
+
+    Spans whose tokens have more than `TOKEN_CHARACTERS` each have fewer, and share fewer.
+    """
     count = len(tokens.starts)
-    if tokens.count(0, len(text)) <= size:
-        whole = trimmed(text, 0, len(text))
+    whole = trimmed(text, 0, len(text))
+    if whole is None or tokens.fits(*whole, size=size):
         return [whole] if whole else []
     result: list[Span] = []
     first = 0
     while first < count:
-        last = _whole_word(text, tokens, min(first + size, count), least=first + 1)
+        room = bisect_right(tokens.stops, tokens.starts[first] + size * TOKEN_CHARACTERS) - first
+        room = min(size, max(room, 1))
+        last = _whole_word(text, tokens, min(first + room, count), least=first + 1)
         span = trimmed(text, _place(text, tokens, first), _place(text, tokens, last))
         if span and result and span[0] == result[-1][0]:
             result[-1] = span  # what lay before it was space
@@ -22,7 +29,7 @@ def windows(text: str, tokens: Tokens, *, size: int, overlap: int) -> list[Span]
         if last >= count:
             break
         # The next one begins before this one ends, so that no character lies between them.
-        first = _word_begin(text, tokens, max(last - overlap, first + 1), most=last)
+        first = _word_begin(text, tokens, max(last - overlap * room // size, first + 1), most=last)
     return result
 
 

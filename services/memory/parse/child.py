@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.memory.parse import sandbox
-from services.memory.parse.extract import Extract, RefusedError, Task, read_frame, write_frame
+from services.memory.parse.extract import Extract, RefusedError, Task, cause, read_frame, write_frame
 
 _NOT_HERE = {"mbcs", "oem", "cp65001"}
 """Encodings of Windows only."""
@@ -62,7 +62,7 @@ def _answer(parse: Callable[[Task, bytes], Extract], head: bytes, data: bytes) -
     except RecursionError:
         answer, body = {"refused": "it is nested too deep: save it in a simpler form", "reason": "invalid"}, b""
     except Exception as error:  # noqa: BLE001 (readers of damaged files raise anything)
-        what = f"it is damaged: its reader gave up ({type(error).__name__}: {error})"[:500]
+        what = f"it is damaged: its reader gave up ({cause(error)})"[:500]
         answer, body = {"refused": f"{what}; open and save it again", "reason": "invalid"}, b""
     return {**answer, "cpu": sum(resource.getrusage(resource.RUSAGE_SELF)[:2])}, body
 

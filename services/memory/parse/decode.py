@@ -18,6 +18,16 @@ _SAMPLE = 256 * 1024
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _MOST_CONTROLS = 0.005
 """Share of control characters from which it is no text."""
+_MOST_SPECIAL = 1 / 2
+"""Share of letters beyond ASCII's above which a text is in no Latin script."""
+_WESTERN = frozenset("äöüßéèêëàâçîïôùûáíóúñåøæœãõìòÄÖÜÉÈÊËÀÂÇÎÏÔÙÛÁÍÓÚÑÅØÆŒÃÕÌÒ€£§©®™°·•…–—‘’‚“”„«»‹›¡¿´½×±µª\xa0\xad")
+"""Of cp1252, what languages from Portuguese to Swedish use."""
+_EASTERN = re.compile(
+    r"[^\W\d_a-zA-Z]{3}"  # a run of them: another script
+    r"|[a-zß-ÿ][À-Þ]|£(?=[^\W\d])|[^\W\d][¿¡£µª]"
+    r"|(?<!oc)ê\b|æ\b|\bè\B|[ìòù]\B|õ(?!e)|œ(?!u|il)"  # ę, ć, č, ě, ň, ů, ő, ś of cp1250
+)
+"""Places where they do not have them, and where languages of Central Europe have others with the same byte."""
 
 
 def decoded(data: bytes, *, declared: str = "") -> str | None:
@@ -65,11 +75,25 @@ def _tried(data: bytes, encoding: str, *, errors: str = "strict") -> str | None:
 
 def _guessed(data: bytes) -> str | None:
     """By the look of its beginning; the rest must fit the same encoding."""
+    western = _tried(data, "cp1252")
+    if western is not None and _is_western(western[:_SAMPLE]):
+        return western
     for match in from_bytes(data[:_SAMPLE]):
         text = _tried(data, match.encoding)
         if text is not None:
             return text
     return None
+
+
+def _is_western(text: str) -> bool:
+    """Whether the letters of a text are where languages of Western Europe have them.
+
+    Statistics of letters tell nothing of a few words, and the code pages of Europe decode each other's bytes.
+    """
+    letters = sum(map(str.isalpha, text))
+    special = [letter for letter in text if letter >= "\x80"]
+    share = sum(map(str.isalpha, special)) / max(letters, 1)
+    return share <= _MOST_SPECIAL and _WESTERN.issuperset(special) and not _EASTERN.search(text)
 
 
 def _is_binary(text: str) -> bool:

@@ -1,9 +1,12 @@
 """What passes between the parent and the child that parses. Light: a child imports nothing of the mesh beyond this."""
 
 import json
+import re
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
 LENGTH = struct.Struct("!Q")
@@ -23,6 +26,20 @@ class RefusedError(Exception):
         super().__init__(message)
         self.message = message
         self.reason = reason
+
+
+_OURS = re.compile(
+    "(?:" + "|".join(re.escape(str(root)) for root in {sys.prefix, sys.base_prefix, Path(__file__).parents[3]}) + r")"
+    r"[^\s'\":,;)]*"
+)
+"""Paths of this installation."""
+
+
+def cause(error: Exception) -> str:
+    """What a reader says of its failure, without paths of this machine."""
+    what = error.strerror or "" if isinstance(error, OSError) else str(error)
+    what = _OURS.sub("a file", what)
+    return f"{type(error).__name__}: {what}" if what else type(error).__name__
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ _BLOCKS = {
     "p", "div", "section", "article", "main", "header", "figure", "figcaption", "blockquote", "dl", "dt", "dd", "ul",
     "ol", "hr", "address", "details", "summary", "fieldset", "body", "html", "center",
 }  # fmt: skip
+_UNSEEN = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))\b", re.IGNORECASE)
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLANKS = re.compile(r"[ \t\r\n\f]+")
 _MANY_LINES = re.compile(r"\n{3,}")
@@ -53,6 +54,9 @@ def read_html(text: str) -> Extract:
     result = _MANY_LINES.sub("\n\n", writer.text()).strip()
     if not result:
         raise RefusedError("the page has no text; if scripts write it, give the page as they leave it")
+    # What the page says of itself is often in its title alone.
+    if title and title.casefold() != result.partition("\n")[0].lstrip("#").strip().casefold():
+        result = f"# {title}\n\n{result}"
     return Extract(text=result, mime_type=MIME_TYPES["html"], structure="markdown", title=title)
 
 
@@ -97,7 +101,7 @@ def _walk(element: Any, writer: _Writer) -> None:  # noqa: ANN401 (one case a ki
     """Write an element; the parser allows 256 levels, so that recursion is safe."""
     tag = element.tag if isinstance(element.tag, str) else ""
     match tag:
-        case _ if tag in _DROPPED or not tag or element.get("hidden") is not None:
+        case _ if not _is_seen(element):
             return
         case _ if tag in _HEADINGS:
             text = escape_line("".join(_texts(element)))
@@ -130,6 +134,15 @@ def _walk(element: Any, writer: _Writer) -> None:  # noqa: ANN401 (one case a ki
                 writer.inline(" ")
 
 
+def _is_seen(element: Any) -> bool:  # noqa: ANN401
+    """Whether a reader sees an element and it is part of the matter."""
+    if element.tag in {"html", "body"}:
+        return True  # many are hidden as a whole until their scripts ran
+    if not isinstance(element.tag, str) or element.tag in _DROPPED or element.get("hidden") is not None:
+        return False
+    return element.get("aria-hidden", "").strip().lower() != "true" and not _UNSEEN.search(element.get("style", ""))
+
+
 def _children(element: Any, writer: _Writer) -> None:  # noqa: ANN401
     writer.inline(element.text or "")
     for child in element:
@@ -159,7 +172,7 @@ def _item(element: Any, writer: _Writer) -> None:  # noqa: ANN401
 
 def _texts(element: Any) -> Iterator[str]:  # noqa: ANN401
     """All texts inside an element but those that nobody sees."""
-    if not isinstance(element.tag, str) or element.tag in _DROPPED:
+    if not _is_seen(element):
         return
     yield element.text or ""
     for child in element:

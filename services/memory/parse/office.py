@@ -8,12 +8,13 @@ from typing import Any
 
 import docx
 import pptx
+from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.oxml.ns import qn
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 from lxml import etree
 
-from services.memory.parse.extract import Extract, Limits, RefusedError
+from services.memory.parse.extract import Extract, Limits, RefusedError, cause
 from services.memory.parse.kinds import MIME_TYPES, check_zip
 from services.memory.parse.markup import escape_line, table_lines
 
@@ -70,11 +71,11 @@ def _opened(data: bytes, read: Callable[[Any], Any], *, limits: Limits) -> Any: 
     except RefusedError:
         raise
     except etree.XMLSyntaxError as error:
-        raise RefusedError(f"it is damaged or nested too deep ({error}): open and save it again") from error
+        raise RefusedError(f"it is damaged or nested too deep ({cause(error)}): open and save it again") from error
     except MemoryError:
         raise
     except Exception as error:
-        message = f"it is damaged ({type(error).__name__}: {error}): open and save it again"
+        message = f"it is damaged ({cause(error)}): open and save it again"
         raise RefusedError(message[:500]) from error
 
 
@@ -92,8 +93,7 @@ def _title(document: Any) -> str:  # noqa: ANN401 (untyped packages)
 
 
 def _blocks(document: Any) -> Iterator[str]:  # noqa: ANN401 (untyped packages)
-    # Looked up once: the public way searches all styles for each paragraph.
-    styles = {style.style_id: style.name or "" for style in document.styles}
+    styles = _styles(document)
     items: list[str] = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):
@@ -109,6 +109,15 @@ def _blocks(document: Any) -> Iterator[str]:  # noqa: ANN401 (untyped packages)
     yield from _flushed(items)
 
 
+def _styles(document: Any) -> Mapping[str, str]:  # noqa: ANN401 (untyped packages)
+    """Names of styles by their identifiers, looked up once: the public way searches all for each paragraph."""
+    try:
+        document.part.part_related_by(RELATIONSHIP_TYPE.STYLES)
+    except KeyError:
+        return {}  # python-docx would open its own template, which the sandbox forbids
+    return {style.style_id: style.name or "" for style in document.styles}
+
+
 def _flushed(items: list[str]) -> Iterator[str]:
     if items:
         yield "\n".join(items)
@@ -119,7 +128,8 @@ def _paragraph(paragraph: Paragraph, styles: Mapping[str, str]) -> str:
     text = paragraph.text.strip()
     if not text:
         return ""
-    style = styles.get(paragraph._p.style or "", "")  # noqa: SLF001 (see `_blocks`)
+    identifier = paragraph._p.style or ""  # noqa: SLF001 (see `_styles`)
+    style = styles.get(identifier, identifier)  # one that is not described: Heading1 says enough
     if style == "Title":
         return "# " + escape_line(text)
     heading = _HEADING.match(style)

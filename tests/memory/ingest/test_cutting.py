@@ -28,7 +28,7 @@ TEXTS = st.text(
 LINES = st.lists(
     st.sampled_from(
         ["# Head", "## Sub", "text of a paragraph. Another sentence!", "", "- item", "| a | b |", "```", "def f(x):",
-         "    return x", "class C:", "@decorated", "a" * 90, "Zwei Sätze. Und noch einer?"]
+         "    return x", "class C:", "@decorated", "a" * 90, "b" * 130, "Zwei Sätze. Und noch einer?"]
     ),
     max_size=60,
 ).map("\n".join)  # fmt: skip
@@ -51,6 +51,13 @@ class Bytes(Words):
 
     async def offsets(self, text: str) -> Sequence[tuple[int, int]]:
         return [(place, place + 1) for place, letter in enumerate(text) for _ in letter.encode()]
+
+
+class GivesUp(Words):
+    """Like WordPiece: a word of more than 100 characters is one token, whatever it is."""
+
+    async def offsets(self, text: str) -> Sequence[tuple[int, int]]:
+        return [match.span() for match in re.finditer(r"\S+", text)]
 
 
 async def embed(texts: Sequence[str]) -> list[Vector]:
@@ -79,13 +86,15 @@ def check(text: str, pieces: Sequence[Piece], *, size: int) -> None:
     size=st.integers(16, 80),
     share=st.floats(0, 0.9),
     structure=st.sampled_from(get_args(Structure)),
-    counter=st.sampled_from([Words(), Bytes()]),
+    counter=st.sampled_from([Words(), Bytes(), GivesUp()]),
+    pages=st.lists(st.integers(1, 600), max_size=4),
 )
 @settings(max_examples=150, deadline=None)
 async def test_pieces_cover_everything_visible_and_none_is_too_large(  # noqa: PLR0917 (hypothesis gives them)
-    strategy: Strategy, text: str, size: int, share: float, structure: Structure, counter: Words
+    strategy: Strategy, text: str, size: int, share: float, structure: Structure, counter: Words, pages: list[int]
 ) -> None:
-    parsed = Parsed(text=text, mime_type="text/plain", structure=structure)
+    starts = [0, *sorted({page for page in pages if page < len(text)})] if pages else []
+    parsed = Parsed(text=text, mime_type="text/plain", structure=structure, pages=starts)
     overlap = int(size * share)
     pieces = await cut(parsed, tokens=counter, size=size, overlap=overlap, strategy=strategy, embed=embed)
     check(text, pieces, size=size)
@@ -159,6 +168,23 @@ async def test_auto_never_cuts_larger_than_the_model_reads() -> None:
     assert all(piece.text.endswith(".") for piece in pieces)
 
 
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+@pytest.mark.parametrize(
+    "text",
+    ["x9A/" * 25_000, "ความจำ" * 10_000, "intro words " * 30 + "ab" * 9_000 + " end", ("a" * 99 + " ") * 400,
+     "name: " + "f,;" * 20_000 + "\nnext: 1", "a" + " " * 50_000 + "b"],
+    ids=["base64", "thai", "a long word", "words at the limit", "a long field", "space"],
+)  # fmt: skip
+async def test_text_without_spaces_becomes_small_pieces_although_its_tokenizer_gives_up(
+    strategy: Strategy, text: str
+) -> None:
+    parsed = Parsed(text=text, mime_type="text/plain")
+    pieces = await cut(parsed, tokens=GivesUp(), size=100, overlap=20, strategy=strategy, embed=embed)
+    check(text, pieces, size=100)
+    assert max(len(piece.text) for piece in pieces) <= 800
+    assert len(pieces) <= len(text) // 250 + 2
+
+
 async def test_abbreviations_end_no_sentence() -> None:
     text = "See Fig. 3 by Dr. Ada. It is fine. " * 20
     pieces = await cut(
@@ -183,6 +209,28 @@ async def test_pieces_name_the_page_of_their_first_character() -> None:
     pieces = await cut(parsed, tokens=Words(), size=30, overlap=0)
     assert {piece.page for piece in pieces} == {1, 2}
     assert all((piece.page == 2) == (piece.start >= starts[1]) for piece in pieces)
+
+
+@pytest.mark.parametrize("strategy", sorted({*get_args(Strategy)} - {"static"}))
+@pytest.mark.parametrize("structure", ["prose", "markdown"])
+async def test_no_piece_reaches_over_the_end_of_a_page(strategy: Strategy, structure: Structure) -> None:
+    pages = [f"## Page {number}\n\n" + "It has some words. " * (5 + number * 3) for number in range(1, 9)]
+    starts = [0, *itertools.accumulate(len(page) + 2 for page in pages[:-1])]
+    text = "\n\n".join(pages)
+    parsed = Parsed(text=text, mime_type="application/pdf", pages=starts, structure=structure)
+    for size in (30, 60, 500):
+        pieces = await cut(parsed, tokens=Words(), size=size, overlap=size // 4, strategy=strategy, embed=embed)
+        check(text, pieces, size=size)
+        assert {piece.page for piece in pieces} == set(range(1, 9))
+        assert all(piece.stop <= [*starts[1:], len(text)][(piece.page or 0) - 1] for piece in pieces)
+
+
+async def test_a_page_of_a_few_words_goes_with_the_next() -> None:
+    pages = ["Title", "", "Part one", "The first page of text. " * 8, "The second page of text. " * 8, "End"]
+    starts = [0, *itertools.accumulate(len(page) + 2 for page in pages[:-1])]
+    parsed = Parsed(text="\n\n".join(pages), mime_type="application/pdf", pages=starts)
+    pieces = await cut(parsed, tokens=Words(), size=500, overlap=50)
+    assert [(piece.page, piece.text.split()[0]) for piece in pieces] == [(1, "Title"), (5, "The"), (6, "End")]
 
 
 async def test_a_long_text_is_asked_about_in_parts_and_counted_alike() -> None:

@@ -98,6 +98,7 @@ async def test_a_page_is_fetched_with_its_type_and_the_name_in_its_host_header()
         "172.16.5.5", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "198.18.0.1", "[::1]", "[::]",
         "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[64:ff9b:1::a00:1]", "[2002:7f00:1::]",
         "[2001:0:0:0:0:0:80ff:fffe]", "[fe80::1]", "[fc00::1]", "[fd00:ec2::254]", "[ff02::1]", "[::127.0.0.1]",
+        "[fec0::1]", "[feff::1]", "192.88.99.1", "[2002:c058:6301::1]",
     ],
 )  # fmt: skip
 async def test_places_that_are_not_public_are_refused_in_every_spelling(host: str) -> None:
@@ -267,6 +268,21 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 async def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgumentError):
         await fetcher().fetch(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("", "the URL is empty"), ("nothing", "nothing is no URL: it has no scheme"),
+     ("http://user:secret@host.test/x", r"^http://host\.test/x: the URL has a user's name, a password")],
+)  # fmt: skip
+async def test_an_error_says_what_is_wrong_with_a_url_and_not_its_password(url: str, said: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=said) as caught:
+        await fetcher().fetch(url)
+    assert "secret" not in caught.value.message
+
+
+async def test_the_scheme_of_a_data_url_has_no_case() -> None:
+    assert (await fetcher().fetch("DATA:text/plain,upper case")).data == b"upper case"
 
 
 async def test_data_urls_hold_their_content() -> None:

@@ -100,6 +100,8 @@ async def test_a_broken_upload_leaves_nothing(either: MemoryMesh) -> None:
         (whole[1:], "header"),
         ([*whole[:-1], whole[0]], "one end"),
         ([whole[0], v1.UploadFileRequest(data=b""), whole[-1]], "empty"),
+        ([*whole, v1.UploadFileRequest(data=b"more")], "data came after the end"),
+        ([*whole, whole[-1]], "end came after the end"),
     ]:
         error = await refused(either, messages)
         assert isinstance(error, InvalidArgumentError)

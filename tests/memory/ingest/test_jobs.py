@@ -277,7 +277,7 @@ async def test_a_watcher_may_come_at_any_point_and_sees_the_end_once(working: Me
     for after in range(len(events)):
         assert await watch(working, job.job_id, after=after) == events[after:]
     assert await watch(working, job.job_id, after=len(events)) == events[-1:], "a late one sees how it ended"
-    with pytest.raises(InvalidArgumentError, match="last event"):
+    with pytest.raises(OutOfRangeError, match="last event"):
         await watch(working, job.job_id, after=len(events) + 1)
 
 

@@ -1,14 +1,17 @@
 """Documents of all kinds become text; the kind is found by content."""
 
 import io
-from collections.abc import AsyncIterator
+import posixpath
+import re
+import zipfile
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import docx
 import pptx
 import pytest
 
-from services.memory.parse.extract import Limits
+from services.memory.parse.extract import Limits, cause
 from services.memory.parse.pool import ParserPool
 from services.memory.parse.warm import pdf
 from services.memory.text import Parsed
@@ -63,6 +66,23 @@ def _saved(document: Any) -> bytes:
     return target.getvalue()
 
 
+def _only(data: bytes, kept: Callable[[str], bool]) -> bytes:
+    """A zipped document with some of its parts, and without relations to the others."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(target, "w") as new:
+        names = {name for name in old.namelist() if kept(name)}
+        for name in names:
+            content = old.read(name)
+            if name.endswith(".rels"):
+                folder = name.rpartition("_rels/")[0]
+                for relation in re.findall(rb"<Relationship [^>]*>", content):
+                    to = re.search(r'Target="([^"]*)"', relation.decode())
+                    if to and posixpath.normpath(posixpath.join(folder, to[1])).lstrip("/") not in names:
+                        content = content.replace(relation, b"")
+            new.writestr(name, content)
+    return target.getvalue()
+
+
 async def test_a_pdf_has_pages(parser: ParserPool) -> None:
     parsed = await read(parser, pdf(["First page.", "Second page.", ""]))
     assert parsed.text == "First page.\n\nSecond page.\n\n"
@@ -79,6 +99,20 @@ async def test_a_word_document_becomes_markdown(parser: ParserPool) -> None:
     assert (parsed.structure, parsed.title) == ("markdown", "The title")
 
 
+async def test_office_documents_without_their_optional_parts_are_read(parser: ParserPool) -> None:
+    kept = {"[Content_Types].xml", "_rels/.rels", "word/document.xml", "word/_rels/document.xml.rels"}
+    for parts in (kept, kept - {"word/_rels/document.xml.rels"}):
+        parsed = await read(parser, _only(word(), parts.__contains__))
+        assert parsed.text.startswith("# Chapter\n\n## Section\n\nA paragraph.\n\n- first\n- second\n\n")
+    small = _only(slides(), lambda part: not part.startswith(("docProps/", "ppt/printer", "ppt/theme/", "ppt/notes")))
+    assert (await read(parser, small)).text.startswith("## Slide 1\n\n- one")
+
+
+async def test_what_a_reader_says_of_its_failure_names_no_path_of_the_server() -> None:
+    assert cause(FileNotFoundError(2, "No such file", docx.__file__)) == "FileNotFoundError: No such file"
+    assert cause(ValueError(f"bad {docx.__file__!r}, part /word/x.xml")) == "ValueError: bad 'a file', part /word/x.xml"
+
+
 async def test_slides_are_pages_with_their_notes(parser: ParserPool) -> None:
     parsed = await read(parser, slides())
     first, second = parsed.text[: parsed.pages[1]], parsed.text[parsed.pages[1] :]
@@ -89,10 +123,38 @@ async def test_slides_are_pages_with_their_notes(parser: ParserPool) -> None:
 async def test_a_page_becomes_what_a_reader_sees(parser: ParserPool) -> None:
     parsed = await read(parser, PAGE)
     assert parsed.text.split("\n\n") == [
-        "# Head line", "One paragraph with a link,\ntwo lines.", "- first\n  - inner\n- second", "1. one\n2. two",
+        "# A title", "# Head line", "One paragraph with a link,\ntwo lines.",
+        "- first\n  - inner\n- second", "1. one\n2. two",
         "| Name | Age |\n| --- | --- |\n| Ada | 36 \\| 37 |", "```\ndef f():\n    return 1\n```",
     ]  # fmt: skip
     assert (parsed.title, parsed.structure, parsed.mime_type) == ("A title", "markdown", "text/html")
+
+
+async def test_the_title_of_a_page_is_its_first_heading_unless_the_page_begins_with_it(parser: ParserPool) -> None:
+    for body, expected in [
+        ("<p>Text</p>", "# Annual report\n\nText"),
+        ("<h1>Annual Report</h1><p>Text</p>", "# Annual Report\n\nText"),
+        ("<p>Annual report</p><p>Text</p>", "Annual report\n\nText"),
+    ]:
+        page = f"<html><head><title>Annual\n report</title></head><body>{body}</body></html>"
+        assert (await read(parser, page)).text == expected
+
+
+async def test_what_a_page_hides_is_left_out(parser: ParserPool) -> None:
+    hidden = [
+        'style="color: red; display:none"', 'style="DISPLAY : NONE !important"', "hidden", 'aria-hidden="true"',
+        'style="visibility:hidden"', 'hidden="until-found"',
+    ]  # fmt: skip
+    inner = "".join(f"<b {one}>secret</b>" for one in hidden)
+    blocks = "".join(f"<div {one}>secret<p>secret</p></div>" for one in hidden)
+    seen = '<p style="display:block" aria-hidden="false">Seen</p>'
+    page = f"<html><body><h2>Head{inner}</h2>{blocks}<table><tr><td>Cell{inner}</td></tr></table>{seen}</body></html>"
+    assert (await read(parser, page)).text == "## Head\n\n| Cell |\n| --- |\n\nSeen"
+
+
+async def test_a_page_that_is_hidden_as_a_whole_until_its_scripts_ran_is_read(parser: ParserPool) -> None:
+    page = '<html><body style="visibility: hidden"><p>Text</p></body></html>'
+    assert (await read(parser, page)).text == "Text"
 
 
 async def test_rows_and_records_name_their_values(parser: ParserPool) -> None:
@@ -148,6 +210,29 @@ async def test_the_encoding_of_a_text_is_found(parser: ParserPool, encoding: str
     if encoding == "utf-16-le":
         data = b"\xff\xfe" + data
     assert (await read(parser, data, name="a.txt")).text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Größe und Übermut, naïve café", "Größe", "café", "„Zitat“ – naïve", "Price: 5 €", "José está aquí. ¿Qué?",
+     "São João, ações, você", "blåbærgrød på øen", "£5 für alle", "perché la città è più bella",
+     "cœur et sœur, où ça?"],
+)  # fmt: skip
+async def test_a_few_words_of_western_languages_are_read_as_such(parser: ParserPool, text: str) -> None:
+    assert (await read(parser, text.encode("cp1252"), name="a.txt")).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("Zażółć gęślą jaźń", "cp1250"), ("Příliš žluťoučký kůň úpěl", "cp1250"),
+     ("Chcę być w domu, kiedy wrócą moje siostry", "cp1250"),
+     ("Привет мир, как дела", "cp1251"), ("Árvíztűrő tükörfúrógép", "cp1250"),
+     ("Dobrý den, česká", "cp1250")],
+)  # fmt: skip
+async def test_a_few_words_of_other_languages_are_not_taken_for_western_ones(
+    parser: ParserPool, text: str, encoding: str
+) -> None:
+    assert (await read(parser, text.encode(encoding), name="a.txt")).text == text
 
 
 async def test_a_page_may_declare_its_encoding(parser: ParserPool) -> None:
