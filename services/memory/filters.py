@@ -25,11 +25,14 @@ from stack_client.errors import InvalidArgumentError
 Operator: TypeAlias = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists"]
 Scalar: TypeAlias = bool | float | str
 Facts: TypeAlias = Mapping[str, Any]
-"""Metadata as filters see it: JSON values without nulls."""
+"""Metadata as filters see it: JSON values without nulls; numbers are doubles, whole ones written as integers."""
 
 MAX_DEPTH = 16
 MAX_FILTERS = 100
 MAX_LIST = 10_000
+"""Values of one list, and of all lists of one filter."""
+MAX_COMPARISONS = 500
+"""Of one filter: what a database compiles within a tenth of a second."""
 _OPERATORS: Mapping[int, Operator] = {
     v1.FILTER_OPERATOR_EQ: "eq",
     v1.FILTER_OPERATOR_NE: "ne",
@@ -109,11 +112,17 @@ def parse(message: v1.MetadataFilter | None, *, fields: Fields, field: str) -> F
         field: Name of the request's field, for errors.
 
     Raises:
-        InvalidArgumentError: If it is incomplete or too deep, or names an undeclared field or a wrong type.
+        InvalidArgumentError: If it is incomplete, too deep or too large, or names an undeclared field or a wrong type.
     """
     if message is None or message.WhichOneof("filter") is None:
         return None
+    _check_size(message, field)
     return _parse(message, fields, field, depth=1)
+
+
+def whole(value: float) -> float:
+    """A number as JSON is to write it: digits mean the same to readers of doubles and of decimals, 1e300 does not."""
+    return int(value) if value.is_integer() else value
 
 
 def matches(wanted: Filter | None, facts: Facts) -> bool:
@@ -141,6 +150,7 @@ def facts_of(metadata: Mapping[str, Any], *, fields: Fields, field: str) -> dict
     for key, value in metadata.items():
         if value is None:
             continue
+        value = _doubles(value)  # noqa: PLW2901 (what is stored)
         if key in fields:
             name, fits = _TYPES[fields[key]]
             if not fits(value):
@@ -149,6 +159,33 @@ def facts_of(metadata: Mapping[str, Any], *, fields: Fields, field: str) -> dict
         else:
             facts[key] = value
     return facts
+
+
+def _check_size(message: v1.MetadataFilter, field: str) -> None:
+    """Refuse a filter that is too large as a whole; a filter of few parts nests into many."""
+    comparisons, values, pending = 0, 0, [(message, 1)]
+    while pending:
+        one, depth = pending.pop()
+        if one.WhichOneof("filter") == "comparison":
+            comparisons += 1
+            values += len(one.comparison.value.list_value.values)
+        elif depth <= MAX_DEPTH:  # what is deeper is refused as such
+            pending += [(inner, depth + 1) for inner in one.compound.filters]
+        if comparisons > MAX_COMPARISONS:
+            message_ = f"{field} has more than {MAX_COMPARISONS} comparisons; compare with lists (in), or ask twice"
+            raise InvalidArgumentError(message_, field=field)
+        if values > MAX_LIST:
+            message_ = f"{field} has more than {MAX_LIST} values in its lists; ask twice, each time for fewer"
+            raise InvalidArgumentError(message_, field=field)
+
+
+def _doubles(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """A value whose whole numbers are doubles, as the filters' are, written with all their digits."""
+    if isinstance(value, list):
+        return [_doubles(item) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return whole(float(value))
 
 
 def _parse(message: v1.MetadataFilter, fields: Fields, field: str, *, depth: int) -> Filter:
@@ -262,4 +299,17 @@ def _moment(value: object) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-__all__ = ["And", "Compare", "Facts", "Fields", "Filter", "Not", "Or", "declared", "facts_of", "matches", "parse"]
+__all__ = [
+    "And",
+    "Compare",
+    "Facts",
+    "Fields",
+    "Filter",
+    "Not",
+    "Or",
+    "declared",
+    "facts_of",
+    "matches",
+    "parse",
+    "whole",
+]

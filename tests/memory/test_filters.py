@@ -78,3 +78,17 @@ def test_what_no_bank_could_answer_is_refused_by_name(message: v1.MetadataFilter
     fields = declared([v1.MetadataField(name="year", type=v1.METADATA_FIELD_TYPE_NUMBER)])
     with pytest.raises(InvalidArgumentError, match=words):
         parse(message, fields=fields, field="filter")
+
+
+def test_a_filter_of_too_many_comparisons_or_values_is_refused_with_the_bound() -> None:
+    def compound(*inner: v1.MetadataFilter) -> v1.MetadataFilter:
+        kind = v1.COMPOUND_OPERATOR_AND
+        return v1.MetadataFilter(compound=v1.CompoundFilter(type=kind, filters=inner))
+
+    hundred = compound(*[comparison("eq", "year", 1)] * 100)
+    assert parse(compound(*[hundred] * 5), fields={}, field="filter") is not None
+    with pytest.raises(InvalidArgumentError, match="more than 500 comparisons"):
+        parse(compound(*[hundred] * 5, comparison("eq", "year", 1)), fields={}, field="filter")
+    many = comparison("in", "year", [float(number) for number in range(5001)])
+    with pytest.raises(InvalidArgumentError, match="more than 10000 values"):
+        parse(compound(many, many), fields={}, field="filter")
