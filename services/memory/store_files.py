@@ -20,8 +20,8 @@ from services.memory.database import Database
 from services.memory.documents import DocumentStore
 from services.memory.filters import facts_of
 from services.memory.jobs import Item, JobStore
+from services.memory.metadata import metadata_of
 from services.memory.moments import now, stamp
-from services.memory.pipeline import metadata_of
 from services.memory.tables import files, store_files, store_jobs
 from services.memory.vector_stores import hold, numbered, own_fields, touch
 from stack_client.content import struct
@@ -326,7 +326,7 @@ def check_attributes(message: Struct, bank: Bank, *, field: str) -> dict[str, An
         if kind is None or not fits.get(kind, False):
             words = f"a string of at most {MAX_VALUE} characters, a finite number, true or false"
             raise InvalidArgumentError(f"{field}.{key}: give {words}", field=field)
-    attributes = metadata_of(message)
+    attributes = metadata_of(message, field=field)
     facts_of(attributes, fields=bank.fields, field=field)
     return attributes
 
