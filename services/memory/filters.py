@@ -11,6 +11,7 @@ module values are only booleans, numbers, strings and lists, compared by these r
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,10 @@ Scalar: TypeAlias = bool | float | str
 Facts: TypeAlias = Mapping[str, Any]
 """Metadata as filters see it: JSON values without nulls; numbers are doubles, whole ones written as integers."""
 
+_RFC_3339 = re.compile(
+    r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<minute>[0-9]{2}:[0-9]{2}):(?P<second>[0-9]{2})"
+    r"(?P<fraction>\.[0-9]+)?(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
 MAX_DEPTH = 16
 MAX_FILTERS = 100
 MAX_LIST = 10_000
@@ -290,13 +295,17 @@ def _kind(value: object) -> str:
 
 def _moment(value: object) -> float | None:
     """Seconds since 1970 of an RFC 3339 text; without an offset it is UTC."""
-    if not isinstance(value, str):
+    parts = _RFC_3339.fullmatch(value) if isinstance(value, str) else None
+    if parts is None:
         return None
+    leap = parts["second"] == "60"
+    second = "59" if leap else parts["second"]
+    text = f"{parts['day']}T{parts['minute']}:{second}{parts['fraction'] or ''}{parts['offset'] or ''}"
     try:
-        moment = datetime.fromisoformat(value)
+        moment = datetime.fromisoformat(text.upper())
     except ValueError:
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() + leap
 
 
 __all__ = [

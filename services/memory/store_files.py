@@ -305,6 +305,18 @@ def attachment_of(
     return Attachment(file_id=file_id, attributes=facts, strategy=strategy)
 
 
+def status_of(wanted: int) -> int:
+    """A status that files are listed by; 0 is all.
+
+    Raises:
+        InvalidArgumentError: If there is no such status.
+    """
+    if wanted not in v1.VectorStoreFileStatus.values():
+        message = f"filter: {wanted} is no status; give in_progress, completed, cancelled or failed"
+        raise InvalidArgumentError(message, field="filter")
+    return wanted
+
+
 def check_attributes(message: Struct, bank: Bank, *, field: str) -> dict[str, Any]:
     """Attributes of a file as plain values.
 

@@ -126,6 +126,12 @@ def _loose_chunk(chunk: v1.Chunk, *, text: str, tokens: int, vector: Any, field:
     chunk_id = chunk.chunk_id or facts.chunk_id
     document_id = facts.document_id or str(metadata.get("document_id") or "") or chunk_id or content_hash(text)[:32]
     placed = facts.HasField("span")
+    name = f"{field}.chunk_metadata"
+    if placed and facts.span.end < facts.span.start:
+        message = f"{name}.span ends at {facts.span.end}, before it begins at {facts.span.start}"
+        raise InvalidArgumentError(message, field=f"{name}.span")
+    if facts.HasField("page") and not facts.page:
+        raise InvalidArgumentError(f"{name}.page is 0; pages count from 1", field=f"{name}.page")
     piece = Piece(
         text=text,
         start=facts.span.start if placed else 0,

@@ -103,3 +103,34 @@ async def test_an_error_of_the_database_tells_callers_no_address(either: MemoryM
     assert str(database.url.database) not in raised.value.message
     assert "nowhere" not in raised.value.message
     assert "the service's log says why" in raised.value.message
+
+
+async def test_a_search_mode_or_threshold_that_cannot_be_is_refused(mesh: MemoryMesh, name: Name) -> None:
+    where = (await mesh.bank(name(), vector={})).identifier
+    for params, words in (
+        (v1.MemoryQueryParams(mode=99), "params.mode: 99"),  # type: ignore[arg-type]
+        (v1.MemoryQueryParams(score_threshold=math.nan), "params.score_threshold is nan"),
+    ):
+        request = v1.QueryDocumentsRequest(bank_id=where, query=content("x"), params=params)
+        with pytest.raises(InvalidArgumentError, match=words):
+            await unary(mesh.banks.QueryDocuments(request))
+
+
+async def test_a_chunk_whose_place_cannot_be_is_refused(mesh: MemoryMesh, name: Name) -> None:
+    where = (await mesh.bank(name(), vector={})).identifier
+    for facts, words in (
+        (v1.ChunkMetadata(span=v1.TextSpan(start=5, end=2)), "span ends at 2"),
+        (v1.ChunkMetadata(page=0), "page is 0"),
+    ):
+        chunk = v1.Chunk(content=content("x"), chunk_metadata=facts)
+        request = v1.InsertChunksRequest(vector_db_id=where, chunks=[chunk])
+        with pytest.raises(InvalidArgumentError, match=words):
+            await unary(mesh.stub(v1.VectorIOServiceStub).InsertChunks(request))
+
+
+async def test_files_are_listed_by_no_status_that_does_not_exist(mesh: MemoryMesh) -> None:
+    stub = mesh.stub(v1.VectorStoresServiceStub)
+    store = (await unary(stub.CreateVectorStore(v1.CreateVectorStoreRequest()))).vector_store
+    request = v1.ListVectorStoreFilesRequest(vector_store_id=store.id, filter=99)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="99 is no status"):
+        await unary(stub.ListVectorStoreFiles(request))
