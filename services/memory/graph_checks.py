@@ -140,9 +140,8 @@ def _check_edge(edge: v1.GraphEdge, *, field: str) -> None:
     for name in ("source_id", "relation", "target_id"):
         check_id(getattr(edge, name), field=f"{field}.{name}")
     _check_facts(edge.properties, field=f"{field}.properties")
-    for name in ("valid_from", "valid_to"):
-        if edge.HasField(name):
-            moment_of(getattr(edge, name), field=f"{field}.{name}")
+    moment_of(edge.valid_from, field=f"{field}.valid_from")
+    moment_of(edge.valid_to, field=f"{field}.valid_to")
     both = edge.HasField("valid_from") and edge.HasField("valid_to")
     if both and moment_of(edge.valid_from) >= moment_of(edge.valid_to):
         message = f"{field}: its validity ends before it begins; valid_to must be after valid_from"

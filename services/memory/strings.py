@@ -96,7 +96,7 @@ def _clean(message: Message, path: str) -> None:
         name = f"{path}{field.name}"
         if field.type == FieldDescriptor.TYPE_STRING:
             _strings(message, field, value, name)
-        elif field.type != FieldDescriptor.TYPE_MESSAGE:
+        elif field.message_type is None:
             continue
         elif field.message_type.GetOptions().map_entry:
             for key in value:

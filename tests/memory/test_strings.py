@@ -107,6 +107,7 @@ async def test_an_error_of_the_database_tells_callers_no_address(either: MemoryM
 
 async def test_a_search_mode_or_threshold_that_cannot_be_is_refused(mesh: MemoryMesh, name: Name) -> None:
     where = (await mesh.bank(name(), vector={})).identifier
+    await mesh.client.memory.insert(where, [{"id": "a", "text": "x"}])
     for params, words in (
         (v1.MemoryQueryParams(mode=99), "params.mode: 99"),  # type: ignore[arg-type]
         (v1.MemoryQueryParams(score_threshold=math.nan), "params.score_threshold is nan"),
