@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from services.memory.migrations import upgrade
 from services.memory.tables import banks
 from stack_client.errors import InternalError, NotFoundError, ResourceExhaustedError
+
+_log = logging.getLogger(__name__)
 
 READERS = 4
 RESERVE_BYTES = 4 << 20
@@ -130,7 +133,7 @@ class Database:
         try:
             return await asyncio.to_thread(self._glance, text, values)
         except sqlite3.Error as error:
-            raise StoreError(f"the memory's database {self.url.database} cannot be used: {error}") from error
+            raise _unusable(self.url, error) from error
 
     def _glance(self, sql: str, values: Sequence[Any]) -> list[Any]:
         with self._glancing:
@@ -187,9 +190,17 @@ def _translated(url: sa.URL, *, on_full: Callable[[], None] = lambda: None) -> A
         where = url.render_as_string(hide_password=True)
         if "disk is full" in str(reason) or "No space left" in str(reason):
             on_full()
+            _log.error("disk of the database is full", extra={"database": where})
             message = "the disk of the memory's database is full; nothing was changed: make room, or delete something"
             raise ResourceExhaustedError(message) from error
-        raise StoreError(f"the memory's database {where} cannot be used: {reason}") from error
+        raise _unusable(url, reason) from error
+
+
+def _unusable(url: sa.URL, reason: object) -> StoreError:
+    """Where the database is and what it said is for the log alone: callers could read data of others in it."""
+    where = url.render_as_string(hide_password=True)
+    _log.error("database cannot be used", extra={"database": where, "reason": str(reason)})
+    return StoreError("the memory's database cannot be used now; the service's log says why")
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 (a DBAPI connection)

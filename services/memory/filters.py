@@ -11,6 +11,7 @@ module values are only booleans, numbers, strings and lists, compared by these r
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,11 +26,18 @@ from stack_client.errors import InvalidArgumentError
 Operator: TypeAlias = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists"]
 Scalar: TypeAlias = bool | float | str
 Facts: TypeAlias = Mapping[str, Any]
-"""Metadata as filters see it: JSON values without nulls."""
+"""Metadata as filters see it: JSON values without nulls; numbers are doubles, whole ones written as integers."""
 
+_RFC_3339 = re.compile(
+    r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<minute>[0-9]{2}:[0-9]{2}):(?P<second>[0-9]{2})"
+    r"(?P<fraction>\.[0-9]+)?(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
 MAX_DEPTH = 16
 MAX_FILTERS = 100
 MAX_LIST = 10_000
+"""Values of one list, and of all lists of one filter."""
+MAX_COMPARISONS = 500
+"""Of one filter: what a database compiles within a tenth of a second."""
 _OPERATORS: Mapping[int, Operator] = {
     v1.FILTER_OPERATOR_EQ: "eq",
     v1.FILTER_OPERATOR_NE: "ne",
@@ -109,11 +117,17 @@ def parse(message: v1.MetadataFilter | None, *, fields: Fields, field: str) -> F
         field: Name of the request's field, for errors.
 
     Raises:
-        InvalidArgumentError: If it is incomplete or too deep, or names an undeclared field or a wrong type.
+        InvalidArgumentError: If it is incomplete, too deep or too large, or names an undeclared field or a wrong type.
     """
     if message is None or message.WhichOneof("filter") is None:
         return None
+    _check_size(message, field)
     return _parse(message, fields, field, depth=1)
+
+
+def whole(value: float) -> float:
+    """A number as JSON is to write it: digits mean the same to readers of doubles and of decimals, 1e300 does not."""
+    return int(value) if value.is_integer() else value
 
 
 def matches(wanted: Filter | None, facts: Facts) -> bool:
@@ -141,6 +155,7 @@ def facts_of(metadata: Mapping[str, Any], *, fields: Fields, field: str) -> dict
     for key, value in metadata.items():
         if value is None:
             continue
+        value = _doubles(value)  # noqa: PLW2901 (what is stored)
         if key in fields:
             name, fits = _TYPES[fields[key]]
             if not fits(value):
@@ -149,6 +164,33 @@ def facts_of(metadata: Mapping[str, Any], *, fields: Fields, field: str) -> dict
         else:
             facts[key] = value
     return facts
+
+
+def _check_size(message: v1.MetadataFilter, field: str) -> None:
+    """Refuse a filter that is too large as a whole; a filter of few parts nests into many."""
+    comparisons, values, pending = 0, 0, [(message, 1)]
+    while pending:
+        one, depth = pending.pop()
+        if one.WhichOneof("filter") == "comparison":
+            comparisons += 1
+            values += len(one.comparison.value.list_value.values)
+        elif depth <= MAX_DEPTH:  # what is deeper is refused as such
+            pending += [(inner, depth + 1) for inner in one.compound.filters]
+        if comparisons > MAX_COMPARISONS:
+            message_ = f"{field} has more than {MAX_COMPARISONS} comparisons; compare with lists (in), or ask twice"
+            raise InvalidArgumentError(message_, field=field)
+        if values > MAX_LIST:
+            message_ = f"{field} has more than {MAX_LIST} values in its lists; ask twice, each time for fewer"
+            raise InvalidArgumentError(message_, field=field)
+
+
+def _doubles(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """A value whose whole numbers are doubles, as the filters' are, written with all their digits."""
+    if isinstance(value, list):
+        return [_doubles(item) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return whole(float(value))
 
 
 def _parse(message: v1.MetadataFilter, fields: Fields, field: str, *, depth: int) -> Filter:
@@ -253,13 +295,30 @@ def _kind(value: object) -> str:
 
 def _moment(value: object) -> float | None:
     """Seconds since 1970 of an RFC 3339 text; without an offset it is UTC."""
-    if not isinstance(value, str):
+    parts = _RFC_3339.fullmatch(value) if isinstance(value, str) else None
+    if parts is None:
         return None
+    leap = parts["second"] == "60"
+    second = "59" if leap else parts["second"]
+    text = f"{parts['day']}T{parts['minute']}:{second}{parts['fraction'] or ''}{parts['offset'] or ''}"
     try:
-        moment = datetime.fromisoformat(value)
+        moment = datetime.fromisoformat(text.upper())
     except ValueError:
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() + leap
 
 
-__all__ = ["And", "Compare", "Facts", "Fields", "Filter", "Not", "Or", "declared", "facts_of", "matches", "parse"]
+__all__ = [
+    "And",
+    "Compare",
+    "Facts",
+    "Fields",
+    "Filter",
+    "Not",
+    "Or",
+    "declared",
+    "facts_of",
+    "matches",
+    "parse",
+    "whole",
+]

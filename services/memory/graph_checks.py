@@ -104,8 +104,12 @@ def scope_of(message: v1.GraphScope) -> Scope:
     if message.direction not in _DIRECTIONS:
         raise InvalidArgumentError("scope.direction: give out, in or both", field="scope.direction")
     return Scope(
-        as_of=moment_of(message.as_of) if message.HasField("as_of") else now(),
-        recorded_as_of=moment_of(message.recorded_as_of) if message.HasField("recorded_as_of") else None,
+        as_of=moment_of(message.as_of, field="scope.as_of") if message.HasField("as_of") else now(),
+        recorded_as_of=(
+            moment_of(message.recorded_as_of, field="scope.recorded_as_of")
+            if message.HasField("recorded_as_of")
+            else None
+        ),
         relations=tuple(message.relations),
         entity_types=tuple(message.entity_types),
         direction=_DIRECTIONS[message.direction],
@@ -136,6 +140,8 @@ def _check_edge(edge: v1.GraphEdge, *, field: str) -> None:
     for name in ("source_id", "relation", "target_id"):
         check_id(getattr(edge, name), field=f"{field}.{name}")
     _check_facts(edge.properties, field=f"{field}.properties")
+    moment_of(edge.valid_from, field=f"{field}.valid_from")
+    moment_of(edge.valid_to, field=f"{field}.valid_to")
     both = edge.HasField("valid_from") and edge.HasField("valid_to")
     if both and moment_of(edge.valid_from) >= moment_of(edge.valid_to):
         message = f"{field}: its validity ends before it begins; valid_to must be after valid_from"

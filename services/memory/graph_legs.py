@@ -89,7 +89,7 @@ class GraphLegs:
             entities=list(leg.entity_ids),
             text=leg.text,
             max_hops=hops,
-            as_of=moment_of(leg.as_of) if leg.HasField("as_of") else None,
+            as_of=moment_of(leg.as_of, field="graph.as_of") if leg.HasField("as_of") else None,
             limit=limit,
         )
         numbers = range(first, first - len(found), -1)

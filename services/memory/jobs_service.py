@@ -17,9 +17,10 @@ from services.memory.fetch import is_data
 from services.memory.files import FileStore
 from services.memory.filters import facts_of
 from services.memory.jobs import ENDED, Item, JobRow, JobStore, job_message
+from services.memory.metadata import metadata_of
 from services.memory.moments import SECOND, now
 from services.memory.names import check_printable
-from services.memory.pipeline import MAX_DOCUMENT_ID, metadata_of, source_of
+from services.memory.pipeline import MAX_DOCUMENT_ID, source_of
 from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import EventWriter, RpcContext
@@ -268,7 +269,8 @@ def _check_items(items: Sequence[Item], bank: Bank) -> None:
             message = f"document {item.document_id!r} is given twice: which one is to stay cannot be known"
             raise InvalidArgumentError(message, field="source")
         seen.add(item.document_id)
-        facts_of(metadata_of(item.document.metadata), fields=bank.fields, field="metadata")
+        metadata = metadata_of(item.document.metadata, field=f"metadata of {item.document_id!r}")
+        facts_of(metadata, fields=bank.fields, field="metadata")
 
 
 def _digest(request: v1.CreateIngestionJobRequest) -> str:

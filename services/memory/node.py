@@ -36,6 +36,7 @@ from services.memory.retrieve import Retriever
 from services.memory.store_files import StoreFiles
 from services.memory.store_parts import StoreParts
 from services.memory.store_progress import StoreProgress
+from services.memory.strings import watched
 from services.memory.vector_dbs_service import VectorDBsService
 from services.memory.vector_io_service import VectorIOService
 from services.memory.vector_stores import VectorStores, delete_store
@@ -144,15 +145,15 @@ class MemoryNode:
             draining=self._context.draining,
             grace_seconds=self._context.runtime.drain_grace_seconds,
         )
-        v1.add_MemoryBanksServiceServicer_to_server(banks, server)
+        v1.add_MemoryBanksServiceServicer_to_server(watched(banks), server)
         databases = VectorDBsService(
             self._database, self._banks, self._embedder, check_provider=self._catalog.check_provider
         )
-        v1.add_VectorDBsServiceServicer_to_server(databases, server)
+        v1.add_VectorDBsServiceServicer_to_server(watched(databases), server)
         chunks = VectorIOService(
             self._database, self._banks, self._documents, retriever=self._retriever, embedder=self._embedder
         )
-        v1.add_VectorIOServiceServicer_to_server(chunks, server)
+        v1.add_VectorIOServiceServicer_to_server(watched(chunks), server)
         rag = RAGToolService(
             self._database,
             self._banks,
@@ -162,14 +163,14 @@ class MemoryNode:
             questions=self._questions,
             guard=self._guard,
         )
-        v1.add_RAGToolServiceServicer_to_server(rag, server)
+        v1.add_RAGToolServiceServicer_to_server(watched(rag), server)
         files = FilesService(
             self._database,
             self.ingestion.files,
             draining=self._context.draining,
             grace_seconds=self._context.runtime.drain_grace_seconds,
         )
-        v1.add_FilesServiceServicer_to_server(files, server)
+        v1.add_FilesServiceServicer_to_server(watched(files), server)
         stores = VectorStoresService(
             self.store_parts,
             embedder=self._embedder,
@@ -177,7 +178,7 @@ class MemoryNode:
             questions=self._questions,
             check_provider=self._catalog.check_provider,
         )
-        v1.add_VectorStoresServiceServicer_to_server(stores, server)
+        v1.add_VectorStoresServiceServicer_to_server(watched(stores), server)
         return SERVICES
 
     def _make_stores(self) -> StoreParts:

@@ -7,8 +7,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from google.protobuf import json_format
-
 from llamastack import v1
 from services.memory import cut as cutting_package
 from services.memory import filters, parse
@@ -19,10 +17,11 @@ from services.memory.cut.cutter import Cutting, cut
 from services.memory.embedder import Embedder, EmbeddingModel
 from services.memory.fetch import Fetched, Fetcher, is_data
 from services.memory.ingest_metrics import IngestMetrics
+from services.memory.metadata import metadata_of
 from services.memory.names import check_printable
 from services.memory.parse.pool import ParserPool
 from services.memory.text import DraftChunk, DraftDocument, Parsed, Structure
-from stack_client.content import plain, text_of
+from stack_client.content import text_of
 from stack_client.errors import InvalidArgumentError
 
 MAX_DOCUMENT_ID = 512
@@ -215,7 +214,7 @@ def source_of(document: v1.RAGDocument, *, expires_at: int | None = None, field:
     """A document that was sent with its content; `data` is empty where it names a URL.
 
     Raises:
-        InvalidArgumentError: If it has no identifier or no content, or has images.
+        InvalidArgumentError: If it has no identifier or no content, or has images, or numbers that are not finite.
     """
     if not document.document_id:
         message = f"{field}.document_id is empty"
@@ -233,7 +232,7 @@ def source_of(document: v1.RAGDocument, *, expires_at: int | None = None, field:
         data=text_of(document.content.content).encode(),
         name=document.content.url.uri if form == "url" and not is_data(document.content.url.uri) else "",
         mime_type=document.mime_type,
-        metadata=metadata_of(document.metadata),
+        metadata=metadata_of(document.metadata, field=f"{field}.metadata"),
         expires_at=expires_at,
         is_text=form == "content",
     )
@@ -261,10 +260,3 @@ def file_source(
 def fetched_source(source: Source, fetched: Fetched) -> Source:
     """A source with what its URL gave; a declared type of the caller's counts more than the server's."""
     return replace(source, data=fetched.data, mime_type=source.mime_type or fetched.mime_type)
-
-
-def metadata_of(message: Any) -> dict[str, Any]:  # noqa: ANN401 (a Struct)
-    """Metadata as a plain object."""
-    values = plain(json_format.MessageToDict(message))
-    assert isinstance(values, dict)
-    return values

@@ -1,5 +1,7 @@
 """Bank calls of the memory service: list, get, register, unregister."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 
 from llamastack import v1
@@ -18,6 +20,9 @@ MIN_CHUNK, MAX_CHUNK = 16, 4096
 DEFAULT_CHUNK = 512
 """Of models that could read more."""
 MAX_FIELDS = 32
+TYPES = frozenset(v1.MetadataFieldType.values()) - {v1.METADATA_FIELD_TYPE_UNSPECIFIED}
+_LANGUAGE = re.compile(r"(?=.{1,35}\Z)[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
+"""BCP 47, loosely (RFC 5646, section 2.1: subtags of at most 8 letters and digits)."""
 
 CheckProvider = Callable[[str, str], None]
 """Refuses a provider that a kind of bank cannot have."""
@@ -158,6 +163,7 @@ def check_params(params: v1.BankParams) -> None:
     if params.HasField("keyword"):
         _check_fields(params.keyword.metadata_fields, field="params.keyword.metadata_fields")
         check_keyword_fields(params.keyword.fields, field="params.keyword.fields")
+        _check_language(params.keyword.language, field="params.keyword.language")
 
 
 def check_keyword_fields(fields: Sequence[v1.KeywordField], *, field: str) -> None:
@@ -172,20 +178,30 @@ def check_keyword_fields(fields: Sequence[v1.KeywordField], *, field: str) -> No
     for index, one in enumerate(fields):
         if not one.name or one.name in names[:index]:
             raise InvalidArgumentError(f"{field}[{index}].name is empty or given twice: {one.name!r}", field=field)
-        if one.HasField("boost") and not one.boost > 0:
-            raise InvalidArgumentError(f"{field}[{index}].boost is {one.boost:g}; it must be above 0", field=field)
+        if one.HasField("boost") and not 0 < one.boost < math.inf:
+            message = f"{field}[{index}].boost is {one.boost:g}; it must be above 0, and finite"
+            raise InvalidArgumentError(message, field=field)
 
 
 def check_name(name: str, *, field: str) -> None:
     """Refuse a name that cannot be addressed.
 
     Raises:
-        InvalidArgumentError: If it is empty, too long or has control characters.
+        InvalidArgumentError: If it is empty, blank, too long or has control characters.
     """
     if not name:
         raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
-    if len(name) > MAX_NAME or not name.isprintable():
-        message = f"{field} {name[:40]!r} is longer than {MAX_NAME} characters or has some that cannot be printed"
+    if name.isspace() or len(name) > MAX_NAME or not name.isprintable():
+        message = (
+            f"{field} {name[:40]!r} is longer than {MAX_NAME} characters, or has some that cannot be printed, or is "
+            "made of spaces alone"
+        )
+        raise InvalidArgumentError(message, field=field)
+
+
+def _check_language(tag: str, *, field: str) -> None:
+    if tag and not _LANGUAGE.fullmatch(tag):
+        message = f"{field} {tag[:40]!r} is no BCP 47 tag; give one such as en or pt-BR"
         raise InvalidArgumentError(message, field=field)
 
 
@@ -194,6 +210,6 @@ def _check_fields(fields: Sequence[v1.MetadataField], *, field: str) -> None:
     for index, one in enumerate(fields):
         if not one.name or one.name in names[:index]:
             raise InvalidArgumentError(f"{field}[{index}].name is empty or given twice: {one.name!r}", field=field)
-        if one.type == v1.METADATA_FIELD_TYPE_UNSPECIFIED:
+        if one.type not in TYPES:
             message = f"{field}[{index}].type: give string, number, boolean, string_list or time"
             raise InvalidArgumentError(message, reason="MISSING_FIELD", field=field)

@@ -1,5 +1,6 @@
 """Searches of one bank as callers ask for them: mode, ranker, filter, limit."""
 
+import math
 from dataclasses import dataclass, replace
 
 from llamastack import v1
@@ -63,9 +64,14 @@ async def search_spec(
 
     Raises:
         UnsupportedError: If the bank has no vectors and the mode needs them.
-        InvalidArgumentError: If the filter does not fit the bank.
+        InvalidArgumentError: If the filter does not fit the bank, or mode or threshold cannot be.
         StackError: If the embedding model fails.
     """
+    if mode not in v1.SearchMode.values():
+        raise InvalidArgumentError(f"{field}.mode: {mode} is no search mode", field=f"{field}.mode")
+    if not math.isfinite(threshold):
+        name = f"{field}.score_threshold"
+        raise InvalidArgumentError(f"{name} is {threshold:g}; give a finite number", field=name)
     mode = mode or (v1.SEARCH_MODE_VECTOR if bank.kind == "vector" else v1.SEARCH_MODE_KEYWORD)
     if mode != v1.SEARCH_MODE_KEYWORD and bank.kind != "vector":
         message = f"{field}.mode: bank {bank.identifier!r} holds words without vectors; search it in mode keyword"

@@ -8,7 +8,7 @@ from llamastack import v1
 from services.memory import requests
 from services.memory.background import wait
 from services.memory.bank import Bank
-from services.memory.store_files import IN_PROGRESS, Attachment, attachment_of, file_message
+from services.memory.store_files import IN_PROGRESS, Attachment, attachment_of, file_message, status_of
 from services.memory.store_parts import StoreParts, listing, once
 from services.memory.store_progress import BatchRow
 from services.memory.tables import batch_files
@@ -97,7 +97,7 @@ class StoreBatchCalls:
         wanted = await listing(request, scope=scope, number=number)
         rows = await parts.files.page(
             bank,
-            status=request.filter,
+            status=status_of(request.filter),
             after=wanted.after,
             before=wanted.before,
             descending=wanted.descending,

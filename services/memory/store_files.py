@@ -20,8 +20,8 @@ from services.memory.database import Database
 from services.memory.documents import DocumentStore
 from services.memory.filters import facts_of
 from services.memory.jobs import Item, JobStore
+from services.memory.metadata import metadata_of
 from services.memory.moments import now, stamp
-from services.memory.pipeline import metadata_of
 from services.memory.tables import files, store_files, store_jobs
 from services.memory.vector_stores import hold, numbered, own_fields, touch
 from stack_client.content import struct
@@ -305,6 +305,18 @@ def attachment_of(
     return Attachment(file_id=file_id, attributes=facts, strategy=strategy)
 
 
+def status_of(wanted: int) -> int:
+    """A status that files are listed by; 0 is all.
+
+    Raises:
+        InvalidArgumentError: If there is no such status.
+    """
+    if wanted not in v1.VectorStoreFileStatus.values():
+        message = f"filter: {wanted} is no status; give in_progress, completed, cancelled or failed"
+        raise InvalidArgumentError(message, field="filter")
+    return wanted
+
+
 def check_attributes(message: Struct, bank: Bank, *, field: str) -> dict[str, Any]:
     """Attributes of a file as plain values.
 
@@ -326,7 +338,7 @@ def check_attributes(message: Struct, bank: Bank, *, field: str) -> dict[str, An
         if kind is None or not fits.get(kind, False):
             words = f"a string of at most {MAX_VALUE} characters, a finite number, true or false"
             raise InvalidArgumentError(f"{field}.{key}: give {words}", field=field)
-    attributes = metadata_of(message)
+    attributes = metadata_of(message, field=field)
     facts_of(attributes, fields=bank.fields, field=field)
     return attributes
 

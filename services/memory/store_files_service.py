@@ -6,7 +6,7 @@ from llamastack import v1
 from services.memory import requests
 from services.memory.bank import Bank
 from services.memory.hits import chunk_metadata, metadata_of
-from services.memory.store_files import COMPLETED, attachment_of, check_attributes, file_message
+from services.memory.store_files import COMPLETED, attachment_of, check_attributes, file_message, status_of
 from services.memory.store_parts import StoreParts, listing, once
 from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
@@ -53,7 +53,7 @@ class StoreFileCalls:
         wanted = await listing(request, scope=scope, number=number)
         rows = await parts.files.page(
             bank,
-            status=request.filter,
+            status=status_of(request.filter),
             after=wanted.after,
             before=wanted.before,
             descending=wanted.descending,

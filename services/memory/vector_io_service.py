@@ -4,8 +4,6 @@ import bisect
 from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf import json_format
-
 from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
@@ -15,13 +13,13 @@ from services.memory.documents import DocumentStore
 from services.memory.documents_service import expiry
 from services.memory.embedder import Embedder, content_hash, normalised
 from services.memory.hits import chunk as chunk_message
+from services.memory.metadata import metadata_of
 from services.memory.requests import recall, remember
 from services.memory.retrieve import Retriever
 from services.memory.searches import limit_of, question_of, ranking_of, search_spec
 from services.memory.text import DraftChunk, Piece
 from services.runtime.calls import current_tenant
 from services.runtime.stream import RpcContext
-from stack_client.content import plain
 from stack_client.errors import InvalidArgumentError
 
 DEFAULT_CHUNKS = 3
@@ -118,16 +116,22 @@ class VectorIOService(v1.VectorIOServiceServicer):
             vector = normalised(chunk.embedding, model=model, field=f"{field}.embedding") if chunk.embedding else None
             tokens = bisect.bisect_left(starts, at + len(text)) - bisect.bisect_left(starts, at)
             at += len(text) + 1
-            loose.append(_loose_chunk(chunk, text=text, tokens=tokens, vector=vector))
+            loose.append(_loose_chunk(chunk, text=text, tokens=tokens, vector=vector, field=field))
         return loose
 
 
-def _loose_chunk(chunk: v1.Chunk, *, text: str, tokens: int, vector: Any) -> LooseChunk:  # noqa: ANN401 (a vector)
-    metadata = plain(json_format.MessageToDict(chunk.metadata))
+def _loose_chunk(chunk: v1.Chunk, *, text: str, tokens: int, vector: Any, field: str) -> LooseChunk:  # noqa: ANN401 (a vector)
+    metadata = metadata_of(chunk.metadata, field=f"{field}.metadata")
     facts = chunk.chunk_metadata
     chunk_id = chunk.chunk_id or facts.chunk_id
     document_id = facts.document_id or str(metadata.get("document_id") or "") or chunk_id or content_hash(text)[:32]
     placed = facts.HasField("span")
+    name = f"{field}.chunk_metadata"
+    if placed and facts.span.end < facts.span.start:
+        message = f"{name}.span ends at {facts.span.end}, before it begins at {facts.span.start}"
+        raise InvalidArgumentError(message, field=f"{name}.span")
+    if facts.HasField("page") and not facts.page:
+        raise InvalidArgumentError(f"{name}.page is 0; pages count from 1", field=f"{name}.page")
     piece = Piece(
         text=text,
         start=facts.span.start if placed else 0,

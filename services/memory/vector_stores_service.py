@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Sequence
 
-from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
@@ -12,6 +11,7 @@ from services.memory.background import wait
 from services.memory.bank import Bank
 from services.memory.embedder import Embedder
 from services.memory.hits import metadata_of
+from services.memory.metadata import metadata_of as given_metadata
 from services.memory.moments import now
 from services.memory.questions import QuestionWriter
 from services.memory.registry_service import MAX_NAME, CheckProvider, fill_vector
@@ -143,7 +143,7 @@ class VectorStoresService(  # type: ignore[misc] # streams may be coroutines tha
         if request.HasField("expires_after"):
             check_expiration(request.expires_after)
         if request.HasField("metadata"):
-            _check_json(request.metadata)
+            given_metadata(request.metadata)
         bank = await self._parts.stores.change(bank, request)
         return v1.UpdateVectorStoreResponse(vector_store=await self._message(bank))
 
@@ -239,20 +239,13 @@ def _check(request: v1.CreateVectorStoreRequest) -> None:
         raise InvalidArgumentError(message, field="chunking_strategy")
     if request.HasField("expires_after"):
         check_expiration(request.expires_after)
-    _check_json(request.metadata)
+    given_metadata(request.metadata)
 
 
 def _check_name(request: v1.CreateVectorStoreRequest | v1.UpdateVectorStoreRequest) -> None:
     if len(request.name) > MAX_NAME or not request.name.isprintable():
         message = f"name {request.name[:40]!r} is longer than {MAX_NAME} characters or has some that cannot be printed"
         raise InvalidArgumentError(message, field="name")
-
-
-def _check_json(message: Struct) -> None:
-    try:
-        json_format.MessageToDict(message)
-    except (json_format.Error, ValueError) as error:  # NaN and infinity are no JSON
-        raise InvalidArgumentError("metadata: only finite numbers are JSON", field="metadata") from error
 
 
 def _check_search(request: v1.SearchVectorStoreRequest) -> None:

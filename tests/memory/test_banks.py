@@ -1,6 +1,8 @@
 """Banks as resources."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -39,3 +41,26 @@ async def test_an_unregistered_bank_is_gone(mesh: MemoryMesh, name: Callable[[],
 async def test_a_model_that_is_no_embedding_model_is_refused(mesh: MemoryMesh, name: Callable[[], str]) -> None:
     with pytest.raises(InvalidArgumentError, match="no embedding model"):
         await unary(mesh.bank(name(), vector={"embedding_model": "scripted"}))
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"vector": {"metadata_fields": [{"name": "a", "type": 99}]}}, r"metadata_fields\[0\].type: give string"),
+        ({"keyword": {"metadata_fields": [{"name": "a", "type": 99}]}}, r"metadata_fields\[0\].type: give string"),
+        ({"keyword": {"fields": [{"name": "a", "boost": math.inf}]}}, "boost is inf"),
+        ({"keyword": {"fields": [{"name": "a", "boost": math.nan}]}}, "boost is nan"),
+        ({"keyword": {"language": "not a tag!"}}, "no BCP 47 tag"),
+        ({"keyword": {"language": "e" * 36}}, "no BCP 47 tag"),
+    ],
+)
+async def test_a_bank_that_could_not_be_used_is_refused(
+    mesh: MemoryMesh, name: Callable[[], str], params: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        await unary(mesh.bank(name(), **params))
+
+
+async def test_a_name_of_spaces_alone_is_refused(mesh: MemoryMesh) -> None:
+    with pytest.raises(InvalidArgumentError, match="spaces alone"):
+        await unary(mesh.bank("   ", graph={}))

@@ -159,6 +159,9 @@ async def test_pages_of_large_values_are_shorter_than_asked_for(mesh: MemoryMesh
     assert len((await bank.scan(keys_only=True)).data) == 14
     with pytest.raises(ResourceExhaustedError, match="fewer keys"):
         await bank.get(*(f"{index:02}" for index in range(14)))
+    with pytest.raises(ResourceExhaustedError, match="fewer keys"):
+        await bank.get("00", "01", "02", "03")
+    assert len((await bank.get("00", "01")).entries) == 2
 
 
 async def test_a_page_token_of_another_prefix_is_refused(mesh: MemoryMesh, name: Name) -> None:

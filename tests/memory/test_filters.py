@@ -78,3 +78,38 @@ def test_what_no_bank_could_answer_is_refused_by_name(message: v1.MetadataFilter
     fields = declared([v1.MetadataField(name="year", type=v1.METADATA_FIELD_TYPE_NUMBER)])
     with pytest.raises(InvalidArgumentError, match=words):
         parse(message, fields=fields, field="filter")
+
+
+def test_a_filter_of_too_many_comparisons_or_values_is_refused_with_the_bound() -> None:
+    def compound(*inner: v1.MetadataFilter) -> v1.MetadataFilter:
+        kind = v1.COMPOUND_OPERATOR_AND
+        return v1.MetadataFilter(compound=v1.CompoundFilter(type=kind, filters=inner))
+
+    hundred = compound(*[comparison("eq", "year", 1)] * 100)
+    assert parse(compound(*[hundred] * 5), fields={}, field="filter") is not None
+    with pytest.raises(InvalidArgumentError, match="more than 500 comparisons"):
+        parse(compound(*[hundred] * 5, comparison("eq", "year", 1)), fields={}, field="filter")
+    many = comparison("in", "year", [float(number) for number in range(5001)])
+    with pytest.raises(InvalidArgumentError, match="more than 10000 values"):
+        parse(compound(many, many), fields={}, field="filter")
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("2024-05-01t10:00:00z", "2024-05-01T10:00:00Z"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
+        ("2016-12-31T23:59:60.5+00:00", "2017-01-01T00:00:00.5Z"),
+    ],
+)
+def test_every_form_of_rfc_3339_is_a_moment(text: str, same: str) -> None:
+    fields = declared([v1.MetadataField(name="day", type=v1.METADATA_FIELD_TYPE_TIME)])
+    facts = [facts_of({"day": one}, fields=fields, field="metadata") for one in (text, same)]
+    assert facts[0] == facts[1]
+
+
+@pytest.mark.parametrize("text", ["2024-W01", "20240101", "2024-01-01", "2024-01-01T10", "2024-13-01T10:00:00Z", ""])
+def test_what_is_no_date_and_time_of_rfc_3339_is_refused(text: str) -> None:
+    fields = declared([v1.MetadataField(name="day", type=v1.METADATA_FIELD_TYPE_TIME)])
+    with pytest.raises(InvalidArgumentError, match="RFC 3339"):
+        facts_of({"day": text}, fields=fields, field="metadata")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
 from services.memory.graph_queries import GraphReader
@@ -393,12 +394,26 @@ async def test_entities_become_texts_for_hybrid_queries(mesh: MemoryMesh, name: 
     [
         ("PutGraph", {}, "give entities or edges"),
         ("PutGraph", {"entities": [v1.GraphEntity()]}, r"entities\[0\].entity_id is empty"),
-        ("PutGraph", {"entities": [v1.GraphEntity(entity_id="a\0")]}, "cannot be printed"),
+        ("PutGraph", {"entities": [v1.GraphEntity(entity_id="a\1")]}, "cannot be printed"),
         ("PutGraph", {"entities": [v1.GraphEntity(entity_id="x" * 513)]}, "longer than 512"),
         ("PutGraph", {"entities": [*people("n"), v1.GraphEntity(entity_id="n")]}, "given twice"),
         ("PutGraph", {"edges": [edge("a", "", "a")]}, "relation is empty"),
         ("PutGraph", {"edges": [edge("a", "r", "nobody")]}, r"edges\[0\].target_id: the graph has no entity 'nobody'"),
         ("PutGraph", {"edges": [edge("a", "r", "a", valid_from=2, valid_to=2)]}, "ends before it begins"),
+        *(
+            (
+                "PutGraph",
+                {"edges": [v1.GraphEdge(source_id="a", relation="r", target_id="a", valid_from=moment)]},
+                words,
+            )
+            for moment in (*(Timestamp(seconds=one) for one in (10**15, -(10**15), 2**63 - 1)), Timestamp(nanos=-5))
+            for words in [r"edges\[0\].valid_from is no moment"]
+        ),
+        (
+            "QueryNeighbours",
+            {"entity_ids": ["a"], "scope": v1.GraphScope(as_of=Timestamp(seconds=2**62))},
+            "scope.as_of is no moment",
+        ),
         ("PutGraph", {"edges": [edge("a", "r", "a")] * 10_001}, "at most 10000"),
         ("DeleteGraph", {}, "give entity_ids or edge_ids"),
         ("QueryNeighbours", {}, "entity_ids is empty"),

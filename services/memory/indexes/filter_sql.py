@@ -2,19 +2,27 @@
 
 SQLite: `json_each(facts)` finds a key whatever characters it has; the faster path syntax is used for plain keys.
 PostgreSQL: jsonb containment, in which an array contains its members and a scalar itself, is just what EQ means.
+
+A filter is one expression that writes its SQL itself: made of SQLAlchemy's, hundreds of comparisons cost a second of
+the event loop. Values are bound, each once; what is written between them is ours and holds no percent sign.
 """
+
+# ruff: noqa: S608 (values are bound; the rest is ours)
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from services.memory.filters import And, Compare, Filter, Not, Or, Scalar
+from services.memory.filters import And, Compare, Filter, Not, Or, Scalar, whole
 
 Condition: TypeAlias = sa.ColumnElement[bool]
+Bind: TypeAlias = Callable[[str], str]
+"""Binds a text and answers its place in the SQL."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_\- ]+")
 """Keys that SQLite's path syntax finds as they are; before 3.45 it compares with the text of the JSON as written."""
@@ -29,140 +37,181 @@ def sql_filter(wanted: Filter | None, column: sa.ColumnElement[Any], dialect: st
         column: JSON object of facts: text on SQLite, jsonb on PostgreSQL.
         dialect: `sqlite` or `postgresql`.
     """
+    return sa.true() if wanted is None else _Matches(wanted, column, dialect)
+
+
+class _Matches(sa.ColumnElement[bool]):
+    """Whether facts match a filter."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, wanted: Filter, column: sa.ColumnElement[Any], dialect: str) -> None:
+        self.wanted = wanted
+        self.column = column
+        self.written_for = dialect
+
+    @property
+    def _from_objects(self) -> Any:  # noqa: ANN401 (SQLAlchemy's: the tables that a statement selects from)
+        return self.column._from_objects  # noqa: SLF001
+
+    def self_group(self, against: Any = None) -> "_Matches":  # noqa: ANN401, ARG002
+        """It has parentheses of its own."""
+        return self
+
+
+@compiles(_Matches)
+def _write(element: _Matches, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401
+    bound: dict[str, str] = {}
+
+    def bind(value: str) -> str:
+        if value not in bound:
+            bound[value] = compiler.process(sa.bindparam(None, value, sa.Text, unique=True), **options)
+        return bound[value]
+
+    column = compiler.process(element.column, **options)
+    compare = _postgres if element.written_for == "postgresql" else _sqlite
+    return f"({_filter(element.wanted, lambda one: compare(one, column, bind))})"
+
+
+def _filter(wanted: Filter, compare: Callable[[Compare], str]) -> str:
     match wanted:
-        case None:
-            return sa.true()
         case And(filters):
-            return sa.and_(sa.true(), *(sql_filter(one, column, dialect) for one in filters))
+            return f"({' AND '.join(_filter(one, compare) for one in _deepest_first(filters)) or _truth(known=True)})"
         case Or(filters):
-            return sa.or_(sa.false(), *(sql_filter(one, column, dialect) for one in filters))
+            return _any_of(_filter(one, compare) for one in _deepest_first(filters))
         case Not(one):
-            return sa.not_(sql_filter(one, column, dialect))
+            return f"NOT {_filter(one, compare)}"
         case Compare():
-            return (_compare_postgres if dialect == "postgresql" else _compare_sqlite)(wanted, column)
+            negated = wanted.operator in {"ne", "nin"} or (wanted.operator == "exists" and not wanted.value)
+            return f"NOT {compare(wanted)}" if negated else compare(wanted)
 
 
-def _compare_sqlite(wanted: Compare, column: sa.ColumnElement[Any]) -> Condition:
-    path = f'$."{wanted.key}"' if _PLAIN.fullmatch(wanted.key) else None
+def _deepest_first(filters: Sequence[Filter]) -> list[Filter]:
+    """The parser of SQLite remembers what comes before a bracket, and no more than a hundred words."""
+    return sorted(filters, key=_depth, reverse=True)
+
+
+def _depth(wanted: Filter) -> int:
+    match wanted:
+        case And(filters) | Or(filters):
+            return 1 + max((_depth(one) for one in filters), default=0)
+        case Not(one):
+            return 1 + _depth(one)
+        case Compare():
+            return 0
+
+
+def _truth(*, known: bool) -> str:
+    """True or false in both languages."""
+    return "(1 = 1)" if known else "(1 = 0)"
+
+
+def _any_of(conditions: Iterator[str]) -> str:
+    return f"({' OR '.join(conditions) or _truth(known=False)})"
+
+
+def _sqlite(wanted: Compare, column: str, bind: Bind) -> str:
+    if not _PLAIN.fullmatch(wanted.key):
+        key = bind(wanted.key)
+        inside = _sqlite_entry(wanted, bind)
+        return f"EXISTS (SELECT 1 FROM json_each({column}) AS entry WHERE entry.key = {key} AND {inside})"
+    path = bind(f'$."{wanted.key}"')
+    kind, have = f"json_type({column}, {path})", f"json_extract({column}, {path})"
     match wanted.operator:
         case "exists":
-            exists = _sqlite_exists(column, wanted.key, path)
-            return exists if wanted.value else sa.not_(exists)
-        case "eq" | "in":
-            return _sqlite_equals(column, wanted.key, path, _values(wanted))
-        case "ne" | "nin":
-            return sa.not_(_sqlite_equals(column, wanted.key, path, _values(wanted)))
-    value = wanted.value
+            return f"coalesce({kind} <> 'null', 0)"
+        case "eq" | "ne" | "in" | "nin":
+            listed = _is_one("member.type", "member.atom", _values(wanted), bind)
+            return (
+                f"(CASE {kind} WHEN 'array' THEN EXISTS (SELECT 1 FROM json_each({column}, {path}) AS member "
+                f"WHERE {listed}) WHEN 'object' THEN 0 ELSE coalesce({_is_one(kind, have, _values(wanted), bind)}, 0) "
+                "END)"
+            )
+    return f"coalesce({_sqlite_ordered(kind, have, wanted, bind)}, 0)"
+
+
+def _sqlite_entry(wanted: Compare, bind: Bind) -> str:
+    """What a row of json_each must be, for a comparison."""
+    match wanted.operator:
+        case "exists":
+            return "entry.type <> 'null'"
+        case "eq" | "ne" | "in" | "nin":
+            listed = _is_one("member.type", "member.atom", _values(wanted), bind)
+            members = "json_each(CASE entry.type WHEN 'array' THEN entry.value ELSE '[]' END)"
+            scalar = _is_one("entry.type", "entry.atom", _values(wanted), bind)
+            return f"({scalar} OR EXISTS (SELECT 1 FROM {members} AS member WHERE {listed}))"
+    return _sqlite_ordered("entry.type", "entry.atom", wanted, bind)
+
+
+def _sqlite_ordered(kind: str, have: str, wanted: Compare, bind: Bind) -> str:
+    value, operator = wanted.value, _ORDER[wanted.operator]
     if isinstance(value, bool | tuple):
-        return sa.false()
-    if path is not None:
-        kind, have = sa.func.json_type(column, path), sa.func.json_extract(column, path)
-        return sa.func.coalesce(_ordered(kind, have, wanted.operator, value), sa.false())
-    entry = _each(column)
-    ordered = _ordered(entry.c.type, entry.c.atom, wanted.operator, value)
-    return sa.exists(sa.select(1).select_from(entry).where(entry.c.key == wanted.key, ordered))
-
-
-def _ordered(kind: Any, have: Any, operator: str, value: Scalar) -> Condition:  # noqa: ANN401 (SQL expressions)
+        return _truth(known=False)
     if isinstance(value, str):
         # Both sides are read by the same rules; a bound text has no collation of its own, so bytes decide.
-        return sa.and_(kind == "text", have.bool_op(_ORDER[operator])(value))
-    return sa.and_(kind.in_(["integer", "real"]), have.bool_op(_ORDER[operator])(_number(value)))
+        return f"({kind} = 'text' AND {have} {operator} {bind(value)})"
+    return f"({kind} IN ('integer', 'real') AND {have} {operator} {_read(value, bind)})"
 
 
-def _number(value: float) -> sa.ColumnElement[Any]:
-    """A number read by SQLite's JSON reader, which may round the last digit differently than a bound one."""
-    return sa.func.json_extract(json.dumps([value]), "$[0]")
+def _read(value: Scalar, bind: Bind) -> str:
+    """A value read by SQLite's JSON reader, which may round a number's last digit differently than a bound one."""
+    return f"json_extract({bind(json.dumps([_exact(value)]))}, '$[0]')"
 
 
-def _sqlite_exists(column: sa.ColumnElement[Any], key: str, path: str | None) -> Condition:
-    if path is not None:
-        return sa.func.coalesce(sa.func.json_type(column, path) != "null", sa.false())
-    entry = _each(column)
-    return sa.exists(sa.select(1).select_from(entry).where(entry.c.key == key, entry.c.type != "null"))
-
-
-def _sqlite_equals(column: sa.ColumnElement[Any], key: str, path: str | None, values: Sequence[Scalar]) -> Condition:
-    """A scalar is one row of json_each, as each member of a list is; an object's rows are no members."""
-    if path is not None:
-        kind, member = sa.func.json_type(column, path), _each(column, path)
-        listed = sa.exists(sa.select(1).select_from(member).where(_is_one(member.c.type, member.c.atom, values)))
-        scalar = _is_one(kind, sa.func.json_extract(column, path), values)
-        return sa.case((kind == "array", listed), (kind == "object", sa.false()), else_=_known(scalar))
-    entry = _each(column)
-    inside = sa.case((entry.c.type == "array", entry.c.value), else_="[]")
-    member = _each(inside)
-    within = sa.exists(
-        sa.select(1).select_from(member).where(_is_one(member.c.type, member.c.atom, values)).correlate(entry)
-    )
-    return sa.exists(
-        sa.select(1)
-        .select_from(entry)
-        .where(entry.c.key == key, sa.or_(_is_one(entry.c.type, entry.c.atom, values), within))
-    )
-
-
-def _is_one(kind: Any, have: Any, values: Sequence[Scalar]) -> Condition:  # noqa: ANN401 (SQL expressions)
+def _is_one(kind: str, have: str, values: Sequence[Scalar], bind: Bind) -> str:
     """Whether a value of SQLite's JSON is one of some."""
-    choices = [kind == ("true" if value else "false") for value in values if isinstance(value, bool)]
+    choices = [f"{kind} = '{'true' if value else 'false'}'" for value in values if isinstance(value, bool)]
     texts = [value for value in values if isinstance(value, str)]
     numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
-    for kinds, some in ((["text"], texts), (["integer", "real"], numbers)):
+    for kinds, some in (("= 'text'", texts), ("IN ('integer', 'real')", numbers)):
         if len(some) == 1:
-            choices.append(sa.and_(kind.in_(kinds), have == sa.func.json_extract(json.dumps(some), "$[0]")))
+            choices.append(f"({kind} {kinds} AND {have} = {_read(some[0], bind)})")
         elif some:
-            listed = _each(json.dumps(some))
-            choices.append(sa.and_(kind.in_(kinds), have.in_(sa.select(listed.c.value))))
-    return sa.or_(sa.false(), *choices)
+            among = bind(json.dumps([_exact(value) for value in some]))
+            listed = f"SELECT listed.value FROM json_each({among}) AS listed"
+            choices.append(f"({kind} {kinds} AND {have} IN ({listed}))")
+    return _any_of(iter(dict.fromkeys(choices)))
 
 
-def _known(condition: Condition) -> Condition:
-    return sa.func.coalesce(condition, sa.false())
-
-
-def _each(*arguments: Any) -> Any:  # noqa: ANN401 (a table-valued function)
-    return sa.func.json_each(*arguments).table_valued("key", "value", "type", "atom").alias()
-
-
-def _compare_postgres(wanted: Compare, column: sa.ColumnElement[Any]) -> Condition:
+def _postgres(wanted: Compare, column: str, bind: Bind) -> str:
     if "\0" in wanted.key:  # such a key cannot be stored
-        missing = wanted.operator in {"ne", "nin"} or (wanted.operator == "exists" and not wanted.value)
-        return sa.true() if missing else sa.false()
-    have = sa.type_coerce(column, JSONB).op("->")(sa.bindparam(None, wanted.key, sa.Text))
+        return _truth(known=False)
+    have = f"({column} -> {bind(wanted.key)})"
     match wanted.operator:
         case "exists":
-            exists = sa.func.coalesce(sa.func.jsonb_typeof(have) != "null", sa.false())
-            return exists if wanted.value else sa.not_(exists)
-        case "eq" | "in":
-            return _postgres_equals(have, _values(wanted))
-        case "ne" | "nin":
-            return sa.not_(_postgres_equals(have, _values(wanted)))
-    value = wanted.value
+            return f"coalesce(jsonb_typeof({have}) <> 'null', false)"
+        case "eq" | "ne" | "in" | "nin":
+            return _postgres_equals(have, _values(wanted), bind)
+    value, operator = wanted.value, _ORDER[wanted.operator]
     if isinstance(value, bool | tuple) or (isinstance(value, str) and "\0" in value):
-        return sa.false()
+        return _truth(known=False)
     if isinstance(value, str):
-        text = sa.collate(have.op("#>>", return_type=sa.Text())(sa.literal_column("'{}'")), "C")
-        ordered = sa.and_(sa.func.jsonb_typeof(have) == "string", text.bool_op(_ORDER[wanted.operator])(value))
-    else:
-        ordered = sa.and_(sa.func.jsonb_typeof(have) == "number", have.bool_op(_ORDER[wanted.operator])(_jsonb(value)))
-    return sa.func.coalesce(ordered, sa.false())
+        text = f"""(({have} #>> '{{}}') COLLATE "C")"""
+        return f"coalesce(jsonb_typeof({have}) = 'string' AND {text} {operator} {bind(value)}, false)"
+    return f"coalesce(jsonb_typeof({have}) = 'number' AND {have} {operator} {_jsonb(_exact(value), bind)}, false)"
 
 
-def _postgres_equals(have: sa.ColumnElement[Any], values: Sequence[Scalar]) -> Condition:
+def _postgres_equals(have: str, values: Sequence[Scalar], bind: Bind) -> str:
     storable = [value for value in values if not (isinstance(value, str) and "\0" in value)]
     if not storable:
-        return sa.false()
+        return _truth(known=False)
     if len(storable) == 1:
-        return sa.func.coalesce(have.bool_op("@>")(_jsonb(storable[0])), sa.false())
-    wanted = sa.func.jsonb_array_elements(_jsonb(storable)).table_valued(sa.column("value", JSONB)).alias()
-    member = sa.case((sa.func.jsonb_typeof(have) == "array", have), else_=sa.func.jsonb_build_array(have))
-    listed = sa.func.jsonb_array_elements(member).table_valued(sa.column("value", JSONB)).alias()
-    inside = sa.select(1).select_from(listed).where(listed.c.value.in_(sa.select(wanted.c.value)))
-    return sa.and_(have.is_not(None), sa.exists(inside))
+        return f"coalesce({have} @> {_jsonb(_exact(storable[0]), bind)}, false)"
+    members = f"CASE jsonb_typeof({have}) WHEN 'array' THEN {have} ELSE jsonb_build_array({have}) END"
+    among = _jsonb([_exact(value) for value in storable], bind)
+    listed = f"SELECT listed.value FROM jsonb_array_elements({among}) AS listed(value)"
+    inside = f"SELECT 1 FROM jsonb_array_elements({members}) AS member(value) WHERE member.value IN ({listed})"
+    return f"({have} IS NOT NULL AND EXISTS ({inside}))"
 
 
-def _jsonb(value: Any) -> sa.ColumnElement[Any]:  # noqa: ANN401 (JSON)
-    return sa.cast(sa.bindparam(None, json.dumps(value), sa.Text), JSONB)
+def _jsonb(value: Any, bind: Bind) -> str:  # noqa: ANN401 (JSON)
+    return f"CAST({bind(json.dumps(value))} AS jsonb)"
+
+
+def _exact(value: Scalar) -> Scalar:
+    """As facts are written."""
+    return whole(value) if isinstance(value, float) else value
 
 
 def _values(wanted: Compare) -> tuple[Scalar, ...]:

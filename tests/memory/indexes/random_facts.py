@@ -3,14 +3,14 @@
 import random
 from typing import Any
 
-from services.memory.filters import And, Compare, Filter, Not, Operator, Or
+from services.memory.filters import And, Compare, Filter, Not, Operator, Or, facts_of
 
 KEYS = ["year", "name", "tags", "open", "mixed", 'a"b', "c.d[0]", "$e'", "käse", "back\\slash", "sp ace"]
 VALUES: list[Any] = [
-    0, 1, 2, 1999, 2000.5, -3.25, 0.1, 1e20, 1714557600.123456,
+    0, 1, int(float(1234567890123456789)), 1999, 2000.5, -int(1e23), 0.1, int(1e300), 1714557600.123456,
     "", "a", "A", "ab", "b", "Ada", "é", "z", "Ω", "😀", "1", "true", "it's", 'quo"te', "null", "back\\slash",
     True, False,
-    [], ["a"], ["a", "b"], ["b", 1, True], [1, 2.5], [["a"]], ["é", "Ω"],
+    [], ["a"], ["a", "b"], ["b", 1, True], [int(1e300), 2.5], [["a"]], ["é", "Ω"],
     {"a": "a"}, {"deep": {"b": 1}},
 ]  # fmt: skip
 SCALARS = [value for value in VALUES if not isinstance(value, list | dict)]
@@ -18,7 +18,12 @@ OPERATORS: list[Operator] = ["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", 
 
 
 def facts(rng: random.Random) -> dict[str, Any]:
-    return {key: rng.choice(VALUES) for key in KEYS if rng.random() < 0.6}
+    return stored({key: rng.choice(VALUES) for key in KEYS if rng.random() < 0.6})
+
+
+def stored(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Facts as banks keep them."""
+    return facts_of(metadata, fields={}, field="metadata")
 
 
 def some_filter(rng: random.Random, *, depth: int = 0) -> Filter:
