@@ -32,6 +32,7 @@ COMPACT_ABOVE = 0.2
 """Share of removed rows at which they are squeezed out."""
 NEVER = np.iinfo(np.int64).max
 KEYS = 500
+BLOCK = 64
 EMBEDDINGS = """
 SELECT number, embedding FROM chunk WHERE number IN (SELECT value FROM json_each(?)) AND embedding IS NOT NULL
 """
@@ -77,11 +78,12 @@ class ScanIndex:
         """See `VectorIndex.query`."""
         query = quantise(np.asarray(vector, np.float32)[None, :])
         async with self._lock:
-            numbers, scores, error = await asyncio.to_thread(self._scan, query, where, now)
+            numbers, scores, error, order = await asyncio.to_thread(self._scan, query, where, now, limit)
         margin, found, start = slack(query, error), list[Found](), 0
-        stop = min(max(4 * limit, CANDIDATES), len(numbers))
+        stop = len(order)
         while start < stop:
-            order = await asyncio.to_thread(_best, scores, numbers, stop)
+            if len(order) < stop:
+                order = await asyncio.to_thread(_best, scores, numbers, stop)
             some = order[start:stop]
             found += await self._exact(vector, numbers[some])
             found = sorted(found, key=lambda one: (-one.score, one.number))[: max(limit, 1)]
@@ -146,8 +148,14 @@ class ScanIndex:
         self._facts.keep(keep)
         self._rows, self._removed = len(keep), 0
 
-    def _scan(self, query: Quantised, where: Filter | None, now: int) -> tuple[npt.NDArray[np.int64], Floats, float]:
-        """Numbers of the chunks that match, their approximate scores, and the largest rounding error."""
+    def _scan(
+        self, query: Quantised, where: Filter | None, now: int, limit: int
+    ) -> tuple[npt.NDArray[np.int64], Floats, float, npt.NDArray[np.intp]]:
+        """Numbers of the chunks that match, their approximate scores, the largest rounding error, the best places."""
+        numbers, scores = self._scores(query, where, now)
+        return numbers, scores, self._error, _best(scores, numbers, min(max(4 * limit, CANDIDATES), len(numbers)))
+
+    def _scores(self, query: Quantised, where: Filter | None, now: int) -> tuple[npt.NDArray[np.int64], Floats]:
         rows = self._rows
         mask = self._expires[:rows] > now
         if where is not None:
@@ -155,13 +163,11 @@ class ScanIndex:
         numbers = self._numbers[:rows]  # of rows that are there, no number ever changes
         count = int(np.count_nonzero(mask))
         if count == rows:
-            return numbers, products(query, self._q_ND[:rows], self._scales[:rows]), self._error
+            return numbers, products(query, self._q_ND[:rows], self._scales[:rows])
         chosen = np.flatnonzero(mask)
         if count < GATHER_BELOW * rows:
-            scores = products(query, self._q_ND[chosen], self._scales[chosen])
-        else:
-            scores = products(query, self._q_ND[:rows], self._scales[:rows])[chosen]
-        return numbers[chosen], scores, self._error
+            return numbers[chosen], products(query, self._q_ND[chosen], self._scales[chosen])
+        return numbers[chosen], products(query, self._q_ND[:rows], self._scales[:rows])[chosen]
 
     async def _exact(self, vector: Vector, numbers: npt.NDArray[np.int64]) -> list[Found]:
         """Cosines from the table's floats; a chunk that is gone meanwhile is left out."""
@@ -179,11 +185,19 @@ class ScanIndex:
         return [Found(number, float(score)) for (number, _), score in zip(found, scores, strict=True)]
 
 
+def _least(scores: Floats, count: int) -> np.float32:
+    """A score that at least `count` reach, and not many more.
+
+    The best of each block are few; so many blocks as are asked for have a best one that reaches the last of these.
+    """
+    blocks = len(scores) // BLOCK
+    if blocks <= count:
+        return np.float32(np.partition(scores, len(scores) - count)[len(scores) - count])
+    tops = scores[: blocks * BLOCK].reshape(blocks, BLOCK).max(axis=1)
+    return np.float32(np.partition(tops, blocks - count)[blocks - count])
+
+
 def _best(scores: Floats, numbers: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.intp]:
     """Places of the greatest scores, equal ones by number."""
-    if count < len(scores):
-        least = np.partition(scores, len(scores) - count)[len(scores) - count]
-        places = np.flatnonzero(scores >= least)
-    else:
-        places = np.arange(len(scores))
+    places = np.flatnonzero(scores >= _least(scores, count)) if count < len(scores) else np.arange(len(scores))
     return places[np.lexsort((numbers[places], -scores[places]))][:count]
