@@ -13,6 +13,8 @@ from stack_client.calls import DEFAULT_TIMEOUT, EventStream, every_page, unary
 from stack_client.content import content, plain, struct, text_of
 from stack_client.errors import InvalidArgumentError
 from stack_client.filters import metadata_filter
+from stack_client.memory_entries import EntryCalls
+from stack_client.memory_graph import GraphCalls
 
 Where = Mapping[str, Any] | v1.MetadataFilter | None
 """A filter; see `stack_client.filters.metadata_filter`."""
@@ -66,12 +68,9 @@ BankList: TypeAlias = list[v1.MemoryBank]
 HitList: TypeAlias = list[MemoryHit]
 DocumentList: TypeAlias = list[v1.StoredDocument]
 JobList: TypeAlias = list[v1.Job]
-EntryList: TypeAlias = list[v1.Entry]
-NeighbourList: TypeAlias = list[v1.GraphNeighbour]
-PathList: TypeAlias = list[v1.GraphPath]
 
 
-class MemoryBanks:
+class MemoryBanks(EntryCalls, GraphCalls):
     """Calls of `MemoryBanksService`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -358,165 +357,6 @@ class MemoryBanks:
         request = v1.WatchIngestionJobRequest(job_id=job_id, resume_after_sequence=after_sequence)
         return EventStream(self._stub.WatchIngestionJob(request))
 
-    async def put(
-        self,
-        bank: str,
-        key: str,
-        value: Any,  # noqa: ANN401 (JSON)
-        *,
-        if_version: int | None = None,
-        ttl_seconds: int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-    ) -> v1.Entry:
-        """Write a value into a key-value bank.
-
-        Args:
-            bank: A key-value bank.
-            key: At most 512 bytes.
-            value: Bytes, or anything that JSON can say.
-            if_version: Only when the key has this version, 0 = only when it is new; None = always.
-            ttl_seconds: Its life; None means the bank's default.
-            metadata: The user's facts.
-            timeout: Seconds until the call gives up.
-
-        Raises:
-            ConflictError: If the key has another version; `metadata["version"]` says which.
-            StackError: If the call fails.
-        """
-        request = v1.PutEntryRequest(
-            bank_id=bank, key=key, if_version=if_version, ttl_seconds=ttl_seconds, metadata=struct(metadata)
-        )
-        if isinstance(value, bytes):
-            request.data = value
-        else:
-            json_format.ParseDict(value, request.json)
-        response: v1.PutEntryResponse = await unary(self._stub.PutEntry(request, timeout=timeout))
-        return response.entry
-
-    async def value(self, bank: str, key: str, default: Any = None, *, timeout: float = DEFAULT_TIMEOUT) -> Any:  # noqa: ANN401
-        """The value of a key, or `default`.
-
-        Raises:
-            StackError: If the call fails.
-        """
-        entries = await self.entries(bank, [key], timeout=timeout)
-        return value_of(entries[0]) if entries else default
-
-    async def entries(self, bank: str, keys: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> EntryList:
-        """Those keys that exist, in the order given.
-
-        Raises:
-            StackError: If the call fails.
-        """
-        request = v1.GetEntriesRequest(bank_id=bank, keys=keys)
-        response: v1.GetEntriesResponse = await unary(self._stub.GetEntries(request, timeout=timeout))
-        return list(response.entries)
-
-    async def scan(self, bank: str, prefix: str = "", *, timeout: float = DEFAULT_TIMEOUT) -> EntryList:
-        """Entries whose keys start with a prefix, by key.
-
-        Raises:
-            StackError: If the call fails.
-        """
-        request = v1.ScanEntriesRequest(bank_id=bank, prefix=prefix)
-        return await every_page(self._stub.ScanEntries, request, timeout=timeout)
-
-    async def remove(
-        self, bank: str, key: str, *, if_version: int | None = None, timeout: float = DEFAULT_TIMEOUT
-    ) -> bool:
-        """Delete a key; whether it was there.
-
-        Raises:
-            ConflictError: If the key has another version than `if_version`.
-            StackError: If the call fails.
-        """
-        request = v1.DeleteEntryRequest(bank_id=bank, key=key, if_version=if_version)
-        response: v1.DeleteEntryResponse = await unary(self._stub.DeleteEntry(request, timeout=timeout))
-        return response.deleted
-
-    def watch(
-        self, bank: str, prefix: str = "", *, after_revision: int | None = None
-    ) -> EventStream[v1.WatchEntriesResponse]:
-        """Changes of keys that start with a prefix, from now on or after a revision of the bank."""
-        request = v1.WatchEntriesRequest(bank_id=bank, prefix=prefix, resume_after_revision=after_revision)
-        return EventStream(self._stub.WatchEntries(request))
-
-    async def put_graph(
-        self,
-        bank: str,
-        *,
-        entities: Sequence[v1.GraphEntity] = (),
-        edges: Sequence[v1.GraphEdge] = (),
-        timeout: float = DEFAULT_TIMEOUT,
-    ) -> v1.PutGraphResponse:
-        """Store entities and edges in one transaction.
-
-        Raises:
-            StackError: If the call fails.
-        """
-        request = v1.PutGraphRequest(bank_id=bank, entities=entities, edges=edges)
-        response: v1.PutGraphResponse = await unary(self._stub.PutGraph(request, timeout=timeout))
-        return response
-
-    async def neighbours(
-        self,
-        bank: str,
-        *entity_ids: str,
-        max_hops: int = 1,
-        scope: v1.GraphScope | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-    ) -> NeighbourList:
-        """Entities around others, nearest first.
-
-        Raises:
-            StackError: If the call fails.
-        """
-        request = v1.QueryNeighboursRequest(bank_id=bank, entity_ids=entity_ids, max_hops=max_hops, scope=scope)
-        response: v1.QueryNeighboursResponse = await unary(self._stub.QueryNeighbours(request, timeout=timeout))
-        return list(response.neighbours)
-
-    async def paths(
-        self,
-        bank: str,
-        source_id: str,
-        target_id: str,
-        *,
-        max_hops: int = 4,
-        scope: v1.GraphScope | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-    ) -> PathList:
-        """Ways from one entity to another, shortest first.
-
-        Raises:
-            StackError: If the call fails.
-        """
-        request = v1.QueryPathsRequest(
-            bank_id=bank, source_id=source_id, target_id=target_id, max_hops=max_hops, scope=scope
-        )
-        response: v1.QueryPathsResponse = await unary(self._stub.QueryPaths(request, timeout=timeout))
-        return list(response.paths)
-
-    async def subgraph(
-        self,
-        bank: str,
-        *entity_ids: str,
-        text: str = "",
-        max_hops: int = 2,
-        scope: v1.GraphScope | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-    ) -> v1.QuerySubgraphResponse:
-        """The part of a graph around entities, or around those whose names hold the words of a text.
-
-        Raises:
-            StackError: If the call fails.
-        """
-        request = v1.QuerySubgraphRequest(
-            bank_id=bank, entity_ids=entity_ids, text=text, max_hops=max_hops, scope=scope
-        )
-        response: v1.QuerySubgraphResponse = await unary(self._stub.QuerySubgraph(request, timeout=timeout))
-        return response
-
     async def _best_mode(self, bank: str, *, timeout: float) -> "v1.SearchMode.ValueType":
         kind = (await self.get(bank, timeout=timeout)).params.WhichOneof("params")
         if kind not in {"vector", "keyword"}:
@@ -568,13 +408,6 @@ def hit(chunk: v1.MemoryBankChunk, score: float) -> MemoryHit:
             (span.start, span.end) for marked in chunk.highlights for span in marked.spans if marked.field == "content"
         ],
     )
-
-
-def value_of(entry: v1.Entry) -> Any:  # noqa: ANN401 (JSON)
-    """The value of an entry: bytes, or what its JSON says."""
-    if entry.WhichOneof("value") == "data":
-        return entry.data
-    return plain(json_format.MessageToDict(entry.json))
 
 
 def _ranker(name: str, *, alpha: float | None, model: str, diversity: float | None) -> v1.Ranker:

@@ -141,13 +141,7 @@ class AgentsService(v1.AgentsServiceServicer):
     ) -> None:
         """Forward a turn's events until one that ends the stream."""
         writer = EventWriter(context, v1.WatchTurnResponse, draining=self._draining)
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(writer.keep_alive())
-                await self._forward(request, writer)
-                keeper.cancel()
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        await writer.run(self._forward(request, writer))
 
     async def _forward(self, request: v1.WatchTurnRequest, writer: "EventWriter[v1.WatchTurnResponse]") -> None:
         last = terminal_events(v1.WatchTurnResponse.DESCRIPTOR)

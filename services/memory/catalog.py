@@ -18,9 +18,10 @@ from services.memory.bank import Bank
 from services.memory.chunks import Changes
 from services.memory.config import MemoryConfig
 from services.memory.database import Database
-from services.memory.index import Index, KeywordIndex, VectorIndex
+from services.memory.index import Index, KeywordIndex, LocalIndex, VectorIndex
 from services.memory.indexes.choice import AUTO, Choice, Side, sides
 from services.memory.indexes.context import IndexBrokenError, IndexContext
+from services.memory.indexes.transactional import TransactionalIndex
 from services.memory.indexes.upkeep import catch_up, revision_of, trim
 from services.memory.tables import banks, chunks
 from stack_client.errors import FailedPreconditionError, NotFoundError, StackError, UnavailableError
@@ -125,7 +126,7 @@ class Catalog:
                 if name == self._choice.written(bank, side) or await index.exists(connection):
                     await index.write(connection, changes)
             entry = self._entries.get((bank.number, side))
-            if entry is not None and entry.index.upkeep == "transactional":
+            if entry is not None and isinstance(entry.index, TransactionalIndex):
                 entry.count += len(changes.added)
         await trim(connection, bank, revision=changes.revision)
 
@@ -157,7 +158,7 @@ class Catalog:
 
     async def _newest(self, bank: Bank, side: Side) -> Index:
         entry = await self._entry(bank, side)
-        if entry.opened and entry.index.upkeep == "local":
+        if entry.opened and isinstance(entry.index, LocalIndex):
             query = sa.select(banks.c.revision).where(banks.c.number == bank.number)
             rows = await self._database.glance(query, text=REVISION, values=[bank.number])
             if rows and await entry.index.position() >= rows[0][0]:
@@ -178,7 +179,7 @@ class Catalog:
         logger.info("index chosen bank=%s side=%s index=%s chunks=%s", bank.number, side, name, count)
         entry = _Entry(bank=bank, name=name, index=self._make(bank, side, name), count=count)
         self._entries[bank.number, side] = entry
-        if before is not None and before.index.upkeep == "local":  # of embeddings that there are no more
+        if before is not None and isinstance(before.index, LocalIndex):  # of embeddings that there are no more
             async with before.lock:
                 await before.index.drop()
         return entry
@@ -216,7 +217,7 @@ class Catalog:
         if not entry.opened:
             await entry.index.open()
             entry.opened = True
-        if entry.index.upkeep == "local":
+        if isinstance(entry.index, LocalIndex):
             added = await catch_up(self._database, bank, entry.index, embeddings=side == "vector")
             entry.count += added
         await self._grow(bank, side, entry)

@@ -108,13 +108,7 @@ class EntryCalls:
         writer = EventWriter(
             context, v1.WatchEntriesResponse, draining=self._entries_draining, grace_seconds=self._entries_grace
         )
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(writer.keep_alive())
-                await self._forward_changes(bank, prefix, start, writer)
-                keeper.cancel()
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        await writer.run(self._forward_changes(bank, prefix, start, writer))
 
     async def _forward_changes(
         self, bank: Bank, prefix: bytes, start: int, writer: "EventWriter[v1.WatchEntriesResponse]"

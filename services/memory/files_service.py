@@ -118,13 +118,7 @@ class FilesService(v1.FilesServiceServicer):
             message = f"offset is {request.offset}; the file has {file['bytes']} bytes"
             raise InvalidArgumentError(message, field="offset")
         writer = EventWriter(context, v1.DownloadFileResponse, draining=self._draining, grace_seconds=self._grace)
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(writer.keep_alive())
-                await self._send(file, writer, offset=request.offset)
-                keeper.cancel()
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        await writer.run(self._send(file, writer, offset=request.offset))
 
     async def _send(self, file: FileRow, writer: EventWriter[v1.DownloadFileResponse], *, offset: int) -> None:
         await writer.write(file=file_message(file))

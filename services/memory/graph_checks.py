@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from llamastack import v1
 from services.memory.graph_queries import Direction, Scope
 from services.memory.moments import moment_of, now
+from services.memory.names import check_printable
 from stack_client.errors import InvalidArgumentError
 
 MAX_ITEMS = 10_000
@@ -66,7 +67,7 @@ def check_id(name: str, *, field: str) -> None:
     """
     if not name:
         raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
-    _check_short(name, field=field)
+    check_printable(name, most=MAX_ID, field=field)
 
 
 def check_number(value: int | None, *, default: int, least: int, most: int, field: str) -> int:
@@ -124,8 +125,8 @@ def _check_count(count: int, *, field: str) -> None:
 
 def _check_entity(entity: v1.GraphEntity, *, field: str) -> None:
     check_id(entity.entity_id, field=f"{field}.entity_id")
-    _check_short(entity.type, field=f"{field}.type")
-    _check_short(entity.name, field=f"{field}.name")
+    check_printable(entity.type, most=MAX_ID, field=f"{field}.type")
+    check_printable(entity.name, most=MAX_ID, field=f"{field}.name")
     if len(entity.aliases) > MAX_ALIASES:
         message = f"{field}.aliases has {len(entity.aliases)}; at most {MAX_ALIASES} are allowed"
         raise InvalidArgumentError(message, field=f"{field}.aliases")
@@ -136,7 +137,7 @@ def _check_entity(entity: v1.GraphEntity, *, field: str) -> None:
 
 
 def _check_edge(edge: v1.GraphEdge, *, field: str) -> None:
-    _check_short(edge.edge_id, field=f"{field}.edge_id")
+    check_printable(edge.edge_id, most=MAX_ID, field=f"{field}.edge_id")
     for name in ("source_id", "relation", "target_id"):
         check_id(getattr(edge, name), field=f"{field}.{name}")
     _check_facts(edge.properties, field=f"{field}.properties")
@@ -154,12 +155,6 @@ def _check_once(seen: dict[str, ItemT], items: Sequence[tuple[str, ItemT]], *, f
         if seen.setdefault(name, item) != item:
             message = f"{field}[{index}]: {name!r} is given twice with different contents; send one of them"
             raise InvalidArgumentError(message, field=f"{field}[{index}]")
-
-
-def _check_short(name: str, *, field: str) -> None:
-    if len(name) > MAX_ID or not name.isprintable():
-        message = f"{field} {name[:40]!r} is longer than {MAX_ID} characters or has some that cannot be printed"
-        raise InvalidArgumentError(message, field=field)
 
 
 def _check_facts(facts: Struct, *, field: str) -> None:

@@ -1,8 +1,8 @@
 """What an index of a bank is. Indexes are caches of the tables: dropped and made again without loss.
 
-Two kinds of upkeep. A `local` index keeps its own data, in memory, in files or on a server, and is brought up to date
-before each query with what changed since its `position`. A `transactional` index lives in the database beside the
-chunks and is written in the transaction that writes them; its `position` is always the bank's.
+Two kinds of upkeep. A `LocalIndex` keeps its own data, in memory, in files or on a server, and is brought up to date
+before each query with what changed since its `position`. An `indexes.transactional.TransactionalIndex` lives in the
+database beside the chunks and is written in the transaction that writes them.
 
 All implementations pass `tests/memory/indexes/`, against an oracle in plain Python:
 - a query answers `min(limit, matching chunks)` chunks, each once, best first, equal scores by number;
@@ -10,9 +10,8 @@ All implementations pass `tests/memory/indexes/`, against an oracle in plain Pyt
 - removed chunks are never answered.
 """
 
-from typing import ClassVar, Literal, Protocol
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+import abc
+from typing import ClassVar, Protocol
 
 from services.memory.chunks import Changes, Found, KeywordQuery, Vector
 from services.memory.filters import Filter
@@ -23,8 +22,6 @@ class Index(Protocol):
 
     name: ClassVar[str]
     """As it is chosen by configuration, for example `scan`."""
-    upkeep: ClassVar[Literal["local", "transactional"]]
-    """How it is kept up to date."""
 
     async def open(self) -> None:
         """Load what it kept."""
@@ -35,14 +32,33 @@ class Index(Protocol):
     async def drop(self) -> None:
         """Erase it for good, also what it keeps outside of memory."""
 
+
+class LocalIndex(abc.ABC):
+    """One that keeps its own data."""
+
+    name: ClassVar[str]
+    shared: ClassVar[bool] = False
+    """Replicas write the same one."""
+
+    @abc.abstractmethod
+    async def open(self) -> None:
+        """See `Index.open`."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """See `Index.close`."""
+
+    @abc.abstractmethod
+    async def drop(self) -> None:
+        """See `Index.drop`."""
+
+    @abc.abstractmethod
     async def position(self) -> int:
-        """The bank's revision up to which all changes are in it; 0 when it is empty or was damaged. Local only."""
+        """The bank's revision up to which all changes are in it; 0 when it is empty or was damaged."""
 
+    @abc.abstractmethod
     async def apply(self, changes: Changes) -> None:
-        """Take changes in, all or none, and be at their revision. Repeats are harmless. Local only."""
-
-    async def write(self, connection: AsyncConnection, changes: Changes) -> None:
-        """Take changes in, inside the transaction that makes them. Transactional only."""
+        """Take changes in, all or none, and be at their revision. Repeats are harmless."""
 
 
 class VectorIndex(Index, Protocol):

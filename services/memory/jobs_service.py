@@ -132,13 +132,7 @@ class JobCalls:
             grace_seconds=self._job_grace,
             last_sequence=after,
         )
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(writer.keep_alive())
-                await self._follow(job, writer, after=after)
-                keeper.cancel()
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        await writer.run(self._follow(job, writer, after=after))
 
     async def _follow(self, job: JobRow, writer: EventWriter[v1.WatchIngestionJobResponse], *, after: int) -> None:
         if job["status"] in ENDED:

@@ -10,6 +10,7 @@ from services.memory.banks import BankStore
 from services.memory.database import Database
 from services.memory.embedder import Embedder
 from services.memory.moments import stamp
+from services.memory.names import check_printable
 from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import RpcContext
@@ -191,12 +192,9 @@ def check_name(name: str, *, field: str) -> None:
     """
     if not name:
         raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
-    if name.isspace() or len(name) > MAX_NAME or not name.isprintable():
-        message = (
-            f"{field} {name[:40]!r} is longer than {MAX_NAME} characters, or has some that cannot be printed, or is "
-            "made of spaces alone"
-        )
-        raise InvalidArgumentError(message, field=field)
+    if name.isspace():
+        raise InvalidArgumentError(f"{field} is made of spaces alone", field=field)
+    check_printable(name, most=MAX_NAME, field=field)
 
 
 def _check_language(tag: str, *, field: str) -> None:

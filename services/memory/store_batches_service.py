@@ -1,15 +1,13 @@
 """Calls of vector stores about batches of files."""
 
-import asyncio
-
 import sqlalchemy as sa
 
 from llamastack import v1
 from services.memory import requests
 from services.memory.background import wait
 from services.memory.bank import Bank
-from services.memory.store_files import IN_PROGRESS, Attachment, attachment_of, file_message, status_of
-from services.memory.store_parts import StoreParts, listing, once
+from services.memory.store_files import IN_PROGRESS, Attachment, attachment_of, file_message
+from services.memory.store_parts import StoreParts, file_page, once
 from services.memory.store_progress import BatchRow
 from services.memory.tables import batch_files
 from services.runtime.calls import current_tenant
@@ -87,24 +85,10 @@ class StoreBatchCalls:
         self, request: v1.ListVectorStoreFileBatchFilesRequest, context: RpcContext
     ) -> v1.ListVectorStoreFileBatchFilesResponse:
         """List the files of a batch that are attached."""
-        parts = self._parts
         bank, batch = await self._batch(request.vector_store_id, request.batch_id)
-
-        async def number(file_id: str, _field: str) -> int:
-            return int((await parts.files.get(bank, file_id))["number"])
-
-        scope = f"ListVectorStoreFileBatchFiles {batch['number']} {request.filter}"
-        wanted = await listing(request, scope=scope, number=number)
-        rows = await parts.files.page(
-            bank,
-            status=status_of(request.filter),
-            after=wanted.after,
-            before=wanted.before,
-            descending=wanted.descending,
-            limit=wanted.limit,
-            only=sa.select(batch_files.c.file_id).where(batch_files.c.batch == batch["number"]),
-        )
-        page, token = wanted.cut(rows, lambda row: int(row["number"]))
+        scope = f"ListVectorStoreFileBatchFiles {batch['number']}"
+        only = sa.select(batch_files.c.file_id).where(batch_files.c.batch == batch["number"])
+        page, token = await file_page(self._parts, bank, request, scope=scope, only=only)
         data = [file_message(bank, row) for row in page]
         return v1.ListVectorStoreFileBatchFilesResponse(data=data, next_page_token=token)
 
@@ -125,13 +109,7 @@ class StoreBatchCalls:
             grace_seconds=parts.grace_seconds,
             last_sequence=after,
         )
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(writer.keep_alive())
-                await self._follow_batch(bank, batch, writer, after=after)
-                keeper.cancel()
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        await writer.run(self._follow_batch(bank, batch, writer, after=after))
 
     async def _follow_batch(
         self, bank: Bank, batch: BatchRow, writer: EventWriter[v1.WatchVectorStoreFileBatchResponse], *, after: int

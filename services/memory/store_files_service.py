@@ -6,8 +6,8 @@ from llamastack import v1
 from services.memory import requests
 from services.memory.bank import Bank
 from services.memory.hits import chunk_metadata, metadata_of
-from services.memory.store_files import COMPLETED, attachment_of, check_attributes, file_message, status_of
-from services.memory.store_parts import StoreParts, listing, once
+from services.memory.store_files import COMPLETED, attachment_of, check_attributes, file_message
+from services.memory.store_parts import StoreParts, file_page, once
 from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import RpcContext
@@ -44,22 +44,8 @@ class StoreFileCalls:
         self, request: v1.ListVectorStoreFilesRequest, context: RpcContext
     ) -> v1.ListVectorStoreFilesResponse:
         """List by time of attachment."""
-        parts, bank = self._parts, await self._current(request.vector_store_id)
-
-        async def number(file_id: str, _field: str) -> int:
-            return int((await parts.files.get(bank, file_id))["number"])
-
-        scope = f"ListVectorStoreFiles {bank.number} {request.filter}"
-        wanted = await listing(request, scope=scope, number=number)
-        rows = await parts.files.page(
-            bank,
-            status=status_of(request.filter),
-            after=wanted.after,
-            before=wanted.before,
-            descending=wanted.descending,
-            limit=wanted.limit,
-        )
-        page, token = wanted.cut(rows, lambda row: int(row["number"]))
+        bank = await self._current(request.vector_store_id)
+        page, token = await file_page(self._parts, bank, request, scope=f"ListVectorStoreFiles {bank.number}")
         return v1.ListVectorStoreFilesResponse(data=[file_message(bank, row) for row in page], next_page_token=token)
 
     async def GetVectorStoreFile(

@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llamastack import v1
+from services.memory.bank import Bank
 from services.memory.banks import BankStore
 from services.memory.database import Database
 from services.memory.documents import DocumentStore
 from services.memory.jobs import JobStore
-from services.memory.store_files import StoreFiles
+from services.memory.store_files import FileRow, StoreFiles, status_of
 from services.memory.store_progress import StoreProgress
 from services.memory.vector_stores import VectorStores
 from services.runtime.pages import decode_token, encode_token, page_size
@@ -107,6 +108,32 @@ async def listing(
         after = await number(request.after, "after")
     before = await number(request.before, "before") if request.before else None
     return Listing(size, after, before, request.order != v1.SORT_ORDER_ASC, scope)
+
+
+async def file_page(
+    parts: StoreParts,
+    bank: Bank,
+    request: v1.ListVectorStoreFilesRequest | v1.ListVectorStoreFileBatchFilesRequest,
+    *,
+    scope: str,
+    only: "sa.Select[Any] | None" = None,
+) -> tuple[list[FileRow], str]:
+    """The files of a store that a call lists, and the token of the next page; see `listing` and `StoreFiles.page`."""
+
+    async def number(file_id: str, _field: str) -> int:
+        return int((await parts.files.get(bank, file_id))["number"])
+
+    wanted = await listing(request, scope=f"{scope} {request.filter}", number=number)
+    rows = await parts.files.page(
+        bank,
+        status=status_of(request.filter),
+        after=wanted.after,
+        before=wanted.before,
+        descending=wanted.descending,
+        limit=wanted.limit,
+        only=only,
+    )
+    return wanted.cut(rows, lambda row: int(row["number"]))
 
 
 async def once(connection: AsyncConnection, database: Database, request: Any) -> None:  # noqa: ANN401

@@ -13,6 +13,7 @@ from services.memory.embedder import Embedder
 from services.memory.hits import metadata_of
 from services.memory.metadata import metadata_of as given_metadata
 from services.memory.moments import now
+from services.memory.names import check_printable
 from services.memory.questions import QuestionWriter
 from services.memory.registry_service import MAX_NAME, CheckProvider, fill_vector
 from services.memory.retrieve import Hit, Retriever
@@ -139,7 +140,7 @@ class VectorStoresService(  # type: ignore[misc] # streams may be coroutines tha
     ) -> v1.UpdateVectorStoreResponse:
         """Change the fields that are set."""
         bank = await self._parts.stores.alive(request.vector_store_id, tenant=current_tenant())
-        _check_name(request)
+        check_printable(request.name, most=MAX_NAME, field="name")
         if request.HasField("expires_after"):
             check_expiration(request.expires_after)
         if request.HasField("metadata"):
@@ -225,7 +226,7 @@ def _check(request: v1.CreateVectorStoreRequest) -> None:
     Raises:
         InvalidArgumentError: If a value is out of range.
     """
-    _check_name(request)
+    check_printable(request.name, most=MAX_NAME, field="name")
     if len(request.description) > MAX_DESCRIPTION:
         message = f"description has {len(request.description)} characters; at most {MAX_DESCRIPTION} are allowed"
         raise InvalidArgumentError(message, field="description")
@@ -240,12 +241,6 @@ def _check(request: v1.CreateVectorStoreRequest) -> None:
     if request.HasField("expires_after"):
         check_expiration(request.expires_after)
     given_metadata(request.metadata)
-
-
-def _check_name(request: v1.CreateVectorStoreRequest | v1.UpdateVectorStoreRequest) -> None:
-    if len(request.name) > MAX_NAME or not request.name.isprintable():
-        message = f"name {request.name[:40]!r} is longer than {MAX_NAME} characters or has some that cannot be printed"
-        raise InvalidArgumentError(message, field="name")
 
 
 def _check_search(request: v1.SearchVectorStoreRequest) -> None:

@@ -12,7 +12,6 @@ from services.router.prefix import chat_chain, completion_chain
 from services.runtime.calls import TENANT
 from services.runtime.interceptors.base import header
 from services.runtime.stream import EventWriter, RpcContext
-from stack_client.errors import StackError
 
 ResponseT = TypeVar("ResponseT")
 
@@ -106,15 +105,13 @@ class InferenceService(v1.InferenceServiceServicer):
     async def _stream(self, response: type[Any], job: Errand, context: RpcContext) -> None:
         """Pass a stream on, with heartbeats of our own."""
         writer: EventWriter[Any] = EventWriter(context, response, draining=self._draining, grace_seconds=self._grace)
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeper = group.create_task(writer.keep_alive())
-                async with aclosing(self._forwarder.stream(job)) as events:
-                    async for event in events:
-                        await writer.forward(event)
-                keeper.cancel()
-        except ExceptionGroup as failures:
-            raise next((e for e in failures.exceptions if isinstance(e, StackError)), failures.exceptions[0]) from None
+
+        async def forward() -> None:
+            async with aclosing(self._forwarder.stream(job)) as events:
+                async for event in events:
+                    await writer.forward(event)
+
+        await writer.run(forward())
 
     def _chat(self, request: v1.ChatCompletionRequest, context: RpcContext) -> Sequence[bytes]:
         return chat_chain(request, tenant=header(context, name=TENANT), block_bytes=self._block_bytes)

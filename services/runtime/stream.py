@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
+from stack_client.errors import StackError
 
 HEARTBEAT_SECONDS = 15.0
 
@@ -65,6 +67,21 @@ class EventWriter(Generic[EventT]):
             self.last_sequence = event.sequence or self.last_sequence
             await self._context.write(event)
             self._last_write = time.monotonic()
+
+    async def run(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Await what writes the events, with heartbeats beside it.
+
+        Raises:
+            BaseException: What `sending` raised.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeper = group.create_task(self.keep_alive())
+                await sending
+                keeper.cancel()
+        except ExceptionGroup as failures:
+            # A heartbeat may fail with the call that the error ends.
+            raise next((e for e in failures.exceptions if isinstance(e, StackError)), failures.exceptions[0]) from None
 
     async def keep_alive(self) -> None:
         """Send heartbeats while nothing else flows, and go_away once when the service drains; runs until cancelled."""

@@ -17,7 +17,8 @@ from stack_client.cli.options import IntermixedParser, Subparsers, json_object, 
 from stack_client.content import plain, struct
 from stack_client.errors import InvalidArgumentError
 from stack_client.knowledge import find_files, follow_ingestion, ingest_files
-from stack_client.memory import KINDS, MODES, RANKERS, MemoryHit, value_of
+from stack_client.memory import KINDS, MODES, RANKERS, MemoryHit
+from stack_client.memory_entries import value_of
 from stack_client.portal import SyncStackClient, portal
 
 NOT_ALL = 3

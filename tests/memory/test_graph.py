@@ -395,7 +395,7 @@ async def test_entities_become_texts_for_hybrid_queries(mesh: MemoryMesh, name: 
         ("PutGraph", {}, "give entities or edges"),
         ("PutGraph", {"entities": [v1.GraphEntity()]}, r"entities\[0\].entity_id is empty"),
         ("PutGraph", {"entities": [v1.GraphEntity(entity_id="a\1")]}, "cannot be printed"),
-        ("PutGraph", {"entities": [v1.GraphEntity(entity_id="x" * 513)]}, "longer than 512"),
+        ("PutGraph", {"entities": [v1.GraphEntity(entity_id="x" * 513)]}, "at most 512 are allowed"),
         ("PutGraph", {"entities": [*people("n"), v1.GraphEntity(entity_id="n")]}, "given twice"),
         ("PutGraph", {"edges": [edge("a", "", "a")]}, "relation is empty"),
         ("PutGraph", {"edges": [edge("a", "r", "nobody")]}, r"edges\[0\].target_id: the graph has no entity 'nobody'"),

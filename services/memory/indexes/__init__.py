@@ -16,7 +16,7 @@ class IndexKind:
     place: str
     """Module and class, `module:Class`."""
     upkeep: Literal["local", "transactional"]
-    """As of the class."""
+    """How it is kept up to date; see `services.memory.index`."""
     database: str = ""
     """The database that it needs, `sqlite` or `postgresql`; empty = any."""
     package: str = ""

@@ -9,16 +9,16 @@ import contextlib
 import os
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import httpx
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.chunks import Changes, Found, Vector
 from services.memory.filters import Filter
+from services.memory.index import LocalIndex
 from services.memory.indexes.context import IndexBrokenError, IndexContext
 from services.memory.indexes.filter_points import EXPIRES, TERMS, compiled, number_keys, payload, resolve
 from stack_client.errors import UnavailableError
@@ -36,13 +36,11 @@ TIMEOUT = 60
 """Seconds."""
 
 
-class QdrantIndex:
+class QdrantIndex(LocalIndex):
     """Vectors of a bank in a collection of its own."""
 
     name: ClassVar[str] = "qdrant"
-    upkeep: ClassVar[Literal["local", "transactional"]] = "local"
     shared: ClassVar[bool] = True
-    """Replicas write the same one."""
 
     def __init__(self, context: IndexContext) -> None:
         self._context = context
@@ -80,7 +78,7 @@ class QdrantIndex:
         await self.close()
 
     async def position(self) -> int:
-        """See `Index.position`."""
+        """See `LocalIndex.position`."""
         client = await self._connected()
         async with self._translated():
             if not await self._call(client.collection_exists, POSITIONS):
@@ -89,7 +87,7 @@ class QdrantIndex:
         return int(found[0].payload["position"]) if found else 0
 
     async def apply(self, changes: Changes) -> None:
-        """See `Index.apply`."""
+        """See `LocalIndex.apply`."""
         client = await self._connected()
         removed = set(changes.removed)
         added = [one for one in changes.added if one.embedding is not None and one.number not in removed]
@@ -107,10 +105,6 @@ class QdrantIndex:
                 await self._call(client.upsert, self._collection, points, wait=True)
             here = models.PointStruct(id=self._key, vector=[1.0], payload={"position": changes.revision})
             await self._call(client.upsert, POSITIONS, [here], wait=True)
-
-    async def write(self, connection: AsyncConnection, changes: Changes) -> None:
-        """Local: has no part in transactions."""
-        raise NotImplementedError
 
     async def query(self, vector: Vector, *, limit: int, where: Filter | None, now: int) -> list[Found]:
         """See `VectorIndex.query`."""

@@ -13,13 +13,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import qdrant_edge as qdrant
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.chunks import Changes, Found, Vector
 from services.memory.filters import Filter
+from services.memory.index import LocalIndex
 from services.memory.indexes.context import IndexBrokenError, IndexContext
 from services.memory.indexes.filter_points import EXPIRES, TERMS, compiled, number_keys, payload, resolve
 
@@ -46,11 +46,10 @@ shard.close()
 """
 
 
-class QdrantEdgeIndex:
+class QdrantEdgeIndex(LocalIndex):
     """Vectors of a bank in a folder."""
 
     name: ClassVar[str] = "qdrant-edge"
-    upkeep: ClassVar[Literal["local", "transactional"]] = "local"
 
     def __init__(self, context: IndexContext) -> None:
         self._context = context
@@ -80,11 +79,11 @@ class QdrantEdgeIndex:
             await asyncio.to_thread(self._drop)
 
     async def position(self) -> int:
-        """See `Index.position`."""
+        """See `LocalIndex.position`."""
         return int(self._state.get("position", 0))
 
     async def apply(self, changes: Changes) -> None:
-        """See `Index.apply`."""
+        """See `LocalIndex.apply`."""
         async with self._lock:
             if self._shard is None:
                 await asyncio.to_thread(self._open)
@@ -95,10 +94,6 @@ class QdrantEdgeIndex:
             if self._optimising is None and fresh > max(OPTIMISE_FROM, OPTIMISE_SHARE * self._state["optimised"]):
                 self._since = []
                 self._optimising = asyncio.create_task(self._optimise())
-
-    async def write(self, connection: AsyncConnection, changes: Changes) -> None:
-        """Local: has no part in transactions."""
-        raise NotImplementedError
 
     async def query(self, vector: Vector, *, limit: int, where: Filter | None, now: int) -> list[Found]:
         """See `VectorIndex.query`."""

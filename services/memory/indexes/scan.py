@@ -7,15 +7,15 @@ Nothing is kept on disk: it is loaded from the tables. Memory: D bytes a chunk a
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.chunks import Changes, Found, IndexedChunk, Vector
 from services.memory.filters import Filter
+from services.memory.index import LocalIndex
 from services.memory.indexes.context import IndexContext
 from services.memory.indexes.filter_columns import FactColumns
 from services.memory.indexes.quantised import Floats, Quantised, products, quantise, slack
@@ -38,11 +38,10 @@ SELECT number, embedding FROM chunk WHERE number IN (SELECT value FROM json_each
 """
 
 
-class ScanIndex:
+class ScanIndex(LocalIndex):
     """Exact search over all vectors of a bank in memory."""
 
     name: ClassVar[str] = "scan"
-    upkeep: ClassVar[Literal["local", "transactional"]] = "local"
 
     def __init__(self, context: IndexContext) -> None:
         self._context = context
@@ -62,17 +61,13 @@ class ScanIndex:
         await self.close()
 
     async def position(self) -> int:
-        """See `Index.position`."""
+        """See `LocalIndex.position`."""
         return self._position
 
     async def apply(self, changes: Changes) -> None:
-        """See `Index.apply`."""
+        """See `LocalIndex.apply`."""
         async with self._lock:
             await asyncio.to_thread(self._apply, changes)
-
-    async def write(self, connection: AsyncConnection, changes: Changes) -> None:
-        """Local: has no part in transactions."""
-        raise NotImplementedError
 
     async def query(self, vector: Vector, *, limit: int, where: Filter | None, now: int) -> list[Found]:
         """See `VectorIndex.query`."""

@@ -12,15 +12,15 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import tantivy
-from sqlalchemy.ext.asyncio import AsyncConnection
 from tantivy import Occur, Query
 
 from services.memory import analysis
 from services.memory.chunks import Changes, Found, IndexedChunk, KeywordQuery
 from services.memory.filters import Filter
+from services.memory.index import LocalIndex
 from services.memory.indexes.context import IndexBrokenError, IndexContext
 from services.memory.indexes.fact_terms import fact_terms
 from services.memory.indexes.filter_terms import FilterTerms
@@ -56,11 +56,10 @@ STATE = 0
 """Number of the document that holds the position; chunks are counted from 1."""
 
 
-class TantivyIndex:
+class TantivyIndex(LocalIndex):
     """Words of a bank in a folder of its own."""
 
     name: ClassVar[str] = "tantivy"
-    upkeep: ClassVar[Literal["local", "transactional"]] = "local"
 
     def __init__(self, context: IndexContext) -> None:
         self._bank = context.bank
@@ -88,17 +87,13 @@ class TantivyIndex:
             await asyncio.to_thread(self._drop)
 
     async def position(self) -> int:
-        """See `Index.position`."""
+        """See `LocalIndex.position`."""
         return int(self._state.get("position", 0))
 
     async def apply(self, changes: Changes) -> None:
-        """See `Index.apply`."""
+        """See `LocalIndex.apply`."""
         async with self._lock:
             await asyncio.to_thread(self._apply, changes)
-
-    async def write(self, connection: AsyncConnection, changes: Changes) -> None:
-        """Local: has no part in transactions."""
-        raise NotImplementedError
 
     async def query(
         self, query: KeywordQuery, *, limit: int, where: Filter | None, now: int

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +18,6 @@ class TransactionalIndex(abc.ABC):
     """An index in tables of its own."""
 
     name: ClassVar[str]
-    upkeep: ClassVar[Literal["local", "transactional"]] = "transactional"
     wants_embeddings: ClassVar[bool] = False
 
     def __init__(self, context: IndexContext) -> None:
@@ -71,17 +70,8 @@ class TransactionalIndex(abc.ABC):
         async with self._database.write() as connection:
             await self._erase(connection)
 
-    async def position(self) -> int:
-        """The bank's revision."""
-        async with self._database.read() as connection:
-            return await revision_of(connection, self._bank)
-
-    async def apply(self, changes: Changes) -> None:
-        """Transactional: has nothing to catch up with."""
-        raise NotImplementedError
-
     async def write(self, connection: AsyncConnection, changes: Changes) -> None:
-        """See `Index.write`."""
+        """Take changes in, inside the transaction that makes them."""
         await self._ensure(connection)
         removed = set(changes.removed)
         added = [one for one in changes.added if one.number not in removed]

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.memory.bank import Bank
 from services.memory.chunks import Changes
 from services.memory.database import Database
-from services.memory.index import Index
+from services.memory.index import LocalIndex
 from services.memory.indexes.rows import indexed, of_bank
 from services.memory.tables import banks, chunks, removals
 from stack_client.errors import NotFoundError
@@ -40,7 +40,7 @@ async def revision_of(connection: AsyncConnection, bank: Bank) -> int:
     return int(revision)
 
 
-async def catch_up(database: Database, bank: Bank, index: Index, *, embeddings: bool) -> int:
+async def catch_up(database: Database, bank: Bank, index: LocalIndex, *, embeddings: bool) -> int:
     """Take into a local index what was committed since its position; answers how many chunks were added.
 
     Args:
@@ -54,7 +54,7 @@ async def catch_up(database: Database, bank: Bank, index: Index, *, embeddings: 
         IndexBrokenError: If the index cannot take them.
     """
     async with database.read() as connection:
-        if database.dialect == "postgresql" and getattr(index, "shared", False):
+        if database.dialect == "postgresql" and index.shared:
             # Two replicas at once could leave a removed chunk in an index that both write.
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(bank.number)))
         revision, position = await revision_of(connection, bank), await index.position()
@@ -91,7 +91,7 @@ async def _removed(connection: AsyncConnection, bank: Bank, *, after: int) -> li
 
 
 async def _add(
-    connection: AsyncConnection, bank: Bank, index: Index, *, after: int, revision: int, embeddings: bool
+    connection: AsyncConnection, bank: Bank, index: LocalIndex, *, after: int, revision: int, embeddings: bool
 ) -> int:
     query = of_bank(bank, embeddings=embeddings).add_columns(chunks.c.revision)
     query = query.where(chunks.c.revision > after).order_by(chunks.c.revision)

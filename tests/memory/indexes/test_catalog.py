@@ -15,6 +15,7 @@ from services.memory.catalog import Catalog
 from services.memory.chunks import KeywordQuery
 from services.memory.config import MemoryConfig
 from services.memory.database import Database
+from services.memory.index import LocalIndex
 from services.memory.indexes import qdrant_edge
 from services.memory.indexes.choice import Choice
 from services.memory.tables import banks
@@ -118,6 +119,7 @@ async def test_concurrent_callers_open_an_index_once(
     await world.add(vector.rows(rng, 200))
     found = await asyncio.gather(*(first.vector(world.bank) for _ in range(20)))
     assert len({id(index) for index in found}) == 1
+    assert isinstance(found[0], LocalIndex)
     assert await found[0].position() == 1
 
 
