@@ -35,7 +35,7 @@ def key_term(key: str) -> str:
 def equal_term(key: str, value: bool | float | str) -> str:  # noqa: FBT001 (a value)
     """The term of a value, or of a member of a list."""
     whole = not isinstance(value, bool | str) and float(value) == value
-    text = json.dumps(float(value) if whole else value)
+    text = json.dumps(float(value) + 0.0 if whole else value)  # + 0.0: minus zero equals zero
     if len(text) > LONGEST:
         return f"h{json.dumps(key)}={hashlib.sha256(text.encode()).hexdigest()}"
     return f"e{json.dumps(key)}={text}"

@@ -7,7 +7,7 @@ from services.memory.filters import And, Compare, Filter, Not, Operator, Or, fac
 
 KEYS = ["year", "name", "tags", "open", "mixed", 'a"b', "c.d[0]", "$e'", "käse", "back\\slash", "sp ace"]
 VALUES: list[Any] = [
-    0, 1, int(float(1234567890123456789)), 1999, 2000.5, -int(1e23), 0.1, int(1e300), 1714557600.123456,
+    0, -0.0, 1, int(float(1234567890123456789)), 1999, 2000.5, -int(1e23), 0.1, int(1e300), 1714557600.123456,
     "", "a", "A", "ab", "b", "Ada", "é", "z", "Ω", "😀", "1", "true", "it's", 'quo"te', "null", "back\\slash",
     True, False,
     [], ["a"], ["a", "b"], ["b", 1, True], [int(1e300), 2.5], [["a"]], ["é", "Ω"],
