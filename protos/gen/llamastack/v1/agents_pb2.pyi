@@ -37,7 +37,7 @@ class _TurnStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnStatus
     TURN_STATUS_RUNNING: _TurnStatus.ValueType  # 2
     """A worker is on it."""
     TURN_STATUS_AWAITING_INPUT: _TurnStatus.ValueType  # 3
-    """Waiting for the results of client tools or for approvals."""
+    """Waiting for results of client tools, approvals or answers of people: `pending` says which."""
     TURN_STATUS_NEEDS_ATTENTION: _TurnStatus.ValueType  # 4
     """A person must decide what became of an unsafe tool call."""
     TURN_STATUS_COMPLETED: _TurnStatus.ValueType  # 5
@@ -57,7 +57,7 @@ TURN_STATUS_QUEUED: TurnStatus.ValueType  # 1
 TURN_STATUS_RUNNING: TurnStatus.ValueType  # 2
 """A worker is on it."""
 TURN_STATUS_AWAITING_INPUT: TurnStatus.ValueType  # 3
-"""Waiting for the results of client tools or for approvals."""
+"""Waiting for results of client tools, approvals or answers of people: `pending` says which."""
 TURN_STATUS_NEEDS_ATTENTION: TurnStatus.ValueType  # 4
 """A person must decide what became of an unsafe tool call."""
 TURN_STATUS_COMPLETED: TurnStatus.ValueType  # 5
@@ -67,6 +67,38 @@ TURN_STATUS_FAILED: TurnStatus.ValueType  # 6
 TURN_STATUS_CANCELLED: TurnStatus.ValueType  # 7
 """Ended by cancel."""
 Global___TurnStatus: _TypeAlias = TurnStatus  # noqa: Y015
+
+class _PendingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PendingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PendingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PENDING_KIND_UNSPECIFIED: _PendingKind.ValueType  # 0
+    """Not known."""
+    PENDING_KIND_CLIENT_TOOL: _PendingKind.ValueType  # 1
+    """The caller runs the tool and brings its result."""
+    PENDING_KIND_APPROVAL: _PendingKind.ValueType  # 2
+    """A person must allow the call."""
+    PENDING_KIND_INPUT: _PendingKind.ValueType  # 3
+    """The tool asks a person something."""
+    PENDING_KIND_LOST: _PendingKind.ValueType  # 4
+    """A process ended while the tool ran, and the tool must not be repeated: a person says what became of it."""
+
+class PendingKind(_PendingKind, metaclass=_PendingKindEnumTypeWrapper):
+    """Why a call waits."""
+
+PENDING_KIND_UNSPECIFIED: PendingKind.ValueType  # 0
+"""Not known."""
+PENDING_KIND_CLIENT_TOOL: PendingKind.ValueType  # 1
+"""The caller runs the tool and brings its result."""
+PENDING_KIND_APPROVAL: PendingKind.ValueType  # 2
+"""A person must allow the call."""
+PENDING_KIND_INPUT: PendingKind.ValueType  # 3
+"""The tool asks a person something."""
+PENDING_KIND_LOST: PendingKind.ValueType  # 4
+"""A process ended while the tool ran, and the tool must not be repeated: a person says what became of it."""
+Global___PendingKind: _TypeAlias = PendingKind  # noqa: Y015
 
 class _StepType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -86,6 +118,8 @@ class _StepTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepType.Val
     """Memory was searched. REST: `memory_retrieval`."""
     STEP_TYPE_COMPACTION: _StepType.ValueType  # 5
     """Older history was summarised to make room. Not in classic REST."""
+    STEP_TYPE_APPROVAL: _StepType.ValueType  # 6
+    """People decided about calls. Not in classic REST."""
 
 class StepType(_StepType, metaclass=_StepTypeEnumTypeWrapper):
     """What kind of step it is."""
@@ -102,7 +136,89 @@ STEP_TYPE_MEMORY_RETRIEVAL: StepType.ValueType  # 4
 """Memory was searched. REST: `memory_retrieval`."""
 STEP_TYPE_COMPACTION: StepType.ValueType  # 5
 """Older history was summarised to make room. Not in classic REST."""
+STEP_TYPE_APPROVAL: StepType.ValueType  # 6
+"""People decided about calls. Not in classic REST."""
 Global___StepType: _TypeAlias = StepType  # noqa: Y015
+
+class _ToolCallState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolCallStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolCallState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CALL_STATE_UNSPECIFIED: _ToolCallState.ValueType  # 0
+    """Not known."""
+    TOOL_CALL_STATE_REQUESTED: _ToolCallState.ValueType  # 1
+    """The model wrote it; nothing has happened."""
+    TOOL_CALL_STATE_AWAITING_APPROVAL: _ToolCallState.ValueType  # 2
+    """A person must allow it."""
+    TOOL_CALL_STATE_APPROVED: _ToolCallState.ValueType  # 3
+    """It is allowed; nothing has happened."""
+    TOOL_CALL_STATE_AWAITING_CLIENT: _ToolCallState.ValueType  # 4
+    """The caller runs it."""
+    TOOL_CALL_STATE_STARTED: _ToolCallState.ValueType  # 5
+    """It was sent to its tool, or is about to be; written before."""
+    TOOL_CALL_STATE_AWAITING_INPUT: _ToolCallState.ValueType  # 6
+    """The tool asks a person something."""
+    TOOL_CALL_STATE_UNKNOWN: _ToolCallState.ValueType  # 7
+    """It was sent, no result came, and it must not be repeated."""
+    TOOL_CALL_STATE_DONE: _ToolCallState.ValueType  # 8
+    """Its result is there."""
+    TOOL_CALL_STATE_FAILED: _ToolCallState.ValueType  # 9
+    """It failed, was denied or cannot be made; the response says why."""
+
+class ToolCallState(_ToolCallState, metaclass=_ToolCallStateEnumTypeWrapper):
+    """How far a tool call has come."""
+
+TOOL_CALL_STATE_UNSPECIFIED: ToolCallState.ValueType  # 0
+"""Not known."""
+TOOL_CALL_STATE_REQUESTED: ToolCallState.ValueType  # 1
+"""The model wrote it; nothing has happened."""
+TOOL_CALL_STATE_AWAITING_APPROVAL: ToolCallState.ValueType  # 2
+"""A person must allow it."""
+TOOL_CALL_STATE_APPROVED: ToolCallState.ValueType  # 3
+"""It is allowed; nothing has happened."""
+TOOL_CALL_STATE_AWAITING_CLIENT: ToolCallState.ValueType  # 4
+"""The caller runs it."""
+TOOL_CALL_STATE_STARTED: ToolCallState.ValueType  # 5
+"""It was sent to its tool, or is about to be; written before."""
+TOOL_CALL_STATE_AWAITING_INPUT: ToolCallState.ValueType  # 6
+"""The tool asks a person something."""
+TOOL_CALL_STATE_UNKNOWN: ToolCallState.ValueType  # 7
+"""It was sent, no result came, and it must not be repeated."""
+TOOL_CALL_STATE_DONE: ToolCallState.ValueType  # 8
+"""Its result is there."""
+TOOL_CALL_STATE_FAILED: ToolCallState.ValueType  # 9
+"""It failed, was denied or cannot be made; the response says why."""
+Global___ToolCallState: _TypeAlias = ToolCallState  # noqa: Y015
+
+class _ToolDecisionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolDecisionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolDecisionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_DECISION_KIND_UNSPECIFIED: _ToolDecisionKind.ValueType  # 0
+    """Not known; refused."""
+    TOOL_DECISION_KIND_APPROVE: _ToolDecisionKind.ValueType  # 1
+    """The call may run, with `arguments_json` where that is set; a call whose fate is unknown runs again."""
+    TOOL_DECISION_KIND_DENY: _ToolDecisionKind.ValueType  # 2
+    """The call does not run: the model is told so, with the reason."""
+    TOOL_DECISION_KIND_ANSWER: _ToolDecisionKind.ValueType  # 3
+    """The tool's question is answered with `input`."""
+
+class ToolDecisionKind(_ToolDecisionKind, metaclass=_ToolDecisionKindEnumTypeWrapper):
+    """What a decision does."""
+
+TOOL_DECISION_KIND_UNSPECIFIED: ToolDecisionKind.ValueType  # 0
+"""Not known; refused."""
+TOOL_DECISION_KIND_APPROVE: ToolDecisionKind.ValueType  # 1
+"""The call may run, with `arguments_json` where that is set; a call whose fate is unknown runs again."""
+TOOL_DECISION_KIND_DENY: ToolDecisionKind.ValueType  # 2
+"""The call does not run: the model is told so, with the reason."""
+TOOL_DECISION_KIND_ANSWER: ToolDecisionKind.ValueType  # 3
+"""The tool's question is answered with `input`."""
+Global___ToolDecisionKind: _TypeAlias = ToolDecisionKind  # noqa: Y015
 
 @_typing.final
 class AgentToolGroup(_message.Message):
@@ -133,6 +249,174 @@ class AgentToolGroup(_message.Message):
 Global___AgentToolGroup: _TypeAlias = AgentToolGroup  # noqa: Y015
 
 @_typing.final
+class ApprovalRule(_message.Message):
+    """Which calls a person must allow. The first rule that names a call's tool and whose arguments fit decides; without one
+    the tool's own settings do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_SCHEMA_FIELD_NUMBER: _builtins.int
+    EXPIRES_SECONDS_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """`group/tool`, a group, the name by which the model calls it, or `*` for all."""
+    approval: _tools_pb2.ToolApproval.ValueType
+    """When a person must allow such a call; unspecified is refused."""
+    expires_seconds: _builtins.float
+    """How long a decision is waited for before the call counts as denied, above 0; unset = without end."""
+    @_builtins.property
+    def arguments_schema(self) -> _struct_pb2.Struct:
+        """The rule holds for calls whose arguments satisfy this JSON Schema; unset = for all."""
+
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        approval: _tools_pb2.ToolApproval.ValueType = ...,
+        arguments_schema: _struct_pb2.Struct | None = ...,
+        expires_seconds: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_seconds", b"_expires_seconds", "arguments_schema", b"arguments_schema", "expires_seconds", b"expires_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_seconds", b"_expires_seconds", "approval", b"approval", "arguments_schema", b"arguments_schema", "expires_seconds", b"expires_seconds", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_seconds: _TypeAlias = _typing.Literal["expires_seconds"]  # noqa: Y015
+    _WhichOneofArgType__expires_seconds: _TypeAlias = _typing.Literal["_expires_seconds", b"_expires_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_seconds) -> _WhichOneofReturnType__expires_seconds | None: ...
+
+Global___ApprovalRule: _TypeAlias = ApprovalRule  # noqa: Y015
+
+@_typing.final
+class AgentTool(_message.Message):
+    """An agent that another agent may call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    HANDOFF_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name by which the model calls it."""
+    description: _builtins.str
+    """What it is good for, shown to the model; empty = its name."""
+    agent_id: _builtins.str
+    """The agent."""
+    handoff: _builtins.bool
+    """Whether it takes the dialog over, for the rest of the turn and for later ones, in place of answering one question."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        handoff: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "description", b"description", "handoff", b"handoff", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentTool: _TypeAlias = AgentTool  # noqa: Y015
+
+@_typing.final
+class TurnBudget(_message.Message):
+    """Where a turn stops before its answer. What is spent is compared before every inference step; unset = no bound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_COST_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_PRICE_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKEN_PRICE_FIELD_NUMBER: _builtins.int
+    max_total_tokens: _builtins.int
+    """Tokens of all inference steps, prompts and answers, at least 1."""
+    max_cost: _builtins.float
+    """Cost of all inference steps, in the currency of the prices, above 0; needs a price."""
+    max_seconds: _builtins.float
+    """Time since the turn was created, without what it waited for its caller, above 0."""
+    prompt_token_price: _builtins.float
+    """Price of a million prompt tokens."""
+    completion_token_price: _builtins.float
+    """Price of a million generated tokens."""
+    def __init__(
+        self,
+        *,
+        max_total_tokens: _builtins.int | None = ...,
+        max_cost: _builtins.float | None = ...,
+        max_seconds: _builtins.float | None = ...,
+        prompt_token_price: _builtins.float | None = ...,
+        completion_token_price: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_token_price", b"_completion_token_price", "_max_cost", b"_max_cost", "_max_seconds", b"_max_seconds", "_max_total_tokens", b"_max_total_tokens", "_prompt_token_price", b"_prompt_token_price", "completion_token_price", b"completion_token_price", "max_cost", b"max_cost", "max_seconds", b"max_seconds", "max_total_tokens", b"max_total_tokens", "prompt_token_price", b"prompt_token_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_token_price", b"_completion_token_price", "_max_cost", b"_max_cost", "_max_seconds", b"_max_seconds", "_max_total_tokens", b"_max_total_tokens", "_prompt_token_price", b"_prompt_token_price", "completion_token_price", b"completion_token_price", "max_cost", b"max_cost", "max_seconds", b"max_seconds", "max_total_tokens", b"max_total_tokens", "prompt_token_price", b"prompt_token_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__completion_token_price: _TypeAlias = _typing.Literal["completion_token_price"]  # noqa: Y015
+    _WhichOneofArgType__completion_token_price: _TypeAlias = _typing.Literal["_completion_token_price", b"_completion_token_price"]  # noqa: Y015
+    _WhichOneofReturnType__max_cost: _TypeAlias = _typing.Literal["max_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_cost: _TypeAlias = _typing.Literal["_max_cost", b"_max_cost"]  # noqa: Y015
+    _WhichOneofReturnType__max_seconds: _TypeAlias = _typing.Literal["max_seconds"]  # noqa: Y015
+    _WhichOneofArgType__max_seconds: _TypeAlias = _typing.Literal["_max_seconds", b"_max_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__max_total_tokens: _TypeAlias = _typing.Literal["max_total_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_total_tokens: _TypeAlias = _typing.Literal["_max_total_tokens", b"_max_total_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__prompt_token_price: _TypeAlias = _typing.Literal["prompt_token_price"]  # noqa: Y015
+    _WhichOneofArgType__prompt_token_price: _TypeAlias = _typing.Literal["_prompt_token_price", b"_prompt_token_price"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__completion_token_price) -> _WhichOneofReturnType__completion_token_price | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost) -> _WhichOneofReturnType__max_cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_seconds) -> _WhichOneofReturnType__max_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_total_tokens) -> _WhichOneofReturnType__max_total_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_token_price) -> _WhichOneofReturnType__prompt_token_price | None: ...
+
+Global___TurnBudget: _TypeAlias = TurnBudget  # noqa: Y015
+
+@_typing.final
+class CompactionConfig(_message.Message):
+    """When older history is replaced by a summary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    KEEP_TURNS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    max_prompt_tokens: _builtins.int
+    """Prompts longer than this many tokens are compacted first, at least 256; unset = never before the model refuses."""
+    keep_turns: _builtins.int
+    """Turns at the end that are kept as they are; unset = 1."""
+    model: _builtins.str
+    """The model that summarises; empty = the agent's."""
+    def __init__(
+        self,
+        *,
+        max_prompt_tokens: _builtins.int | None = ...,
+        keep_turns: _builtins.int | None = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_turns", b"_keep_turns", "_max_prompt_tokens", b"_max_prompt_tokens", "keep_turns", b"keep_turns", "max_prompt_tokens", b"max_prompt_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_turns", b"_keep_turns", "_max_prompt_tokens", b"_max_prompt_tokens", "keep_turns", b"keep_turns", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_turns: _TypeAlias = _typing.Literal["keep_turns"]  # noqa: Y015
+    _WhichOneofArgType__keep_turns: _TypeAlias = _typing.Literal["_keep_turns", b"_keep_turns"]  # noqa: Y015
+    _WhichOneofReturnType__max_prompt_tokens: _TypeAlias = _typing.Literal["max_prompt_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_prompt_tokens: _TypeAlias = _typing.Literal["_max_prompt_tokens", b"_max_prompt_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_turns) -> _WhichOneofReturnType__keep_turns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_prompt_tokens) -> _WhichOneofReturnType__max_prompt_tokens | None: ...
+
+Global___CompactionConfig: _TypeAlias = CompactionConfig  # noqa: Y015
+
+@_typing.final
 class AgentConfig(_message.Message):
     """What an agent is."""
 
@@ -150,6 +434,11 @@ class AgentConfig(_message.Message):
     CLIENT_TOOLS_FIELD_NUMBER: _builtins.int
     TOOL_CONFIG_FIELD_NUMBER: _builtins.int
     MAX_INFER_ITERS_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    AGENT_TOOLS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    COMPACTION_FIELD_NUMBER: _builtins.int
+    MAX_PARALLEL_TOOLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Identifier of the model."""
     instructions: _builtins.str
@@ -160,6 +449,8 @@ class AgentConfig(_message.Message):
     """Accepted for compatibility: sessions are always durable."""
     max_infer_iters: _builtins.int
     """Inference steps per turn at most, counted over resumes, 1 to 100; unset means 10."""
+    max_parallel_tools: _builtins.int
+    """Tools that run side by side, 1 to 64; unset = 8."""
     @_builtins.property
     def sampling_params(self) -> _common_pb2.SamplingParams:
         """How text is generated."""
@@ -190,6 +481,22 @@ class AgentConfig(_message.Message):
         turn could never end.
         """
 
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApprovalRule]:
+        """Which tool calls a person must allow, the first that fits decides."""
+
+    @_builtins.property
+    def agent_tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentTool]:
+        """Other agents that it may call."""
+
+    @_builtins.property
+    def budget(self) -> Global___TurnBudget:
+        """Where a turn stops before its answer; unset = no bounds."""
+
+    @_builtins.property
+    def compaction(self) -> Global___CompactionConfig:
+        """When older history is summarised; unset = when a prompt no longer fits the model."""
+
     def __init__(
         self,
         *,
@@ -205,19 +512,28 @@ class AgentConfig(_message.Message):
         client_tools: _abc.Iterable[_tools_pb2.ToolDef] | None = ...,
         tool_config: _common_pb2.ToolConfig | None = ...,
         max_infer_iters: _builtins.int | None = ...,
+        approvals: _abc.Iterable[Global___ApprovalRule] | None = ...,
+        agent_tools: _abc.Iterable[Global___AgentTool] | None = ...,
+        budget: Global___TurnBudget | None = ...,
+        compaction: Global___CompactionConfig | None = ...,
+        max_parallel_tools: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "enable_session_persistence", b"enable_session_persistence", "max_infer_iters", b"max_infer_iters", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "_max_parallel_tools", b"_max_parallel_tools", "budget", b"budget", "compaction", b"compaction", "enable_session_persistence", b"enable_session_persistence", "max_infer_iters", b"max_infer_iters", "max_parallel_tools", b"max_parallel_tools", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "client_tools", b"client_tools", "enable_session_persistence", b"enable_session_persistence", "input_shields", b"input_shields", "instructions", b"instructions", "max_infer_iters", b"max_infer_iters", "model", b"model", "name", b"name", "output_shields", b"output_shields", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "toolgroups", b"toolgroups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "_max_parallel_tools", b"_max_parallel_tools", "agent_tools", b"agent_tools", "approvals", b"approvals", "budget", b"budget", "client_tools", b"client_tools", "compaction", b"compaction", "enable_session_persistence", b"enable_session_persistence", "input_shields", b"input_shields", "instructions", b"instructions", "max_infer_iters", b"max_infer_iters", "max_parallel_tools", b"max_parallel_tools", "model", b"model", "name", b"name", "output_shields", b"output_shields", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "toolgroups", b"toolgroups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enable_session_persistence: _TypeAlias = _typing.Literal["enable_session_persistence"]  # noqa: Y015
     _WhichOneofArgType__enable_session_persistence: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence"]  # noqa: Y015
     _WhichOneofReturnType__max_infer_iters: _TypeAlias = _typing.Literal["max_infer_iters"]  # noqa: Y015
     _WhichOneofArgType__max_infer_iters: _TypeAlias = _typing.Literal["_max_infer_iters", b"_max_infer_iters"]  # noqa: Y015
+    _WhichOneofReturnType__max_parallel_tools: _TypeAlias = _typing.Literal["max_parallel_tools"]  # noqa: Y015
+    _WhichOneofArgType__max_parallel_tools: _TypeAlias = _typing.Literal["_max_parallel_tools", b"_max_parallel_tools"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_session_persistence) -> _WhichOneofReturnType__enable_session_persistence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_infer_iters) -> _WhichOneofReturnType__max_infer_iters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_parallel_tools) -> _WhichOneofReturnType__max_parallel_tools | None: ...
 
 Global___AgentConfig: _TypeAlias = AgentConfig  # noqa: Y015
 
@@ -230,8 +546,11 @@ class Agent(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     AGENT_CONFIG_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Identifier."""
+    version: _builtins.int
+    """Counts its configurations from 1."""
     @_builtins.property
     def agent_config(self) -> Global___AgentConfig:
         """What it is."""
@@ -246,10 +565,11 @@ class Agent(_message.Message):
         agent_id: _builtins.str = ...,
         agent_config: Global___AgentConfig | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_config", b"agent_config", "created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_config", b"agent_config", "agent_id", b"agent_id", "created_at", b"created_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_config", b"agent_config", "agent_id", b"agent_id", "created_at", b"created_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,6 +667,10 @@ class Turn(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Identifier."""
     session_id: _builtins.str
@@ -355,6 +679,12 @@ class Turn(_message.Message):
     """Where it stands."""
     last_sequence: _builtins.int
     """Sequence of the last event stored; watching after it yields only what is new."""
+    agent_id: _builtins.str
+    """The agent that answers: another than at first after a hand-off."""
+    agent_version: _builtins.int
+    """The version of the first agent's configuration that the turn was created with."""
+    cost: _builtins.float
+    """Cost of all inference steps so far, where the agent's budget has prices."""
     @_builtins.property
     def input_messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnInputMessage]:
         """What was asked."""
@@ -365,7 +695,7 @@ class Turn(_message.Message):
 
     @_builtins.property
     def output_message(self) -> _common_pb2.CompletionMessage:
-        """The answer; while client tools are awaited, the message that calls them."""
+        """The answer; while client tools are awaited, the message that calls those."""
 
     @_builtins.property
     def output_attachments(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Document]:
@@ -387,6 +717,10 @@ class Turn(_message.Message):
     def usage(self) -> _common_pb2.Usage:
         """Tokens used by all inference steps so far."""
 
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingCall]:
+        """What it waits for, by call; empty while it does not wait."""
+
     def __init__(
         self,
         *,
@@ -402,14 +736,68 @@ class Turn(_message.Message):
         error: _errors_pb2.Error | None = ...,
         usage: _common_pb2.Usage | None = ...,
         last_sequence: _builtins.int = ...,
+        pending: _abc.Iterable[Global___PendingCall] | None = ...,
+        agent_id: _builtins.str = ...,
+        agent_version: _builtins.int = ...,
+        cost: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "error", b"error", "output_message", b"output_message", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "completed_at", b"completed_at", "cost", b"cost", "error", b"error", "output_message", b"output_message", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "error", b"error", "input_messages", b"input_messages", "last_sequence", b"last_sequence", "output_attachments", b"output_attachments", "output_message", b"output_message", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "steps", b"steps", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "agent_id", b"agent_id", "agent_version", b"agent_version", "completed_at", b"completed_at", "cost", b"cost", "error", b"error", "input_messages", b"input_messages", "last_sequence", b"last_sequence", "output_attachments", b"output_attachments", "output_message", b"output_message", "pending", b"pending", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "steps", b"steps", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
+
+Global___Turn: _TypeAlias = Turn  # noqa: Y015
+
+@_typing.final
+class PendingCall(_message.Message):
+    """A call that waits for somebody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    kind: Global___PendingKind.ValueType
+    """Why it waits."""
+    tool: _builtins.str
+    """The full name of the tool, `group/tool`; the bare name of client tools."""
+    effect: _tools_pb2.ToolEffect.ValueType
+    """What a call of the tool changes."""
+    @_builtins.property
+    def call(self) -> _common_pb2.ToolCall:
+        """The call, with the arguments that would be used."""
+
+    @_builtins.property
+    def input(self) -> _tools_pb2.ToolInputRequest:
+        """What the tool asks; only with PENDING_KIND_INPUT."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it counts as denied; unset = never."""
+
+    def __init__(
+        self,
+        *,
+        call: _common_pb2.ToolCall | None = ...,
+        kind: Global___PendingKind.ValueType = ...,
+        tool: _builtins.str = ...,
+        effect: _tools_pb2.ToolEffect.ValueType = ...,
+        input: _tools_pb2.ToolInputRequest | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "expires_at", b"expires_at", "input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "effect", b"effect", "expires_at", b"expires_at", "input", b"input", "kind", b"kind", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Turn: _TypeAlias = Turn  # noqa: Y015
+Global___PendingCall: _TypeAlias = PendingCall  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
@@ -427,6 +815,7 @@ class Step(_message.Message):
     SHIELD_CALL_FIELD_NUMBER: _builtins.int
     MEMORY_RETRIEVAL_FIELD_NUMBER: _builtins.int
     COMPACTION_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """Identifier."""
     turn_id: _builtins.str
@@ -461,6 +850,10 @@ class Step(_message.Message):
     def compaction(self) -> Global___CompactionStep:
         """History was summarised."""
 
+    @_builtins.property
+    def approval(self) -> Global___ApprovalStep:
+        """People decided about calls."""
+
     def __init__(
         self,
         *,
@@ -474,12 +867,13 @@ class Step(_message.Message):
         shield_call: Global___ShieldCallStep | None = ...,
         memory_retrieval: Global___MemoryRetrievalStep | None = ...,
         compaction: Global___CompactionStep | None = ...,
+        approval: Global___ApprovalStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "completed_at", b"completed_at", "details", b"details", "inference", b"inference", "memory_retrieval", b"memory_retrieval", "shield_call", b"shield_call", "started_at", b"started_at", "tool_execution", b"tool_execution"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "compaction", b"compaction", "completed_at", b"completed_at", "details", b"details", "inference", b"inference", "memory_retrieval", b"memory_retrieval", "shield_call", b"shield_call", "started_at", b"started_at", "tool_execution", b"tool_execution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "completed_at", b"completed_at", "details", b"details", "inference", b"inference", "memory_retrieval", b"memory_retrieval", "shield_call", b"shield_call", "started_at", b"started_at", "step_id", b"step_id", "step_type", b"step_type", "tool_execution", b"tool_execution", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "compaction", b"compaction", "completed_at", b"completed_at", "details", b"details", "inference", b"inference", "memory_retrieval", b"memory_retrieval", "shield_call", b"shield_call", "started_at", b"started_at", "step_id", b"step_id", "step_type", b"step_type", "tool_execution", b"tool_execution", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["inference", "tool_execution", "shield_call", "memory_retrieval", "compaction"]  # noqa: Y015
+    _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["inference", "tool_execution", "shield_call", "memory_retrieval", "compaction", "approval"]  # noqa: Y015
     _WhichOneofArgType_details: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_details) -> _WhichOneofReturnType_details | None: ...
 
@@ -523,6 +917,7 @@ class ToolExecutionStep(_message.Message):
 
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_RESPONSES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ToolCall]:
         """The calls, in the model's order."""
@@ -531,19 +926,188 @@ class ToolExecutionStep(_message.Message):
     def tool_responses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ToolResponse]:
         """Their results, in the order of the calls; missing while awaited."""
 
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallRecord]:
+        """How each call stands, in the order of the calls."""
+
     def __init__(
         self,
         *,
         tool_calls: _abc.Iterable[_common_pb2.ToolCall] | None = ...,
         tool_responses: _abc.Iterable[_common_pb2.ToolResponse] | None = ...,
+        records: _abc.Iterable[Global___ToolCallRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tool_calls", b"tool_calls", "tool_responses", b"tool_responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "tool_calls", b"tool_calls", "tool_responses", b"tool_responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolExecutionStep: _TypeAlias = ToolExecutionStep  # noqa: Y015
+
+@_typing.final
+class ToolCallRecord(_message.Message):
+    """The ledger's line of one call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    EDITED_ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    INPUT_RESPONSE_FIELD_NUMBER: _builtins.int
+    APPROVED_BY_FIELD_NUMBER: _builtins.int
+    AGENT_TURN_ID_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The call."""
+    tool: _builtins.str
+    """The full name of the tool, `group/tool`; the bare name of client tools; empty where there is no such tool."""
+    state: Global___ToolCallState.ValueType
+    """How far it has come."""
+    effect: _tools_pb2.ToolEffect.ValueType
+    """What a call of the tool changes."""
+    idempotency_key: _builtins.str
+    """Sent with every attempt: the same for each, so that a tool that honours it acts once."""
+    edited_arguments_json: _builtins.str
+    """The arguments that a person put in place of the model's; empty = none."""
+    attempts: _builtins.int
+    """How often it was sent."""
+    approved_by: _builtins.str
+    """Who allowed it; empty where nobody had to."""
+    agent_turn_id: _builtins.str
+    """Turn of the agent that answers it; empty for other tools."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was sent first; unset before."""
+
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; unset before."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When an approval that is awaited expires; unset = never."""
+
+    @_builtins.property
+    def input(self) -> _tools_pb2.ToolInputRequest:
+        """What the tool asks a person; unset = nothing."""
+
+    @_builtins.property
+    def input_response(self) -> _tools_pb2.ToolInputResponse:
+        """What the person answered; unset before."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        state: Global___ToolCallState.ValueType = ...,
+        effect: _tools_pb2.ToolEffect.ValueType = ...,
+        idempotency_key: _builtins.str = ...,
+        edited_arguments_json: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        input: _tools_pb2.ToolInputRequest | None = ...,
+        input_response: _tools_pb2.ToolInputResponse | None = ...,
+        approved_by: _builtins.str = ...,
+        agent_turn_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "expires_at", b"expires_at", "input", b"input", "input_response", b"input_response", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_turn_id", b"agent_turn_id", "approved_by", b"approved_by", "attempts", b"attempts", "call_id", b"call_id", "completed_at", b"completed_at", "edited_arguments_json", b"edited_arguments_json", "effect", b"effect", "expires_at", b"expires_at", "idempotency_key", b"idempotency_key", "input", b"input", "input_response", b"input_response", "started_at", b"started_at", "state", b"state", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallRecord: _TypeAlias = ToolCallRecord  # noqa: Y015
+
+@_typing.final
+class ApprovalStep(_message.Message):
+    """People decided about calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ToolCall]:
+        """The calls that waited, in the model's order."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolDecision]:
+        """What was decided, in the order of the decisions."""
+
+    def __init__(
+        self,
+        *,
+        tool_calls: _abc.Iterable[_common_pb2.ToolCall] | None = ...,
+        decisions: _abc.Iterable[Global___ToolDecision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalStep: _TypeAlias = ApprovalStep  # noqa: Y015
+
+@_typing.final
+class ToolDecision(_message.Message):
+    """A person's decision about a call that waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The call, one that the turn waits for."""
+    kind: Global___ToolDecisionKind.ValueType
+    """What to do."""
+    reason: _builtins.str
+    """Why; the model reads it when the call is denied; empty = no reason given."""
+    arguments_json: _builtins.str
+    """Arguments in place of the model's, one JSON object; empty = the model's."""
+    decided_by: _builtins.str
+    """Who decides, for the record; empty = not said."""
+    @_builtins.property
+    def input(self) -> _tools_pb2.ToolInputResponse:
+        """The answer to the tool's question; only with ANSWER. Its `state` may be left out."""
+
+    @_builtins.property
+    def decided_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided; set by the service."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        kind: Global___ToolDecisionKind.ValueType = ...,
+        reason: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        decided_by: _builtins.str = ...,
+        input: _tools_pb2.ToolInputResponse | None = ...,
+        decided_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "call_id", b"call_id", "decided_at", b"decided_at", "decided_by", b"decided_by", "input", b"input", "kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolDecision: _TypeAlias = ToolDecision  # noqa: Y015
 
 @_typing.final
 class ShieldCallStep(_message.Message):
@@ -714,20 +1278,80 @@ class GetAgentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AGENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """The agent."""
+    version: _builtins.int
+    """The version wanted; 0 means the newest."""
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAgentRequest: _TypeAlias = GetAgentRequest  # noqa: Y015
+
+@_typing.final
+class UpdateAgentRequest(_message.Message):
+    """Request of UpdateAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_CONFIG_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """The agent."""
+    expected_version: _builtins.int
+    """The newest version as the caller knows it; 0 means whichever it is."""
+    @_builtins.property
+    def agent_config(self) -> Global___AgentConfig:
+        """What it is from now on."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        agent_config: Global___AgentConfig | None = ...,
+        expected_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_config", b"agent_config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_config", b"agent_config", "agent_id", b"agent_id", "expected_version", b"expected_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAgentRequest: _TypeAlias = UpdateAgentRequest  # noqa: Y015
+
+@_typing.final
+class UpdateAgentResponse(_message.Message):
+    """Answer of UpdateAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """The agent with its newest version."""
+
+    def __init__(
+        self,
+        *,
+        agent: Global___Agent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAgentResponse: _TypeAlias = UpdateAgentResponse  # noqa: Y015
 
 @_typing.final
 class GetAgentResponse(_message.Message):
@@ -1263,7 +1887,7 @@ class WatchTurnResponse(_message.Message):
 
     @_builtins.property
     def turn_awaiting_input(self) -> Global___TurnAwaitingInput:
-        """The turn waits for the results of client tools. Last of this stream."""
+        """The turn waits for results of client tools or for people. Last of this stream."""
 
     @_builtins.property
     def turn_complete(self) -> Global___TurnComplete:
@@ -1374,13 +1998,18 @@ class TurnStepProgress(_message.Message):
     STEP_TYPE_FIELD_NUMBER: _builtins.int
     STEP_ID_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
+    TOOL_PROGRESS_FIELD_NUMBER: _builtins.int
     step_type: Global___StepType.ValueType
     """What kind of step."""
     step_id: _builtins.str
     """The step."""
     @_builtins.property
     def delta(self) -> _common_pb2.ContentDelta:
-        """Text of the model, or a tool call."""
+        """Text of the model, or a tool call; unset while a tool reports."""
+
+    @_builtins.property
+    def tool_progress(self) -> Global___ToolCallProgress:
+        """What a running tool reports; unset for pieces of the model."""
 
     def __init__(
         self,
@@ -1388,14 +2017,59 @@ class TurnStepProgress(_message.Message):
         step_type: Global___StepType.ValueType = ...,
         step_id: _builtins.str = ...,
         delta: _common_pb2.ContentDelta | None = ...,
+        tool_progress: Global___ToolCallProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "tool_progress", b"tool_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "step_id", b"step_id", "step_type", b"step_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "step_id", b"step_id", "step_type", b"step_type", "tool_progress", b"tool_progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnStepProgress: _TypeAlias = TurnStepProgress  # noqa: Y015
+
+@_typing.final
+class ToolCallProgress(_message.Message):
+    """What a running tool reports, for display; the step's result holds what counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    FRACTION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The call."""
+    tool: _builtins.str
+    """The tool, `group/tool`."""
+    fraction: _builtins.float
+    """Share done, 0 to 1; unset = unknown."""
+    message: _builtins.str
+    """One line for people; empty = none."""
+    stream: _builtins.str
+    """`stdout`, `stderr` or a name of the tool's own, where `text` is set."""
+    text: _builtins.str
+    """Output while the tool runs; empty = none."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        fraction: _builtins.float | None = ...,
+        message: _builtins.str = ...,
+        stream: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "fraction", b"fraction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction", b"_fraction", "call_id", b"call_id", "fraction", b"fraction", "message", b"message", "stream", b"stream", "text", b"text", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fraction: _TypeAlias = _typing.Literal["fraction"]  # noqa: Y015
+    _WhichOneofArgType__fraction: _TypeAlias = _typing.Literal["_fraction", b"_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fraction) -> _WhichOneofReturnType__fraction | None: ...
+
+Global___ToolCallProgress: _TypeAlias = ToolCallProgress  # noqa: Y015
 
 @_typing.final
 class TurnStepComplete(_message.Message):
@@ -1461,14 +2135,14 @@ Global___TurnStepRestarted: _TypeAlias = TurnStepRestarted  # noqa: Y015
 
 @_typing.final
 class TurnAwaitingInput(_message.Message):
-    """The turn waits for the results of client tools."""
+    """The turn waits for results of client tools or for people."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def turn(self) -> Global___Turn:
-        """The turn; `output_message.tool_calls` holds the calls that wait."""
+        """The turn; `pending` holds the calls that wait, `output_message.tool_calls` those of client tools."""
 
     def __init__(
         self,
@@ -1563,21 +2237,27 @@ class ResumeTurnRequest(_message.Message):
 
     TURN_ID_FIELD_NUMBER: _builtins.int
     TOOL_RESPONSES_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """The turn."""
     @_builtins.property
     def tool_responses(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ToolResponse]:
-        """Results of client tools, by call id."""
+        """Results of client tools, and of calls whose fate was unknown, by call id."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolDecision]:
+        """What people decided, by call id."""
 
     def __init__(
         self,
         *,
         turn_id: _builtins.str = ...,
         tool_responses: _abc.Iterable[_common_pb2.ToolResponse] | None = ...,
+        decisions: _abc.Iterable[Global___ToolDecision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tool_responses", b"tool_responses", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "tool_responses", b"tool_responses", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,11 @@ class AgentsServiceStub(object):
                 request_serializer=llamastack_dot_v1_dot_agents__pb2.GetAgentRequest.SerializeToString,
                 response_deserializer=llamastack_dot_v1_dot_agents__pb2.GetAgentResponse.FromString,
                 _registered_method=True)
+        self.UpdateAgent = channel.unary_unary(
+                '/llamastack.v1.AgentsService/UpdateAgent',
+                request_serializer=llamastack_dot_v1_dot_agents__pb2.UpdateAgentRequest.SerializeToString,
+                response_deserializer=llamastack_dot_v1_dot_agents__pb2.UpdateAgentResponse.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/llamastack.v1.AgentsService/ListAgents',
                 request_serializer=llamastack_dot_v1_dot_agents__pb2.ListAgentsRequest.SerializeToString,
@@ -124,7 +129,7 @@ class AgentsServiceServicer(object):
     """
 
     def CreateAgent(self, request, context):
-        """Creates an agent. A repeat with the same request id returns the same agent.
+        """Creates an agent, version 1 of it. A repeat with the same request id returns the same agent.
         Errors: INVALID_ARGUMENT (INVALID_VALUE, MISSING_FIELD, REQUEST_ID_REUSED); UNIMPLEMENTED (UNSUPPORTED) naming the
         field that cannot be honoured.
         """
@@ -133,8 +138,18 @@ class AgentsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetAgent(self, request, context):
-        """Returns an agent. Idempotent.
+        """Returns an agent, the newest version unless the request names another one. Idempotent.
         Errors: NOT_FOUND (NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAgent(self, request, context):
+        """Gives an agent a new configuration as its next version; turns that were created before keep theirs. The
+        configuration that the newest version has already makes no new one.
+        Errors: NOT_FOUND (NOT_FOUND); ABORTED (CONFLICT) when `expected_version` is not the newest; INVALID_ARGUMENT
+        (INVALID_VALUE, MISSING_FIELD); UNIMPLEMENTED (UNSUPPORTED) naming the field that cannot be honoured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,10 +231,11 @@ class AgentsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTurn(self, request, context):
-        """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
-        waiting call has a result. A repeat with the same content does nothing.
+        """Hands results of client tools and decisions of people to a turn that waits for them; returns at once. The turn goes
+        on when nothing that it waits for is left. A repeat with the same content does nothing.
         Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-        or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
+        or a call was answered or decided before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results and
+        decisions; INVALID_ARGUMENT (INVALID_VALUE) when a decision does not fit what its call waits for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -269,6 +285,11 @@ def add_AgentsServiceServicer_to_server(servicer, server):
                     servicer.GetAgent,
                     request_deserializer=llamastack_dot_v1_dot_agents__pb2.GetAgentRequest.FromString,
                     response_serializer=llamastack_dot_v1_dot_agents__pb2.GetAgentResponse.SerializeToString,
+            ),
+            'UpdateAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAgent,
+                    request_deserializer=llamastack_dot_v1_dot_agents__pb2.UpdateAgentRequest.FromString,
+                    response_serializer=llamastack_dot_v1_dot_agents__pb2.UpdateAgentResponse.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -397,6 +418,33 @@ class AgentsService(object):
             '/llamastack.v1.AgentsService/GetAgent',
             llamastack_dot_v1_dot_agents__pb2.GetAgentRequest.SerializeToString,
             llamastack_dot_v1_dot_agents__pb2.GetAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamastack.v1.AgentsService/UpdateAgent',
+            llamastack_dot_v1_dot_agents__pb2.UpdateAgentRequest.SerializeToString,
+            llamastack_dot_v1_dot_agents__pb2.UpdateAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

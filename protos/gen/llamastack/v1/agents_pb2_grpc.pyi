@@ -36,13 +36,19 @@ class AgentsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentsServiceAsyncStub: ...
     CreateAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.CreateAgentRequest, _agents_pb2.CreateAgentResponse]
-    """Creates an agent. A repeat with the same request id returns the same agent.
+    """Creates an agent, version 1 of it. A repeat with the same request id returns the same agent.
     Errors: INVALID_ARGUMENT (INVALID_VALUE, MISSING_FIELD, REQUEST_ID_REUSED); UNIMPLEMENTED (UNSUPPORTED) naming the
     field that cannot be honoured.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.GetAgentRequest, _agents_pb2.GetAgentResponse]
-    """Returns an agent. Idempotent.
+    """Returns an agent, the newest version unless the request names another one. Idempotent.
     Errors: NOT_FOUND (NOT_FOUND).
+    """
+    UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.UpdateAgentRequest, _agents_pb2.UpdateAgentResponse]
+    """Gives an agent a new configuration as its next version; turns that were created before keep theirs. The
+    configuration that the newest version has already makes no new one.
+    Errors: NOT_FOUND (NOT_FOUND); ABORTED (CONFLICT) when `expected_version` is not the newest; INVALID_ARGUMENT
+    (INVALID_VALUE, MISSING_FIELD); UNIMPLEMENTED (UNSUPPORTED) naming the field that cannot be honoured.
     """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ListAgentsRequest, _agents_pb2.ListAgentsResponse]
     """Lists the agents, newest first. Idempotent.
@@ -84,10 +90,11 @@ class AgentsServiceStub:
     Errors: NOT_FOUND (NOT_FOUND); OUT_OF_RANGE (RESUME_POINT_GONE); UNAVAILABLE (DRAINING): watch again elsewhere.
     """
     ResumeTurn: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ResumeTurnRequest, _agents_pb2.ResumeTurnResponse]
-    """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
-    waiting call has a result. A repeat with the same content does nothing.
+    """Hands results of client tools and decisions of people to a turn that waits for them; returns at once. The turn goes
+    on when nothing that it waits for is left. A repeat with the same content does nothing.
     Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-    or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
+    or a call was answered or decided before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results and
+    decisions; INVALID_ARGUMENT (INVALID_VALUE) when a decision does not fit what its call waits for.
     """
     GetTurn: _grpc.UnaryUnaryMultiCallable[_agents_pb2.GetTurnRequest, _agents_pb2.GetTurnResponse]
     """Returns a turn with its steps. Idempotent.
@@ -114,13 +121,19 @@ class AgentsServiceAsyncStub(AgentsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.CreateAgentRequest, _agents_pb2.CreateAgentResponse]  # type: ignore[assignment]
-    """Creates an agent. A repeat with the same request id returns the same agent.
+    """Creates an agent, version 1 of it. A repeat with the same request id returns the same agent.
     Errors: INVALID_ARGUMENT (INVALID_VALUE, MISSING_FIELD, REQUEST_ID_REUSED); UNIMPLEMENTED (UNSUPPORTED) naming the
     field that cannot be honoured.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.GetAgentRequest, _agents_pb2.GetAgentResponse]  # type: ignore[assignment]
-    """Returns an agent. Idempotent.
+    """Returns an agent, the newest version unless the request names another one. Idempotent.
     Errors: NOT_FOUND (NOT_FOUND).
+    """
+    UpdateAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.UpdateAgentRequest, _agents_pb2.UpdateAgentResponse]  # type: ignore[assignment]
+    """Gives an agent a new configuration as its next version; turns that were created before keep theirs. The
+    configuration that the newest version has already makes no new one.
+    Errors: NOT_FOUND (NOT_FOUND); ABORTED (CONFLICT) when `expected_version` is not the newest; INVALID_ARGUMENT
+    (INVALID_VALUE, MISSING_FIELD); UNIMPLEMENTED (UNSUPPORTED) naming the field that cannot be honoured.
     """
     ListAgents: _aio.UnaryUnaryMultiCallable[_agents_pb2.ListAgentsRequest, _agents_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the agents, newest first. Idempotent.
@@ -162,10 +175,11 @@ class AgentsServiceAsyncStub(AgentsServiceStub):
     Errors: NOT_FOUND (NOT_FOUND); OUT_OF_RANGE (RESUME_POINT_GONE); UNAVAILABLE (DRAINING): watch again elsewhere.
     """
     ResumeTurn: _aio.UnaryUnaryMultiCallable[_agents_pb2.ResumeTurnRequest, _agents_pb2.ResumeTurnResponse]  # type: ignore[assignment]
-    """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
-    waiting call has a result. A repeat with the same content does nothing.
+    """Hands results of client tools and decisions of people to a turn that waits for them; returns at once. The turn goes
+    on when nothing that it waits for is left. A repeat with the same content does nothing.
     Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-    or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
+    or a call was answered or decided before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results and
+    decisions; INVALID_ARGUMENT (INVALID_VALUE) when a decision does not fit what its call waits for.
     """
     GetTurn: _aio.UnaryUnaryMultiCallable[_agents_pb2.GetTurnRequest, _agents_pb2.GetTurnResponse]  # type: ignore[assignment]
     """Returns a turn with its steps. Idempotent.
@@ -195,7 +209,7 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_pb2.CreateAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.CreateAgentResponse, _abc.Awaitable[_agents_pb2.CreateAgentResponse]]:
-        """Creates an agent. A repeat with the same request id returns the same agent.
+        """Creates an agent, version 1 of it. A repeat with the same request id returns the same agent.
         Errors: INVALID_ARGUMENT (INVALID_VALUE, MISSING_FIELD, REQUEST_ID_REUSED); UNIMPLEMENTED (UNSUPPORTED) naming the
         field that cannot be honoured.
         """
@@ -206,8 +220,20 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_pb2.GetAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.GetAgentResponse, _abc.Awaitable[_agents_pb2.GetAgentResponse]]:
-        """Returns an agent. Idempotent.
+        """Returns an agent, the newest version unless the request names another one. Idempotent.
         Errors: NOT_FOUND (NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateAgent(
+        self,
+        request: _agents_pb2.UpdateAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_pb2.UpdateAgentResponse, _abc.Awaitable[_agents_pb2.UpdateAgentResponse]]:
+        """Gives an agent a new configuration as its next version; turns that were created before keep theirs. The
+        configuration that the newest version has already makes no new one.
+        Errors: NOT_FOUND (NOT_FOUND); ABORTED (CONFLICT) when `expected_version` is not the newest; INVALID_ARGUMENT
+        (INVALID_VALUE, MISSING_FIELD); UNIMPLEMENTED (UNSUPPORTED) naming the field that cannot be honoured.
         """
 
     @_abc_1.abstractmethod
@@ -309,10 +335,11 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_pb2.ResumeTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.ResumeTurnResponse, _abc.Awaitable[_agents_pb2.ResumeTurnResponse]]:
-        """Hands the results of client tools to a turn that waits for them; returns at once. The turn goes on when every
-        waiting call has a result. A repeat with the same content does nothing.
+        """Hands results of client tools and decisions of people to a turn that waits for them; returns at once. The turn goes
+        on when nothing that it waits for is left. A repeat with the same content does nothing.
         Errors: NOT_FOUND (NOT_FOUND) for turn or call; FAILED_PRECONDITION (FAILED_PRECONDITION) when the turn does not wait,
-        or a call was answered before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results.
+        or a call was answered or decided before with other content; INVALID_ARGUMENT (MISSING_FIELD) without results and
+        decisions; INVALID_ARGUMENT (INVALID_VALUE) when a decision does not fit what its call waits for.
         """
 
     @_abc_1.abstractmethod

@@ -22,34 +22,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _ToolApproval:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ToolApprovalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolApproval.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    TOOL_APPROVAL_UNSPECIFIED: _ToolApproval.ValueType  # 0
-    """Never."""
-    TOOL_APPROVAL_NEVER: _ToolApproval.ValueType  # 1
-    """No approval."""
-    TOOL_APPROVAL_ALWAYS: _ToolApproval.ValueType  # 2
-    """Each call."""
-    TOOL_APPROVAL_WRITES: _ToolApproval.ValueType  # 3
-    """Calls of tools whose effect is not READ."""
-
-class ToolApproval(_ToolApproval, metaclass=_ToolApprovalEnumTypeWrapper):
-    """When a person must allow a call before it runs."""
-
-TOOL_APPROVAL_UNSPECIFIED: ToolApproval.ValueType  # 0
-"""Never."""
-TOOL_APPROVAL_NEVER: ToolApproval.ValueType  # 1
-"""No approval."""
-TOOL_APPROVAL_ALWAYS: ToolApproval.ValueType  # 2
-"""Each call."""
-TOOL_APPROVAL_WRITES: ToolApproval.ValueType  # 3
-"""Calls of tools whose effect is not READ."""
-Global___ToolApproval: _TypeAlias = ToolApproval  # noqa: Y015
-
 class _ToolHost:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -92,7 +64,7 @@ class ToolGroupSettings(_message.Message):
     SECRETS_REF_FIELD_NUMBER: _builtins.int
     effect: _tools_pb2.ToolEffect.ValueType
     """Effect of tools that have none of their own."""
-    approval: Global___ToolApproval.ValueType
+    approval: _tools_pb2.ToolApproval.ValueType
     """When a person must allow a call."""
     timeout_seconds: _builtins.float
     """Longest run of one call, above 0; at most 3600."""
@@ -108,7 +80,7 @@ class ToolGroupSettings(_message.Message):
         self,
         *,
         effect: _tools_pb2.ToolEffect.ValueType = ...,
-        approval: Global___ToolApproval.ValueType = ...,
+        approval: _tools_pb2.ToolApproval.ValueType = ...,
         timeout_seconds: _builtins.float | None = ...,
         max_concurrency: _builtins.int | None = ...,
         egress_hosts: _abc.Iterable[_builtins.str] | None = ...,

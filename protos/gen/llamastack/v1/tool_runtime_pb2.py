@@ -29,7 +29,7 @@ from llamastack.v1 import options_pb2 as llamastack_dot_v1_dot_options__pb2
 from llamastack.v1 import tools_pb2 as llamastack_dot_v1_dot_tools__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n llamastack/v1/tool_runtime.proto\x12\rllamastack.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1allamastack/v1/common.proto\x1a\x1bllamastack/v1/options.proto\x1a\x19llamastack/v1/tools.proto\"\xc6\x01\n\x17ListRuntimeToolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x1a\n\rtool_group_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12(\n\x0cmcp_endpoint\x18\x04 \x01(\x0b\x32\x12.llamastack.v1.URL\x12\x1a\n\rauthorization\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x10\n\x0e_tool_group_idB\x10\n\x0e_authorization\"Y\n\x18ListRuntimeToolsResponse\x12$\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x16.llamastack.v1.ToolDef\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x02\n\x11InvokeToolRequest\x12\x11\n\ttool_name\x18\x01 \x01(\t\x12\'\n\x06kwargs\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0bkwargs_json\x18\x03 \x01(\t\x12\x1a\n\rauthorization\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x1c\n\x0ftimeout_seconds\x18\x08 \x01(\x02H\x01\x88\x01\x01\x42\x10\n\x0e_authorizationB\x12\n\x10_timeout_seconds\"b\n\x12InvokeToolResponse\x12\x33\n\x06result\x18\x01 \x01(\x0b\x32#.llamastack.v1.ToolInvocationResult\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"L\n\x17StreamInvokeToolRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .llamastack.v1.InvokeToolRequest\"9\n\x0bToolStarted\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\"C\n\x0cToolProgress\x12\x15\n\x08\x66raction\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x02 \x01(\tB\x0b\n\t_fraction\"*\n\nToolOutput\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xd8\x02\n\x18StreamInvokeToolResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12-\n\x07started\x18\x02 \x01(\x0b\x32\x1a.llamastack.v1.ToolStartedH\x00\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1b.llamastack.v1.ToolProgressH\x00\x12+\n\x06output\x18\x04 \x01(\x0b\x32\x19.llamastack.v1.ToolOutputH\x00\x12;\n\x06result\x18\x05 \x01(\x0b\x32#.llamastack.v1.ToolInvocationResultB\x04\x88\xb5\x18\x01H\x00\x12-\n\theartbeat\x18\x0e \x01(\x0b\x32\x18.llamastack.v1.HeartbeatH\x00\x12(\n\x07go_away\x18\x0f \x01(\x0b\x32\x15.llamastack.v1.GoAwayH\x00\x42\x07\n\x05\x65vent\"\x80\x02\n\nInvocation\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12/\n\x06status\x18\x03 \x01(\x0e\x32\x1f.llamastack.v1.InvocationStatus\x12\x33\n\x06result\x18\x04 \x01(\x0b\x32#.llamastack.v1.ToolInvocationResult\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x14GetInvocationRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"F\n\x15GetInvocationResponse\x12-\n\ninvocation\x18\x01 \x01(\x0b\x32\x19.llamastack.v1.Invocation\"2\n\x17\x43\x61ncelInvocationRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"I\n\x18\x43\x61ncelInvocationResponse\x12-\n\ninvocation\x18\x01 \x01(\x0b\x32\x19.llamastack.v1.Invocation*\xd0\x01\n\x10InvocationStatus\x12!\n\x1dINVOCATION_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19INVOCATION_STATUS_RUNNING\x10\x01\x12\x1f\n\x1bINVOCATION_STATUS_COMPLETED\x10\x02\x12\x1c\n\x18INVOCATION_STATUS_FAILED\x10\x03\x12\x1f\n\x1bINVOCATION_STATUS_CANCELLED\x10\x04\x12\x1a\n\x16INVOCATION_STATUS_LOST\x10\x05\x32\xf4\x03\n\x12ToolRuntimeService\x12\x63\n\x10ListRuntimeTools\x12&.llamastack.v1.ListRuntimeToolsRequest\x1a\'.llamastack.v1.ListRuntimeToolsResponse\x12Q\n\nInvokeTool\x12 .llamastack.v1.InvokeToolRequest\x1a!.llamastack.v1.InvokeToolResponse\x12\x65\n\x10StreamInvokeTool\x12&.llamastack.v1.StreamInvokeToolRequest\x1a\'.llamastack.v1.StreamInvokeToolResponse0\x01\x12Z\n\rGetInvocation\x12#.llamastack.v1.GetInvocationRequest\x1a$.llamastack.v1.GetInvocationResponse\x12\x63\n\x10\x43\x61ncelInvocation\x12&.llamastack.v1.CancelInvocationRequest\x1a\'.llamastack.v1.CancelInvocationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n llamastack/v1/tool_runtime.proto\x12\rllamastack.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1allamastack/v1/common.proto\x1a\x1bllamastack/v1/options.proto\x1a\x19llamastack/v1/tools.proto\"\xc6\x01\n\x17ListRuntimeToolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x1a\n\rtool_group_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12(\n\x0cmcp_endpoint\x18\x04 \x01(\x0b\x32\x12.llamastack.v1.URL\x12\x1a\n\rauthorization\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x10\n\x0e_tool_group_idB\x10\n\x0e_authorization\"Y\n\x18ListRuntimeToolsResponse\x12$\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x16.llamastack.v1.ToolDef\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf8\x02\n\x11InvokeToolRequest\x12\x11\n\ttool_name\x18\x01 \x01(\t\x12\'\n\x06kwargs\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0bkwargs_json\x18\x03 \x01(\t\x12\x1a\n\rauthorization\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x1c\n\x0ftimeout_seconds\x18\x08 \x01(\x02H\x01\x88\x01\x01\x12\x13\n\x0b\x61pproved_by\x18\t \x01(\t\x12\x38\n\x0einput_response\x18\n \x01(\x0b\x32 .llamastack.v1.ToolInputResponse\x12%\n\x04\x61rgs\x18\x0b \x01(\x0b\x32\x17.google.protobuf.StructB\x10\n\x0e_authorizationB\x12\n\x10_timeout_seconds\"b\n\x12InvokeToolResponse\x12\x33\n\x06result\x18\x01 \x01(\x0b\x32#.llamastack.v1.ToolInvocationResult\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"L\n\x17StreamInvokeToolRequest\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .llamastack.v1.InvokeToolRequest\"9\n\x0bToolStarted\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\"C\n\x0cToolProgress\x12\x15\n\x08\x66raction\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x02 \x01(\tB\x0b\n\t_fraction\"*\n\nToolOutput\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xd8\x02\n\x18StreamInvokeToolResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12-\n\x07started\x18\x02 \x01(\x0b\x32\x1a.llamastack.v1.ToolStartedH\x00\x12/\n\x08progress\x18\x03 \x01(\x0b\x32\x1b.llamastack.v1.ToolProgressH\x00\x12+\n\x06output\x18\x04 \x01(\x0b\x32\x19.llamastack.v1.ToolOutputH\x00\x12;\n\x06result\x18\x05 \x01(\x0b\x32#.llamastack.v1.ToolInvocationResultB\x04\x88\xb5\x18\x01H\x00\x12-\n\theartbeat\x18\x0e \x01(\x0b\x32\x18.llamastack.v1.HeartbeatH\x00\x12(\n\x07go_away\x18\x0f \x01(\x0b\x32\x15.llamastack.v1.GoAwayH\x00\x42\x07\n\x05\x65vent\"\x80\x02\n\nInvocation\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12/\n\x06status\x18\x03 \x01(\x0e\x32\x1f.llamastack.v1.InvocationStatus\x12\x33\n\x06result\x18\x04 \x01(\x0b\x32#.llamastack.v1.ToolInvocationResult\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x14GetInvocationRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"F\n\x15GetInvocationResponse\x12-\n\ninvocation\x18\x01 \x01(\x0b\x32\x19.llamastack.v1.Invocation\"2\n\x17\x43\x61ncelInvocationRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"I\n\x18\x43\x61ncelInvocationResponse\x12-\n\ninvocation\x18\x01 \x01(\x0b\x32\x19.llamastack.v1.Invocation*\xd0\x01\n\x10InvocationStatus\x12!\n\x1dINVOCATION_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19INVOCATION_STATUS_RUNNING\x10\x01\x12\x1f\n\x1bINVOCATION_STATUS_COMPLETED\x10\x02\x12\x1c\n\x18INVOCATION_STATUS_FAILED\x10\x03\x12\x1f\n\x1bINVOCATION_STATUS_CANCELLED\x10\x04\x12\x1a\n\x16INVOCATION_STATUS_LOST\x10\x05\x32\xf4\x03\n\x12ToolRuntimeService\x12\x63\n\x10ListRuntimeTools\x12&.llamastack.v1.ListRuntimeToolsRequest\x1a\'.llamastack.v1.ListRuntimeToolsResponse\x12Q\n\nInvokeTool\x12 .llamastack.v1.InvokeToolRequest\x1a!.llamastack.v1.InvokeToolResponse\x12\x65\n\x10StreamInvokeTool\x12&.llamastack.v1.StreamInvokeToolRequest\x1a\'.llamastack.v1.StreamInvokeToolResponse0\x01\x12Z\n\rGetInvocation\x12#.llamastack.v1.GetInvocationRequest\x1a$.llamastack.v1.GetInvocationResponse\x12\x63\n\x10\x43\x61ncelInvocation\x12&.llamastack.v1.CancelInvocationRequest\x1a\'.llamastack.v1.CancelInvocationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,36 +38,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STREAMINVOKETOOLRESPONSE'].fields_by_name['result']._loaded_options = None
   _globals['_STREAMINVOKETOOLRESPONSE'].fields_by_name['result']._serialized_options = b'\210\265\030\001'
-  _globals['_INVOCATIONSTATUS']._serialized_start=1956
-  _globals['_INVOCATIONSTATUS']._serialized_end=2164
+  _globals['_INVOCATIONSTATUS']._serialized_start=2074
+  _globals['_INVOCATIONSTATUS']._serialized_end=2282
   _globals['_LISTRUNTIMETOOLSREQUEST']._serialized_start=199
   _globals['_LISTRUNTIMETOOLSREQUEST']._serialized_end=397
   _globals['_LISTRUNTIMETOOLSRESPONSE']._serialized_start=399
   _globals['_LISTRUNTIMETOOLSRESPONSE']._serialized_end=488
   _globals['_INVOKETOOLREQUEST']._serialized_start=491
-  _globals['_INVOKETOOLREQUEST']._serialized_end=749
-  _globals['_INVOKETOOLRESPONSE']._serialized_start=751
-  _globals['_INVOKETOOLRESPONSE']._serialized_end=849
-  _globals['_STREAMINVOKETOOLREQUEST']._serialized_start=851
-  _globals['_STREAMINVOKETOOLREQUEST']._serialized_end=927
-  _globals['_TOOLSTARTED']._serialized_start=929
-  _globals['_TOOLSTARTED']._serialized_end=986
-  _globals['_TOOLPROGRESS']._serialized_start=988
-  _globals['_TOOLPROGRESS']._serialized_end=1055
-  _globals['_TOOLOUTPUT']._serialized_start=1057
-  _globals['_TOOLOUTPUT']._serialized_end=1099
-  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_start=1102
-  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_end=1446
-  _globals['_INVOCATION']._serialized_start=1449
-  _globals['_INVOCATION']._serialized_end=1705
-  _globals['_GETINVOCATIONREQUEST']._serialized_start=1707
-  _globals['_GETINVOCATIONREQUEST']._serialized_end=1754
-  _globals['_GETINVOCATIONRESPONSE']._serialized_start=1756
-  _globals['_GETINVOCATIONRESPONSE']._serialized_end=1826
-  _globals['_CANCELINVOCATIONREQUEST']._serialized_start=1828
-  _globals['_CANCELINVOCATIONREQUEST']._serialized_end=1878
-  _globals['_CANCELINVOCATIONRESPONSE']._serialized_start=1880
-  _globals['_CANCELINVOCATIONRESPONSE']._serialized_end=1953
-  _globals['_TOOLRUNTIMESERVICE']._serialized_start=2167
-  _globals['_TOOLRUNTIMESERVICE']._serialized_end=2667
+  _globals['_INVOKETOOLREQUEST']._serialized_end=867
+  _globals['_INVOKETOOLRESPONSE']._serialized_start=869
+  _globals['_INVOKETOOLRESPONSE']._serialized_end=967
+  _globals['_STREAMINVOKETOOLREQUEST']._serialized_start=969
+  _globals['_STREAMINVOKETOOLREQUEST']._serialized_end=1045
+  _globals['_TOOLSTARTED']._serialized_start=1047
+  _globals['_TOOLSTARTED']._serialized_end=1104
+  _globals['_TOOLPROGRESS']._serialized_start=1106
+  _globals['_TOOLPROGRESS']._serialized_end=1173
+  _globals['_TOOLOUTPUT']._serialized_start=1175
+  _globals['_TOOLOUTPUT']._serialized_end=1217
+  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_start=1220
+  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_end=1564
+  _globals['_INVOCATION']._serialized_start=1567
+  _globals['_INVOCATION']._serialized_end=1823
+  _globals['_GETINVOCATIONREQUEST']._serialized_start=1825
+  _globals['_GETINVOCATIONREQUEST']._serialized_end=1872
+  _globals['_GETINVOCATIONRESPONSE']._serialized_start=1874
+  _globals['_GETINVOCATIONRESPONSE']._serialized_end=1944
+  _globals['_CANCELINVOCATIONREQUEST']._serialized_start=1946
+  _globals['_CANCELINVOCATIONREQUEST']._serialized_end=1996
+  _globals['_CANCELINVOCATIONRESPONSE']._serialized_start=1998
+  _globals['_CANCELINVOCATIONRESPONSE']._serialized_end=2071
+  _globals['_TOOLRUNTIMESERVICE']._serialized_start=2285
+  _globals['_TOOLRUNTIMESERVICE']._serialized_end=2785
 # @@protoc_insertion_point(module_scope)

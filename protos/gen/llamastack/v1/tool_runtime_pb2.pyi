@@ -148,6 +148,9 @@ class InvokeToolRequest(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    APPROVED_BY_FIELD_NUMBER: _builtins.int
+    INPUT_RESPONSE_FIELD_NUMBER: _builtins.int
+    ARGS_FIELD_NUMBER: _builtins.int
     tool_name: _builtins.str
     """`group/tool`, or the bare name when only one group has it."""
     kwargs_json: _builtins.str
@@ -162,9 +165,19 @@ class InvokeToolRequest(_message.Message):
     """Agent session on whose behalf the tool runs; code interpreters keep their state per session; empty = none."""
     timeout_seconds: _builtins.float
     """Longest run of this call, above 0; at most and by default the group's."""
+    approved_by: _builtins.str
+    """Who allowed the call, where the group's settings demand an approval; empty = nobody."""
     @_builtins.property
     def kwargs(self) -> _struct_pb2.Struct:
         """The arguments by name. Numbers become doubles here; `kwargs_json` is exact."""
+
+    @_builtins.property
+    def input_response(self) -> _tools_pb2.ToolInputResponse:
+        """The answer to `input_required` of an earlier result of the same call, with that call's idempotency key; unset = none."""
+
+    @_builtins.property
+    def args(self) -> _struct_pb2.Struct:
+        """Arguments of the caller's own, merged over the model's and checked with them; unset = none."""
 
     def __init__(
         self,
@@ -177,10 +190,13 @@ class InvokeToolRequest(_message.Message):
         call_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
         timeout_seconds: _builtins.float | None = ...,
+        approved_by: _builtins.str = ...,
+        input_response: _tools_pb2.ToolInputResponse | None = ...,
+        args: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_authorization", b"_authorization", "_timeout_seconds", b"_timeout_seconds", "authorization", b"authorization", "kwargs", b"kwargs", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_authorization", b"_authorization", "_timeout_seconds", b"_timeout_seconds", "args", b"args", "authorization", b"authorization", "input_response", b"input_response", "kwargs", b"kwargs", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_authorization", b"_authorization", "_timeout_seconds", b"_timeout_seconds", "authorization", b"authorization", "call_id", b"call_id", "idempotency_key", b"idempotency_key", "kwargs", b"kwargs", "kwargs_json", b"kwargs_json", "session_id", b"session_id", "timeout_seconds", b"timeout_seconds", "tool_name", b"tool_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_authorization", b"_authorization", "_timeout_seconds", b"_timeout_seconds", "approved_by", b"approved_by", "args", b"args", "authorization", b"authorization", "call_id", b"call_id", "idempotency_key", b"idempotency_key", "input_response", b"input_response", "kwargs", b"kwargs", "kwargs_json", b"kwargs_json", "session_id", b"session_id", "timeout_seconds", b"timeout_seconds", "tool_name", b"tool_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__authorization: _TypeAlias = _typing.Literal["authorization"]  # noqa: Y015
     _WhichOneofArgType__authorization: _TypeAlias = _typing.Literal["_authorization", b"_authorization"]  # noqa: Y015

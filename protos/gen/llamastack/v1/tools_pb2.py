@@ -26,19 +26,25 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from llamastack.v1 import common_pb2 as llamastack_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamastack/v1/tools.proto\x12\rllamastack.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1allamastack/v1/common.proto\"\x97\x01\n\rToolParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eparameter_type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x15\n\x08required\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x0b\x32\x16.google.protobuf.ValueB\x0b\n\t_required\"\xd4\x02\n\x07ToolDef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x03 \x03(\x0b\x32\x1c.llamastack.v1.ToolParameter\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x0ctoolgroup_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12-\n\x0cinput_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x06\x65\x66\x66\x65\x63t\x18\x08 \x01(\x0e\x32\x19.llamastack.v1.ToolEffectB\x0e\n\x0c_descriptionB\x0f\n\r_toolgroup_id\"\x9a\x02\n\x14ToolInvocationResult\x12\x32\n\x07\x63ontent\x18\x01 \x01(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x1a\n\rerror_message\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nerror_code\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12 \n\x13\x66ull_output_file_id\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x0bschema_path\x18\x06 \x03(\tB\x10\n\x0e_error_messageB\r\n\x0b_error_codeB\x16\n\x14_full_output_file_id*x\n\nToolEffect\x12\x1b\n\x17TOOL_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_EFFECT_READ\x10\x01\x12 \n\x1cTOOL_EFFECT_IDEMPOTENT_WRITE\x10\x02\x12\x15\n\x11TOOL_EFFECT_WRITE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamastack/v1/tools.proto\x12\rllamastack.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1allamastack/v1/common.proto\"\x97\x01\n\rToolParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eparameter_type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x15\n\x08required\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x0b\x32\x16.google.protobuf.ValueB\x0b\n\t_required\"\xb5\x03\n\x07ToolDef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x30\n\nparameters\x18\x03 \x03(\x0b\x32\x1c.llamastack.v1.ToolParameter\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x0ctoolgroup_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12-\n\x0cinput_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x06\x65\x66\x66\x65\x63t\x18\x08 \x01(\x0e\x32\x19.llamastack.v1.ToolEffect\x12-\n\x08\x61pproval\x18\t \x01(\x0e\x32\x1b.llamastack.v1.ToolApproval\x12\x1c\n\x0ftimeout_seconds\x18\n \x01(\x02H\x02\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x0f\n\r_toolgroup_idB\x12\n\x10_timeout_seconds\"\x81\x03\n\x14ToolInvocationResult\x12\x32\n\x07\x63ontent\x18\x01 \x01(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x1a\n\rerror_message\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nerror_code\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12 \n\x13\x66ull_output_file_id\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x0bschema_path\x18\x06 \x03(\t\x12,\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x17.llamastack.v1.Document\x12\x37\n\x0einput_required\x18\x08 \x01(\x0b\x32\x1f.llamastack.v1.ToolInputRequestB\x10\n\x0e_error_messageB\r\n\x0b_error_codeB\x16\n\x14_full_output_file_id\"\x7f\n\x10ToolInputRequest\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x31\n\x10requested_schema\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x03url\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05state\x18\x04 \x01(\tB\x06\n\x04_url\"\\\n\x11ToolInputResponse\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12(\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05state\x18\x03 \x01(\t*z\n\x0cToolApproval\x12\x1d\n\x19TOOL_APPROVAL_UNSPECIFIED\x10\x00\x12\x17\n\x13TOOL_APPROVAL_NEVER\x10\x01\x12\x18\n\x14TOOL_APPROVAL_ALWAYS\x10\x02\x12\x18\n\x14TOOL_APPROVAL_WRITES\x10\x03*x\n\nToolEffect\x12\x1b\n\x17TOOL_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_EFFECT_READ\x10\x01\x12 \n\x1cTOOL_EFFECT_IDEMPOTENT_WRITE\x10\x02\x12\x15\n\x11TOOL_EFFECT_WRITE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamastack.v1.tools_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLEFFECT']._serialized_start=884
-  _globals['_TOOLEFFECT']._serialized_end=1004
+  _globals['_TOOLAPPROVAL']._serialized_start=1307
+  _globals['_TOOLAPPROVAL']._serialized_end=1429
+  _globals['_TOOLEFFECT']._serialized_start=1431
+  _globals['_TOOLEFFECT']._serialized_end=1551
   _globals['_TOOLPARAMETER']._serialized_start=103
   _globals['_TOOLPARAMETER']._serialized_end=254
   _globals['_TOOLDEF']._serialized_start=257
-  _globals['_TOOLDEF']._serialized_end=597
-  _globals['_TOOLINVOCATIONRESULT']._serialized_start=600
-  _globals['_TOOLINVOCATIONRESULT']._serialized_end=882
+  _globals['_TOOLDEF']._serialized_end=694
+  _globals['_TOOLINVOCATIONRESULT']._serialized_start=697
+  _globals['_TOOLINVOCATIONRESULT']._serialized_end=1082
+  _globals['_TOOLINPUTREQUEST']._serialized_start=1084
+  _globals['_TOOLINPUTREQUEST']._serialized_end=1211
+  _globals['_TOOLINPUTRESPONSE']._serialized_start=1213
+  _globals['_TOOLINPUTRESPONSE']._serialized_end=1305
 # @@protoc_insertion_point(module_scope)

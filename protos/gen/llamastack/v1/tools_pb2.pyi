@@ -14,12 +14,40 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ToolApproval:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolApprovalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolApproval.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_APPROVAL_UNSPECIFIED: _ToolApproval.ValueType  # 0
+    """Never."""
+    TOOL_APPROVAL_NEVER: _ToolApproval.ValueType  # 1
+    """No approval."""
+    TOOL_APPROVAL_ALWAYS: _ToolApproval.ValueType  # 2
+    """Each call."""
+    TOOL_APPROVAL_WRITES: _ToolApproval.ValueType  # 3
+    """Calls of tools whose effect is not READ."""
+
+class ToolApproval(_ToolApproval, metaclass=_ToolApprovalEnumTypeWrapper):
+    """When a person must allow a call before it runs."""
+
+TOOL_APPROVAL_UNSPECIFIED: ToolApproval.ValueType  # 0
+"""Never."""
+TOOL_APPROVAL_NEVER: ToolApproval.ValueType  # 1
+"""No approval."""
+TOOL_APPROVAL_ALWAYS: ToolApproval.ValueType  # 2
+"""Each call."""
+TOOL_APPROVAL_WRITES: ToolApproval.ValueType  # 3
+"""Calls of tools whose effect is not READ."""
+Global___ToolApproval: _TypeAlias = ToolApproval  # noqa: Y015
 
 class _ToolEffect:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -105,6 +133,8 @@ class ToolDef(_message.Message):
     INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name by which it is called, unique in its group."""
     description: _builtins.str
@@ -113,6 +143,10 @@ class ToolDef(_message.Message):
     """The group it belongs to; unset for tools of a caller."""
     effect: Global___ToolEffect.ValueType
     """What a call changes; unspecified = WRITE."""
+    approval: Global___ToolApproval.ValueType
+    """When a person must allow a call, as the group's settings say; unspecified = never."""
+    timeout_seconds: _builtins.float
+    """Longest run of one call, above 0; unset = the bound of whoever runs it."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolParameter]:
         """The parameters in the classic form."""
@@ -140,17 +174,23 @@ class ToolDef(_message.Message):
         input_schema: _struct_pb2.Struct | None = ...,
         output_schema: _struct_pb2.Struct | None = ...,
         effect: Global___ToolEffect.ValueType = ...,
+        approval: Global___ToolApproval.ValueType = ...,
+        timeout_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_toolgroup_id", b"_toolgroup_id", "description", b"description", "input_schema", b"input_schema", "metadata", b"metadata", "output_schema", b"output_schema", "toolgroup_id", b"toolgroup_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_timeout_seconds", b"_timeout_seconds", "_toolgroup_id", b"_toolgroup_id", "description", b"description", "input_schema", b"input_schema", "metadata", b"metadata", "output_schema", b"output_schema", "timeout_seconds", b"timeout_seconds", "toolgroup_id", b"toolgroup_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_toolgroup_id", b"_toolgroup_id", "description", b"description", "effect", b"effect", "input_schema", b"input_schema", "metadata", b"metadata", "name", b"name", "output_schema", b"output_schema", "parameters", b"parameters", "toolgroup_id", b"toolgroup_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_timeout_seconds", b"_timeout_seconds", "_toolgroup_id", b"_toolgroup_id", "approval", b"approval", "description", b"description", "effect", b"effect", "input_schema", b"input_schema", "metadata", b"metadata", "name", b"name", "output_schema", b"output_schema", "parameters", b"parameters", "timeout_seconds", b"timeout_seconds", "toolgroup_id", b"toolgroup_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_seconds: _TypeAlias = _typing.Literal["timeout_seconds"]  # noqa: Y015
+    _WhichOneofArgType__timeout_seconds: _TypeAlias = _typing.Literal["_timeout_seconds", b"_timeout_seconds"]  # noqa: Y015
     _WhichOneofReturnType__toolgroup_id: _TypeAlias = _typing.Literal["toolgroup_id"]  # noqa: Y015
     _WhichOneofArgType__toolgroup_id: _TypeAlias = _typing.Literal["_toolgroup_id", b"_toolgroup_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_seconds) -> _WhichOneofReturnType__timeout_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__toolgroup_id) -> _WhichOneofReturnType__toolgroup_id | None: ...
 
@@ -168,6 +208,8 @@ class ToolInvocationResult(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     FULL_OUTPUT_FILE_ID_FIELD_NUMBER: _builtins.int
     SCHEMA_PATH_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    INPUT_REQUIRED_FIELD_NUMBER: _builtins.int
     error_message: _builtins.str
     """What went wrong, in words that let a model repair its call; unset = success."""
     error_code: _builtins.int
@@ -186,6 +228,14 @@ class ToolInvocationResult(_message.Message):
     def schema_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where the arguments break the tool's schema, as JSON pointers; empty = they fit."""
 
+    @_builtins.property
+    def attachments(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Document]:
+        """Files that the tool made, for people and programs; the model is told their names in `content`."""
+
+    @_builtins.property
+    def input_required(self) -> Global___ToolInputRequest:
+        """Set when the tool cannot go on without an answer of a person; then there is no `content`."""
+
     def __init__(
         self,
         *,
@@ -195,10 +245,12 @@ class ToolInvocationResult(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         full_output_file_id: _builtins.str | None = ...,
         schema_path: _abc.Iterable[_builtins.str] | None = ...,
+        attachments: _abc.Iterable[_common_pb2.Document] | None = ...,
+        input_required: Global___ToolInputRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_error_message", b"_error_message", "_full_output_file_id", b"_full_output_file_id", "content", b"content", "error_code", b"error_code", "error_message", b"error_message", "full_output_file_id", b"full_output_file_id", "metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_error_message", b"_error_message", "_full_output_file_id", b"_full_output_file_id", "content", b"content", "error_code", b"error_code", "error_message", b"error_message", "full_output_file_id", b"full_output_file_id", "input_required", b"input_required", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_error_message", b"_error_message", "_full_output_file_id", b"_full_output_file_id", "content", b"content", "error_code", b"error_code", "error_message", b"error_message", "full_output_file_id", b"full_output_file_id", "metadata", b"metadata", "schema_path", b"schema_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_code", b"_error_code", "_error_message", b"_error_message", "_full_output_file_id", b"_full_output_file_id", "attachments", b"attachments", "content", b"content", "error_code", b"error_code", "error_message", b"error_message", "full_output_file_id", b"full_output_file_id", "input_required", b"input_required", "metadata", b"metadata", "schema_path", b"schema_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error_code: _TypeAlias = _typing.Literal["error_code"]  # noqa: Y015
     _WhichOneofArgType__error_code: _TypeAlias = _typing.Literal["_error_code", b"_error_code"]  # noqa: Y015
@@ -214,3 +266,73 @@ class ToolInvocationResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__full_output_file_id) -> _WhichOneofReturnType__full_output_file_id | None: ...
 
 Global___ToolInvocationResult: _TypeAlias = ToolInvocationResult  # noqa: Y015
+
+@_typing.final
+class ToolInputRequest(_message.Message):
+    """What a tool wants to know of a person, as MCP servers ask by elicitation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REQUESTED_SCHEMA_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """The question."""
+    url: _builtins.str
+    """Address that the person is to open instead of answering here; unset = none."""
+    state: _builtins.str
+    """What the provider needs to go on; goes back unchanged with the answer."""
+    @_builtins.property
+    def requested_schema(self) -> _struct_pb2.Struct:
+        """JSON Schema of the answer, an object; unset = a yes or no is enough."""
+
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+        requested_schema: _struct_pb2.Struct | None = ...,
+        url: _builtins.str | None = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_url", b"_url", "requested_schema", b"requested_schema", "url", b"url"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_url", b"_url", "message", b"message", "requested_schema", b"requested_schema", "state", b"state", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__url: _TypeAlias = _typing.Literal["url"]  # noqa: Y015
+    _WhichOneofArgType__url: _TypeAlias = _typing.Literal["_url", b"_url"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__url) -> _WhichOneofReturnType__url | None: ...
+
+Global___ToolInputRequest: _TypeAlias = ToolInputRequest  # noqa: Y015
+
+@_typing.final
+class ToolInputResponse(_message.Message):
+    """A person's answer to a ToolInputRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """`accept`, `decline` or `cancel`, as in MCP."""
+    state: _builtins.str
+    """`state` of the request."""
+    @_builtins.property
+    def content(self) -> _struct_pb2.Struct:
+        """The answer by name; only with `accept`."""
+
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        content: _struct_pb2.Struct | None = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "content", b"content", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolInputResponse: _TypeAlias = ToolInputResponse  # noqa: Y015
