@@ -111,6 +111,6 @@ class ProviderContext:
     service: ServiceContext
     """Configuration, addresses, channels, telemetry."""
     config: Mapping[str, Any]
-    """The provider's own section, `tools.providers.<provider id>`; read it with `services.runtime.reader.read_config`."""
+    """The provider's own section, `tools.providers.<provider id>`; for `services.runtime.reader.read_config`."""
     data_dir: Path
     """Folder of its own for what must be kept; not yet created."""
