@@ -72,6 +72,26 @@ class Inference:
         """`stream_chat` for a request that is a message already."""
         return EventStream(self._stub.StreamChatCompletion(request))
 
+    async def ask(
+        self, request: v1.ChatCompletionRequest, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> v1.ChatCompletionResponse:
+        """`chat` for a request that is a message already.
+
+        Raises:
+            StackError: If the call fails.
+        """
+        response: v1.ChatCompletionResponse = await unary(self._stub.ChatCompletion(request, timeout=timeout))
+        return response
+
+    async def tokens(self, request: v1.TokenizeRequest, *, timeout: float = DEFAULT_TIMEOUT) -> v1.TokenizeResponse:
+        """Token ids for a request that is a message already, for example of a dialog with its tools.
+
+        Raises:
+            StackError: If the call fails.
+        """
+        response: v1.TokenizeResponse = await unary(self._stub.Tokenize(request, timeout=timeout))
+        return response
+
     async def complete(
         self,
         model: str,

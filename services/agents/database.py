@@ -1,8 +1,9 @@
-"""Transactions off the event loop: one thread writes, a few read."""
+"""Transactions off the event loop: on SQLite one thread writes and a few read; on servers several write."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,10 +15,18 @@ T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
 READERS = 4
+WRITERS = 8
+"""Transactions at a time on servers; SQLite has one writer."""
+CREATING = 0x6C6C616D61
+"""Number of the advisory lock under which tables are made."""
 
 
 class StoreError(InternalError):
     """The database cannot be used, for example because the disk is full."""
+
+
+class StoreConflictError(StoreError):
+    """Another process wrote the same row at the same time."""
 
 
 class SchemaError(StoreError):
@@ -36,9 +45,10 @@ class Database:
     """
 
     def __init__(self, url: str, tables: sa.MetaData) -> None:
-        self._engine = sa.create_engine(url)
+        self._engine = sa.create_engine(url, pool_size=READERS + WRITERS, **_options(url))
         self._tables = tables
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="agents-writer")
+        writers = 1 if self._engine.dialect.name == "sqlite" else WRITERS
+        self._writer = ThreadPoolExecutor(writers, thread_name_prefix="agents-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="agents-reader")
 
     async def __aenter__(self) -> Self:
@@ -62,13 +72,37 @@ class Database:
             await asyncio.to_thread(executor.shutdown)
         self._engine.dispose()
 
-    async def write(self, work: Work[T]) -> T:
-        """Do `work` in one transaction, after those that were asked for before.
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engine.dialect.name
+
+    async def write(self, work: Work[T], *, through_power_loss: bool = False) -> T:
+        """Do `work` in one transaction; on SQLite after those that were asked for before.
+
+        Args:
+            work: What to do.
+            through_power_loss: On SQLite, wait until the disk has it and all that was written before; without, a commit
+                survives the process but maybe not the machine. Servers always wait.
 
         Raises:
             StoreError: If the database failed; nothing was changed.
         """
-        return await self._run(self._writer, self._engine.begin, work)
+        return await self._run(self._writer, lambda: self._writing(flush=through_power_loss), work)
+
+    @contextmanager
+    def _writing(self, *, flush: bool) -> Iterator[sa.Connection]:
+        sqlite = self.dialect == "sqlite"
+        with self._engine.connect() as connection:
+            connection.execution_options(writes=True)  # changes the connection itself, and returns it
+            if flush and sqlite:
+                _synchronous(connection, "FULL")
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if flush and sqlite:
+                    _synchronous(connection, "NORMAL")
 
     async def read(self, work: Work[T]) -> T:
         """Do `work`, which sees one state of the database.
@@ -79,16 +113,30 @@ class Database:
         return await self._run(self._readers, self._engine.connect, work)
 
     def _create(self, connection: sa.Connection) -> None:
+        """Make what is missing: tables, and columns that older versions did not have."""
+        if self.dialect == "postgresql":  # two processes that start together would both make them
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATING)))
         self._tables.create_all(connection)
         inspector = sa.inspect(connection)
         for table in self._tables.sorted_tables:
-            lacking = {column.name for column in table.columns} - {c["name"] for c in inspector.get_columns(table.name)}
-            if lacking:
-                where = self._engine.url.render_as_string(hide_password=True)
-                raise SchemaError(
-                    f"{where} was made by another version: its table {table.name!r} has no {min(lacking)!r}; move the "
-                    "database away, or go on with the version that made it"
-                )
+            known = {column["name"] for column in inspector.get_columns(table.name)}
+            for column in table.columns:
+                if column.name in known:
+                    continue
+                if not column.info.get("added"):
+                    raise self._other_version(table, column)
+                text = sa.schema.CreateColumn(column).compile(dialect=self._engine.dialect)
+                try:
+                    connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN {text}')
+                except sa.exc.SQLAlchemyError as error:
+                    raise self._other_version(table, column) from error
+
+    def _other_version(self, table: sa.Table, column: "sa.Column[Any]") -> SchemaError:
+        where = self._engine.url.render_as_string(hide_password=True)
+        return SchemaError(
+            f"{where} was made by another version: its table {table.name!r} has no {column.name!r}; move the "
+            "database away, or go on with the version that made it"
+        )
 
     async def _run(self, executor: Executor, connect: Callable[[], Any], work: Work[T]) -> T:
         def run() -> T:
@@ -99,7 +147,8 @@ class Database:
             return await to_the_end(asyncio.get_running_loop().run_in_executor(executor, run))
         except sa.exc.SQLAlchemyError as error:
             reason = getattr(error, "orig", None) or error
-            raise StoreError(f"the agents' database cannot be used: {reason}") from error
+            kind = StoreConflictError if isinstance(error, sa.exc.IntegrityError) else StoreError
+            raise kind(f"the agents' database cannot be used: {reason}") from error
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
@@ -119,9 +168,24 @@ async def to_the_end(work: Awaitable[T]) -> T:
 def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 (a DBAPI connection)
     """Write-ahead log: readers and the writer do not wait for each other; a killed process loses no commit."""
     connection.isolation_level = None  # the driver would begin transactions before changes only: see _begin_sqlite
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+    for pragma in ("busy_timeout=20000", "journal_mode=WAL", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    # A transaction that reads first and then writes would fail when another process wrote in between.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _synchronous(connection: sa.Connection, level: str) -> None:
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute(f"PRAGMA synchronous={level}")
+
+
+def _options(url: str) -> dict[str, Any]:
+    """In-memory databases have one connection; servers may have closed theirs meanwhile."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return {"pool_pre_ping": True}
+    return {}

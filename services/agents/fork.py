@@ -11,7 +11,7 @@ from services.agents.turn_log import now
 from stack_client.errors import InvalidArgumentError, NotFoundError
 
 
-def fork_session(connection: sa.Connection, request: v1.ForkSessionRequest) -> str:
+def fork_session(connection: sa.Connection, request: v1.ForkSessionRequest, *, tenant: str = "") -> str:
     """Copy a session as the request says; returns the copy's id.
 
     Raises:
@@ -20,7 +20,7 @@ def fork_session(connection: sa.Connection, request: v1.ForkSessionRequest) -> s
     """
     if request.at_step_id and not request.at_turn_id:
         raise InvalidArgumentError("at_step_id needs at_turn_id: name the turn of the step", field="at_turn_id")
-    session = get_session(connection, request.session_id)
+    session = get_session(connection, request.session_id, tenant=tenant)
     originals = [turn for _, turn in get_turns(connection, turns.c.session_id == request.session_id)]
     fork = v1.Session(
         session_id=str(uuid.uuid4()),
@@ -28,14 +28,14 @@ def fork_session(connection: sa.Connection, request: v1.ForkSessionRequest) -> s
         started_at=now(),
         agent_id=session.agent_id,
     )
-    add_session(connection, fork)
+    add_session(connection, fork, tenant=tenant)
     for turn in _up_to(originals, request):
         created_by = get_turn_request(connection, turn.turn_id)
         # The copy has steps but no events: nobody watches what ended long ago.
         turn.turn_id, turn.session_id, turn.last_sequence = str(uuid.uuid4()), fork.session_id, 0
         for step in turn.steps:
             step.turn_id = turn.turn_id
-        add_turn(connection, turn, created_by)
+        add_turn(connection, turn, created_by, tenant=tenant)
     return fork.session_id
 
 
@@ -62,4 +62,5 @@ def _cut(turn: v1.Turn, step_id: str) -> None:
         turn.status = v1.TURN_STATUS_CANCELLED
         turn.completed_at.CopyFrom(now())
         turn.ClearField("output_message")
+        turn.ClearField("pending")
         turn.ClearField("error")

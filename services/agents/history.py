@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from llamastack import v1
+from services.agents.compaction import compacted
 from services.agents.retrieval import retrieved
 from services.agents.shields import blocking, judged_until
 from stack_client.content import content
 
+SUMMARY = "[Summary of the dialog so far]"
 WITHHELD = "[Withheld by a safety shield.]"
 NO_RESULT = "There is no result: the turn ended before the tool answered."
 
@@ -16,18 +18,56 @@ def dialog(config: v1.AgentConfig, earlier: Iterable[v1.Turn], current: v1.Turn)
     messages: list[v1.Message] = []
     if config.instructions:
         messages.append(v1.Message(system=v1.SystemMessage(content=content(config.instructions))))
-    for turn in earlier:
-        messages += _of_turn(turn, with_context=False, judged=judged_until(turn) if config.input_shields else None)
+    earlier = list(earlier)
+    covered = compacted(earlier, current)
+    if covered is None:
+        messages += of_turns(earlier, config)
+        return messages + _of_turn(current, with_context=True, judged=None)
+    if covered.through_turn_id == current.turn_id:
+        return messages + _of_turn(current, with_context=True, judged=None, covered=covered)
+    ids = [turn.turn_id for turn in earlier]
+    begin = ids.index(covered.through_turn_id) + 1 if covered.through_turn_id in ids else 0
+    messages.append(_summary(covered))
+    messages += of_turns(earlier[begin:], config)
     return messages + _of_turn(current, with_context=True, judged=None)
 
 
-def _of_turn(turn: v1.Turn, *, with_context: bool, judged: int | None) -> list[v1.Message]:
+def of_turns(turns: Iterable[v1.Turn], config: v1.AgentConfig) -> list[v1.Message]:
+    """The messages of turns that have ended."""
+    return [
+        message
+        for turn in turns
+        for message in _of_turn(turn, with_context=False, judged=judged_until(turn) if config.input_shields else None)
+    ]
+
+
+def through_step(turn: v1.Turn, step_id: str, *, after: str = "") -> list[v1.Message]:
+    """The messages of a running turn's steps up to one, behind another one where that is given."""
+    part = v1.Turn()
+    part.CopyFrom(turn)
+    ids = [step.step_id for step in turn.steps]
+    del part.steps[ids.index(step_id) + 1 :]
+    if after in ids:
+        del part.steps[: ids.index(after) + 1]
+        del part.input_messages[:]
+    return _of_turn(part, with_context=False, judged=None)
+
+
+def _summary(covered: v1.CompactionStep) -> v1.Message:
+    # Never as instructions: it repeats what users and tools said.
+    return v1.Message(user=v1.UserMessage(content=content(f"{SUMMARY} {covered.summary}")))
+
+
+def _of_turn(
+    turn: v1.Turn, *, with_context: bool, judged: int | None, covered: v1.CompactionStep | None = None
+) -> list[v1.Message]:
     """A turn's messages.
 
     Args:
         turn: With its steps.
         with_context: Whether retrieved text that came with the question is shown.
         judged: Up to which step what the model read was judged; None where nobody asked for that.
+        covered: The summary that stands for the turn's first steps.
     """
     messages = []
     violation = blocking(turn)
@@ -45,7 +85,11 @@ def _of_turn(turn: v1.Turn, *, with_context: bool, judged: int | None) -> list[v
         messages.append(message)
     if with_context:
         _show_retrieved(turn, messages)
-    for index, step in enumerate(turn.steps):
+    ids = [step.step_id for step in turn.steps]
+    begin = ids.index(covered.through_step_id) + 1 if covered else 0
+    if covered:
+        messages.append(_summary(covered))
+    for index, step in enumerate(turn.steps[begin:], begin):
         match step.WhichOneof("details"):
             case "inference" if step.HasField("completed_at"):  # not the one that is about to be generated
                 messages.append(v1.Message(assistant=step.inference.model_response))

@@ -12,10 +12,13 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.agents.config import AgentsConfig
 from services.agents.database import SchemaError
+from services.agents.notices import FanOut, NoFanOut, Notices, RedisFanOut
 from services.agents.retrieval import Retrieval
 from services.agents.runner import TurnRunner
 from services.agents.service import AgentsService
 from services.agents.store import AgentStore
+from services.agents.toolbox import NoTools, Toolbox, ToolService
+from services.agents.turn import Around
 from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.inference import Inference
@@ -53,19 +56,36 @@ class AgentsNode:
             if "memory" in self._context.addresses:
                 memory = self._context.open_channel("memory")
                 opening.push_async_callback(memory.close, None)
-            await opening.enter_async_context(self._tasks)
-            self._runner = TurnRunner(
-                self._store,
-                inference=Inference(channel),
-                memory=Retrieval(memory),
-                config=self._config,
-                tasks=self._tasks,
+            self._toolbox: Toolbox = NoTools()
+            if "tools" in self._context.addresses:
+                tools = self._context.open_channel("tools")
+                opening.push_async_callback(tools.close, None)
+                self._toolbox = ToolService(tools)
+            around = Around(
+                inference=Inference(channel), memory=Retrieval(memory), toolbox=self._toolbox, limits=self._config
             )
-            opening.callback(self._runner.stop)
+            notices = Notices()
+            fan_out = await self._fan_out(opening, notices)
+            await opening.enter_async_context(self._tasks)
+            self._runner = TurnRunner(self._store, around=around, notices=notices, fan_out=fan_out, tasks=self._tasks)
+            opening.push_async_callback(self._runner.stop)
             await self._runner.recover()
+            keeper = self._tasks.create_task(self._runner.keep_leases())
+            opening.callback(keeper.cancel)
             self._resources = opening.pop_all()
         self.readiness.ready()
         return self
+
+    async def _fan_out(self, opening: AsyncExitStack, notices: Notices) -> FanOut:
+        """What carries news to other replicas."""
+        if not self._config.redis:
+            return NoFanOut()
+        try:
+            redis = RedisFanOut(self._config.redis, stream=self._config.redis_stream, heard=notices.wake)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"{self._context.config.file}: agents.redis: {error}") from error
+        await opening.enter_async_context(redis.running())
+        return redis
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -75,7 +95,7 @@ class AgentsNode:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the service."""
-        service = AgentsService(self._store, self._runner, draining=self._context.draining)
+        service = AgentsService(self._store, self._runner, self._toolbox, draining=self._context.draining)
         v1.add_AgentsServiceServicer_to_server(service, server)
         return SERVICES
 

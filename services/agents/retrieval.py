@@ -1,7 +1,7 @@
 """Retrieval steps: what memory knows about a question is put before the model, beside the question, for one turn."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from llamastack import v1
 from services.agents.config import AgentsConfig
-from services.agents.turn_log import TurnLog, now
+from services.agents.turn_log import TurnLog, new_step, now
 from stack_client.calls import DEFAULT_TIMEOUT, unary
 from stack_client.content import plain, text_of
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
@@ -21,7 +21,6 @@ _MODES = {
     "hybrid": v1.SEARCH_MODE_HYBRID,
 }
 _NUMBERS = ("max_chunks", "max_tokens_in_context")
-NewStep = Callable[..., v1.Step]
 
 
 class Retrieval:
@@ -71,9 +70,7 @@ def rag_request(group: v1.AgentToolGroup, *, field: str) -> v1.QueryRAGRequest:
     return v1.QueryRAGRequest(vector_db_ids=names, query_config=config)
 
 
-async def retrieve(
-    log: TurnLog, config: v1.AgentConfig, *, memory: Retrieval, limits: AgentsConfig, new_step: NewStep
-) -> None:
+async def retrieve(log: TurnLog, config: v1.AgentConfig, *, memory: Retrieval, limits: AgentsConfig) -> None:
     """Do the retrieval step of a turn; one that was begun before begins anew, for reading changes nothing.
 
     Raises:
@@ -82,7 +79,7 @@ async def retrieve(
     begun = next((step for step in log.turn.steps if step.WhichOneof("details") == "memory_retrieval"), None)
     step = v1.Step()
     if begun is None:
-        step.CopyFrom(new_step(v1.STEP_TYPE_MEMORY_RETRIEVAL, memory_retrieval=v1.MemoryRetrievalStep()))
+        step.CopyFrom(new_step(log.turn, v1.STEP_TYPE_MEMORY_RETRIEVAL, memory_retrieval=v1.MemoryRetrievalStep()))
     else:
         step.CopyFrom(begun)
     requests = [

@@ -6,65 +6,150 @@ from typing import Any
 import sqlalchemy as sa
 
 from llamastack import v1
-from services.agents.tables import agents, events, sessions, steps, turns
-from stack_client.errors import FailedPreconditionError, NotFoundError
+from services.agents.tables import agents, events, pins, sessions, steps, turns, versions
+from stack_client.errors import ConflictError, FailedPreconditionError, NotFoundError
 
 ENDED = (v1.TURN_STATUS_COMPLETED, v1.TURN_STATUS_FAILED, v1.TURN_STATUS_CANCELLED)
 
 
-def add_agent(connection: sa.Connection, agent: v1.Agent) -> None:
+def add_agent(connection: sa.Connection, agent: v1.Agent, *, tenant: str = "") -> None:
     """Store a new agent."""
-    connection.execute(sa.insert(agents), {"agent_id": agent.agent_id, "message": agent.SerializeToString()})
+    message = agent.SerializeToString()
+    connection.execute(sa.insert(agents), {"agent_id": agent.agent_id, "tenant": tenant, "message": message})
+    connection.execute(sa.insert(versions), {"agent_id": agent.agent_id, "version": agent.version, "message": message})
 
 
-def get_agent(connection: sa.Connection, agent_id: str) -> v1.Agent:
-    """One agent; raises NotFoundError."""
-    query = sa.select(agents.c.message).where(agents.c.agent_id == agent_id)
-    return v1.Agent.FromString(one(connection, query, what="agent", key=agent_id))
+def update_agent(
+    connection: sa.Connection, agent_id: str, config: v1.AgentConfig, *, expected: int, tenant: str
+) -> v1.Agent:
+    """Give an agent its next version, unless it is the same.
+
+    Raises:
+        NotFoundError: If there is no such agent.
+        ConflictError: If the newest version is not the expected one.
+    """
+    query = sa.select(agents.c.number).where(agents.c.agent_id == agent_id).with_for_update()
+    connection.execute(query).all()
+    agent = get_agent(connection, agent_id, tenant=tenant)
+    if expected not in {0, agent.version}:
+        message = f"agent {agent_id} is at version {agent.version}, not {expected}; read it again before changing it"
+        raise ConflictError(message, field="expected_version", metadata={"version": str(agent.version)})
+    if agent.agent_config == config:
+        return agent
+    agent.agent_config.CopyFrom(config)
+    agent.version += 1
+    stored = agent.SerializeToString()
+    connection.execute(sa.update(agents).where(agents.c.agent_id == agent_id).values(message=stored))
+    connection.execute(sa.insert(versions), {"agent_id": agent_id, "version": agent.version, "message": stored})
+    return agent
 
 
-def add_session(connection: sa.Connection, session: v1.Session) -> None:
+def get_agent(connection: sa.Connection, agent_id: str, *, tenant: str | None = "", version: int = 0) -> v1.Agent:
+    """One agent, of a tenant unless that is None, its newest version unless one is named; raises NotFoundError."""
+    query = sa.select(agents.c.message).where(agents.c.agent_id == agent_id, _of(agents, tenant))
+    agent = v1.Agent.FromString(one(connection, query, what="agent", key=agent_id))
+    agent.version = agent.version or 1  # written before agents had versions
+    if version in {0, agent.version}:
+        return agent
+    older = sa.select(versions.c.message).where(versions.c.agent_id == agent_id, versions.c.version == version)
+    message: bytes | None = connection.execute(older).scalar()
+    if message is None:
+        raise NotFoundError(f"agent {agent_id!r} has no version {version}; its newest is {agent.version}")
+    return v1.Agent.FromString(message)
+
+
+def add_session(connection: sa.Connection, session: v1.Session, *, tenant: str = "") -> None:
     """Store a new session; raises NotFoundError for its agent."""
-    get_agent(connection, session.agent_id)
+    get_agent(connection, session.agent_id, tenant=tenant)
     row = {"session_id": session.session_id, "agent_id": session.agent_id, "message": session.SerializeToString()}
-    connection.execute(sa.insert(sessions), row)
+    connection.execute(sa.insert(sessions), {**row, "tenant": tenant})
 
 
-def get_session(connection: sa.Connection, session_id: str, agent_id: str = "") -> v1.Session:
-    """One session without its turns, of an agent where one is given; raises NotFoundError."""
-    query = sa.select(sessions.c.message).where(sessions.c.session_id == session_id)
-    session = v1.Session.FromString(one(connection, query, what="session", key=session_id))
+def get_session(
+    connection: sa.Connection, session_id: str, agent_id: str = "", *, tenant: str | None = "", lock: bool = False
+) -> v1.Session:
+    """One session without its turns, of an agent where one is given; raises NotFoundError.
+
+    Args:
+        connection: In a transaction.
+        session_id: The session.
+        agent_id: Its agent; checked when not empty.
+        tenant: Whose it must be; None: anybody's.
+        lock: Whether others that lock it wait for the end of the transaction.
+    """
+    query = sa.select(sessions.c.message).where(sessions.c.session_id == session_id, _of(sessions, tenant))
+    found = one(connection, query.with_for_update() if lock else query, what="session", key=session_id)
+    session = v1.Session.FromString(found)
     if agent_id not in {"", session.agent_id}:
         raise NotFoundError(f"agent {agent_id!r} has no session {session_id!r}")
     return session
 
 
-def add_turn(connection: sa.Connection, turn: v1.Turn, request: v1.CreateTurnRequest) -> None:
+def _of(table: sa.Table, tenant: str | None = "") -> "sa.ColumnElement[bool]":
+    return sa.true() if tenant is None else table.c.tenant == tenant
+
+
+def add_turn(
+    connection: sa.Connection,
+    turn: v1.Turn,
+    request: v1.CreateTurnRequest,
+    *,
+    tenant: str = "",
+    **lease: Any,  # noqa: ANN401
+) -> None:
     """Store a new turn with its steps, unless another one of the session has not ended.
+
+    Args:
+        connection: In a transaction.
+        turn: The turn.
+        request: What created it.
+        tenant: Whose it is.
+        **lease: Columns that say who runs it.
 
     Raises:
         NotFoundError: If there is no such session.
         FailedPreconditionError: If there is such a turn.
     """
-    get_session(connection, turn.session_id)
+    get_session(connection, turn.session_id, tenant=tenant, lock=True)
     query = sa.select(turns.c.turn_id).where(turns.c.session_id == turn.session_id, turns.c.status.not_in(ENDED))
     running = connection.execute(query).scalar()
     if running is not None:
         message = f"turn {running} of session {turn.session_id} has not ended; wait for it, resume or cancel it"
         raise FailedPreconditionError(message, reason="TURN_IN_PROGRESS", metadata={"turn_id": running})
-    row = {"turn_id": turn.turn_id, "session_id": turn.session_id, "status": turn.status}
+    row = {"turn_id": turn.turn_id, "session_id": turn.session_id, "status": turn.status, "tenant": tenant, **lease}
     messages = {"message": without_steps(turn).SerializeToString(), "request": request.SerializeToString()}
-    connection.execute(sa.insert(turns), {**row, **messages})
+    connection.execute(sa.insert(turns).values({**row, **messages}))
     for place, step in enumerate(turn.steps):
         put_step(connection, turn.turn_id, place, step)
 
 
-def get_turn(connection: sa.Connection, turn_id: str) -> v1.Turn:
-    """One turn with its steps; raises NotFoundError."""
-    found = get_turns(connection, turns.c.turn_id == turn_id)
+def get_turn(connection: sa.Connection, turn_id: str, *, tenant: str | None = "") -> v1.Turn:
+    """One turn with its steps, of a tenant unless that is None; raises NotFoundError."""
+    found = get_turns(connection, (turns.c.turn_id == turn_id) & _of(turns, tenant))
     if not found:
         raise not_found("turn", turn_id)
     return found[0][1]
+
+
+def find_turn(connection: sa.Connection, turn_id: str) -> v1.Turn | None:
+    """One turn with its steps, if there is one."""
+    found = get_turns(connection, turns.c.turn_id == turn_id)
+    return found[0][1] if found else None
+
+
+def tenant_of(connection: sa.Connection, turn_id: str) -> str:
+    """Whose a turn is; empty also where there is no such turn."""
+    tenant: str | None = connection.execute(sa.select(turns.c.tenant).where(turns.c.turn_id == turn_id)).scalar()
+    return tenant or ""
+
+
+def depth(connection: sa.Connection, turn: v1.Turn) -> int:
+    """How many agents have called each other down to a turn."""
+    deep, parent = 1, turn.parent_turn_id
+    while parent:
+        row: bytes | None = connection.execute(sa.select(turns.c.message).where(turns.c.turn_id == parent)).scalar()
+        deep, parent = deep + 1, v1.Turn.FromString(row).parent_turn_id if row else ""
+    return deep
 
 
 def get_turns(
@@ -108,7 +193,7 @@ def delete_sessions(connection: sa.Connection, whose: "sa.ColumnElement[bool]") 
     """Delete sessions with all that is in them; returns their turns."""
     of_sessions = turns.c.session_id.in_(sa.select(sessions.c.session_id).where(whose))
     gone = connection.execute(sa.select(turns.c.turn_id).where(of_sessions)).scalars().all()
-    for table in (events, steps):
+    for table in (events, steps, pins):
         connection.execute(sa.delete(table).where(table.c.turn_id.in_(sa.select(turns.c.turn_id).where(of_sessions))))
     connection.execute(sa.delete(turns).where(of_sessions))
     connection.execute(sa.delete(sessions).where(whose))

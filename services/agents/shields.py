@@ -1,15 +1,14 @@
 """Shield steps of a turn: what was judged before the model's answer was shown, and what came of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
-from services.agents.turn_log import TurnLog, now
+from services.agents.turn_log import TurnLog, new_step, now
 
-NewStep = Callable[..., v1.Step]
 _LEVELS = {v1.VIOLATION_LEVEL_INFO: "info", v1.VIOLATION_LEVEL_WARN: "warn", v1.VIOLATION_LEVEL_ERROR: "error"}
 OUTPUT_SURFACES = frozenset({v1.SAFETY_SURFACE_ASSISTANT, v1.SAFETY_SURFACE_TOOL_ARGUMENTS})
 """What the model wrote; everything else is what it reads."""
@@ -28,11 +27,10 @@ class InputStep:
     Args:
         log: Of the turn.
         config: Of the agent.
-        new_step: Makes a step of the turn.
         inference: The step that they gate; one that was begun before was judged before.
     """
 
-    def __init__(self, log: TurnLog, config: v1.AgentConfig, *, new_step: NewStep, inference: v1.Step) -> None:
+    def __init__(self, log: TurnLog, config: v1.AgentConfig, *, inference: v1.Step) -> None:
         self._log = log
         self._step: v1.Step | None = None
         steps = list(log.turn.steps)
@@ -42,7 +40,7 @@ class InputStep:
         self._restarts = bool(steps) and is_shield_call(steps[-1]) and not steps[-1].HasField("completed_at")
         if self.waiting:
             self._step = v1.Step()
-            self._step.CopyFrom(steps[-1] if self._restarts else new_step(v1.STEP_TYPE_SHIELD_CALL))
+            self._step.CopyFrom(steps[-1] if self._restarts else new_step(log.turn, v1.STEP_TYPE_SHIELD_CALL))
             self._step.shield_call.SetInParent()
 
     async def begin(self) -> None:
@@ -76,11 +74,9 @@ def output_step(
     log: TurnLog,
     verdicts: Sequence[v1.Verdict],
     blocked: v1.ChatCompletionBlocked | None,
-    *,
-    new_step: NewStep,
 ) -> None:
     """The shields over an answer; they are through when it is."""
-    step = new_step(v1.STEP_TYPE_SHIELD_CALL, shield_call=v1.ShieldCallStep())
+    step = new_step(log.turn, v1.STEP_TYPE_SHIELD_CALL, shield_call=v1.ShieldCallStep())
     log.add(step_start=_start(step, ASSISTANT_OUTPUT))
     _end(log, step, blocked.verdicts if blocked else verdicts, blocked)
 

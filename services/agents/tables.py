@@ -3,14 +3,24 @@
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+ADDED = {"added": True}
+"""Columns that the first version did not have; they are added to its tables."""
 # `number` orders rows by their creation and is what page tokens name; a number is never given out twice.
 agents = sa.Table(
     "agent",
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("agent_id", sa.String, unique=True),
-    sa.Column("message", sa.LargeBinary),
+    sa.Column("tenant", sa.String, nullable=False, server_default="", index=True, info=ADDED),
+    sa.Column("message", sa.LargeBinary),  # its newest version
     sqlite_autoincrement=True,
+)
+versions = sa.Table(
+    "agent_version",
+    metadata,
+    sa.Column("agent_id", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("message", sa.LargeBinary),
 )
 sessions = sa.Table(
     "session",
@@ -18,6 +28,7 @@ sessions = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("session_id", sa.String, unique=True),
     sa.Column("agent_id", sa.String, index=True),
+    sa.Column("tenant", sa.String, nullable=False, server_default="", info=ADDED),
     sa.Column("message", sa.LargeBinary),
     sqlite_autoincrement=True,
 )
@@ -28,7 +39,16 @@ turns = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("turn_id", sa.String, unique=True),
     sa.Column("session_id", sa.String, index=True),
+    sa.Column("tenant", sa.String, nullable=False, server_default="", info=ADDED),
     sa.Column("status", sa.Integer, index=True),
+    # The process that runs it, until when nobody else may, and a number that every change of hands raises: a write that
+    # names an older one changes nothing. Times are the database's, in seconds since 1970.
+    sa.Column("owner", sa.String, nullable=False, server_default="", info=ADDED),
+    sa.Column("lease_until", sa.Float, nullable=False, server_default="0", info=ADDED),
+    sa.Column("fence", sa.Integer, nullable=False, server_default="0", info=ADDED),
+    sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false(), info=ADDED),
+    # When an approval that it waits for expires; unset: never.
+    sa.Column("wake_at", sa.Float, info=ADDED),
     sa.Column("message", sa.LargeBinary),
     sa.Column("request", sa.LargeBinary),
     sqlite_autoincrement=True,
@@ -41,6 +61,15 @@ steps = sa.Table(
     sa.Column("step_id", sa.String, index=True),
     sa.Column("message", sa.LargeBinary),
 )
+# What a turn goes by once it has begun: the version of each agent that speaks in it, and that agent's tools.
+pins = sa.Table(
+    "pin",
+    metadata,
+    sa.Column("turn_id", sa.String, primary_key=True),
+    sa.Column("agent_id", sa.String, primary_key=True),
+    sa.Column("agent", sa.LargeBinary),
+    sa.Column("tools", sa.LargeBinary),
+)
 events = sa.Table(
     "event",
     metadata,
@@ -49,8 +78,9 @@ events = sa.Table(
     sa.Column("message", sa.LargeBinary),
 )
 requests = sa.Table(
-    "request",
+    "answered",
     metadata,
+    sa.Column("tenant", sa.String, primary_key=True, server_default=""),
     sa.Column("method", sa.String, primary_key=True),
     sa.Column("request_id", sa.String, primary_key=True),
     sa.Column("created", sa.Float, index=True),  # seconds since 1970

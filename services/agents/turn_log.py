@@ -1,8 +1,11 @@
 """The events of a running turn: numbered, committed in groups, then shown to whoever watches."""
 
 import asyncio
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamastack import v1
@@ -18,11 +21,17 @@ class TurnLog:
     Args:
         store: The durable log.
         turn: With its steps; changed here as the turn goes on.
+        fence: As it was when this process took the turn.
+        published: Told the turn after every commit of events.
     """
 
-    def __init__(self, store: AgentStore, turn: v1.Turn) -> None:
+    def __init__(
+        self, store: AgentStore, turn: v1.Turn, *, fence: int, published: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._store = store
         self.turn = turn
+        self.fence = fence
+        self._published = published
         self.first_sequence = turn.last_sequence + 1
         self.committed: list[v1.WatchTurnResponse] = []
         """Events since `first_sequence`; what came before is in the store only."""
@@ -56,6 +65,20 @@ class TurnLog:
         self._changed[place] = v1.Step()
         self._changed[place].CopyFrom(step)
 
+    async def committing(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await `work`, with commits beside it that each take what has gathered.
+
+        Raises:
+            BaseException: What `work` or a commit raised.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeper = group.create_task(self.keep_committing())
+                await work
+                keeper.cancel()
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
     async def keep_committing(self) -> None:
         """Commit whenever something was added, each time all that has gathered; runs until cancelled."""
         while True:
@@ -63,16 +86,21 @@ class TurnLog:
             self._added.clear()
             await self.commit()
 
-    async def commit(self) -> None:
+    async def commit(self, *, through_power_loss: bool = False) -> None:
         """Store what was added, then show it. Callers that come while a commit runs share the next one.
+
+        Args:
+            through_power_loss: As `AgentStore.write` means it.
 
         Raises:
             StoreError: If nothing could be stored; the next commit tries again with all of it.
             TurnDeletedError: If the turn was deleted.
+            TurnFencedError: If another process took the turn over.
         """
-        await to_the_end(self._commit())  # half a commit would leave a hole in the sequences
+        # Half a commit would leave a hole in the sequences.
+        await to_the_end(self._commit(through_power_loss=through_power_loss))
 
-    async def _commit(self) -> None:
+    async def _commit(self, *, through_power_loss: bool) -> None:
         async with self._committing:
             if not self._pending and not self._changed:
                 return
@@ -82,7 +110,14 @@ class TurnLog:
             only_text = events and not changed and all(e.WhichOneof("event") == "step_progress" for e in events)
             turn = None if only_text else without_steps(self.turn)
             try:
-                await self._store.append(turn, events, turn_id=self.turn.turn_id, changed=sorted(changed.items()))
+                await self._store.append(
+                    turn,
+                    events,
+                    turn_id=self.turn.turn_id,
+                    fence=self.fence,
+                    changed=sorted(changed.items()),
+                    through_power_loss=through_power_loss,
+                )
             except StoreError as error:
                 self._pending = [*events, *self._pending]
                 self._changed = {**changed, **self._changed}
@@ -95,6 +130,8 @@ class TurnLog:
         self.committed += events
         news, self._news = self._news, asyncio.Event()
         news.set()
+        if events:
+            self._published(self.turn.turn_id)
 
     async def attempts(self, step_id: str) -> int:
         """How often a step was begun."""
@@ -135,6 +172,17 @@ def beyond_the_end(turn_id: str, sequence: int, last: int) -> OutOfRangeError:
     """The error for a watcher who asks for what cannot come."""
     message = f"the last event of turn {turn_id} is {last}, nothing follows {sequence}; watch from below {last}"
     return OutOfRangeError(message, field="resume_after_sequence")
+
+
+def new_step(turn: v1.Turn, kind: "v1.StepType.ValueType", **details: Message) -> v1.Step:
+    """A step that begins now; it is not yet part of the turn."""
+    return v1.Step(
+        step_id=str(uuid.uuid4()),
+        turn_id=turn.turn_id,
+        step_type=kind,
+        started_at=now(),
+        **details,  # type: ignore[arg-type]
+    )
 
 
 def now() -> Timestamp:

@@ -97,10 +97,16 @@ def enter_call(method: str) -> Call:
     return call
 
 
-def detached() -> Context:
-    """The context for work that outlives the current call: its request id, tenant and trace, but not its deadline."""
+def detached(*, tenant: str | None = None) -> Context:
+    """The context for work that outlives the current call: its request id, tenant and trace, but not its deadline.
+
+    Args:
+        tenant: For whom the work is done, where a call that is over asked for it; None: as the current call says.
+    """
     call, context = _current.get(), Context()
-    if call is not None:
+    if tenant is not None:
+        context.run(_current.set, Call(method="", tenant=tenant))
+    elif call is not None:
         context.run(
             _current.set, Call(method=call.method, request_id=call.request_id, tenant=call.tenant, trace=call.trace)
         )

@@ -21,5 +21,5 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory, inference: str) -> Asyn
         yield running
         runner = running.node._runner
         assert not runner._running
-        assert not runner._changes
+        assert not runner._notices._changes
         assert not runner._changing

@@ -43,7 +43,7 @@ async def test_a_turn_that_waits_for_its_caller_is_cancelled_and_its_watchers_le
     turn = await mesh.start("weather", client_tools=TOOLS)
     waiting = (await mesh.watch(turn.turn_id))[-1].turn_awaiting_input.turn
     watching = asyncio.create_task(mesh.watch(turn.turn_id, waiting.last_sequence))
-    await until(lambda: turn.turn_id in mesh.node._runner._changes)
+    await until(lambda: turn.turn_id in mesh.node._runner._notices._changes)
     cancelled = await mesh.client.agents.cancel_turn(turn.turn_id)
     assert cancelled.status == v1.TURN_STATUS_CANCELLED
     assert cancelled.HasField("completed_at")
@@ -146,7 +146,7 @@ async def test_a_watcher_of_a_waiting_turn_goes_on_when_another_client_resumes_i
     turn = await mesh.start("weather", client_tools=TOOLS)
     waiting = (await mesh.watch(turn.turn_id))[-1].turn_awaiting_input.turn
     watching = [asyncio.create_task(mesh.watch(turn.turn_id, waiting.last_sequence)) for _ in range(3)]
-    await until(lambda: turn.turn_id in mesh.node._runner._changes)
+    await until(lambda: turn.turn_id in mesh.node._runner._notices._changes)
     await mesh.answer(turn.turn_id, **{waiting.output_message.tool_calls[0].call_id: "sunny"})
     for task in watching:
         events = await task
@@ -170,9 +170,9 @@ async def test_a_watcher_that_leaves_a_waiting_turn_leaves_nothing_behind(mesh: 
     turn = await mesh.start("weather", client_tools=TOOLS)
     waiting = (await mesh.watch(turn.turn_id))[-1].turn_awaiting_input.turn
     watching = asyncio.create_task(mesh.watch(turn.turn_id, waiting.last_sequence))
-    await until(lambda: turn.turn_id in mesh.node._runner._changes)
+    await until(lambda: turn.turn_id in mesh.node._runner._notices._changes)
     watching.cancel()
-    await until(lambda: gc.collect() >= 0 and turn.turn_id not in mesh.node._runner._changes)
+    await until(lambda: gc.collect() >= 0 and turn.turn_id not in mesh.node._runner._notices._changes)
     await mesh.client.agents.cancel_turn(turn.turn_id)
 
 

@@ -159,7 +159,12 @@ def transcript(turn: v1.Turn) -> list[str]:
     """What a turn came to, without ids and times."""
     said: list[str] = [v1.TurnStatus.Name(turn.status), str(turn.usage), str(turn.output_message)]
     for step in turn.steps:
-        said += [v1.StepType.Name(step.step_type), str(step.inference), str(step.tool_execution)]
+        done = v1.ToolExecutionStep()
+        done.CopyFrom(step.tool_execution)
+        for record in done.records:
+            said += [record.tool, v1.ToolCallState.Name(record.state)]
+        del done.records[:]
+        said += [v1.StepType.Name(step.step_type), str(step.inference), str(done)]
     return said
 
 

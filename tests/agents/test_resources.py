@@ -182,7 +182,7 @@ REFUSED_TURNS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": []}, "MISSING_FIELD", "messages"),
     ({"messages": [v1.TurnInputMessage()]}, "INVALID_VALUE", "messages[0]"),
     ({"documents": [v1.Document()]}, "UNSUPPORTED", "documents"),
-    ({"toolgroups": [v1.AgentToolGroup(name="x")]}, "UNSUPPORTED", "toolgroups"),
+    ({"toolgroups": [v1.AgentToolGroup(name="x")]}, "UNSUPPORTED", "toolgroups[0]"),
     ({"tool_config": v1.ToolConfig(tool_choice="fly")}, "INVALID_VALUE", "tool_config.tool_choice"),
 ]
 

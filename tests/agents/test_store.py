@@ -38,7 +38,7 @@ async def new_turn(store: AgentStore) -> v1.Turn:
 
 
 async def test_twenty_writers_of_one_log_store_dense_sequences(store: AgentStore) -> None:
-    log = TurnLog(store, await new_turn(store))
+    log = TurnLog(store, await new_turn(store), fence=0)
 
     async def write() -> None:
         for _ in range(10):
@@ -54,17 +54,19 @@ async def test_twenty_writers_of_one_log_store_dense_sequences(store: AgentStore
 
 async def test_a_watcher_never_sees_an_event_before_the_log_shows_it(store: AgentStore) -> None:
     """It would ask for what comes after it, and be told that there is no such event yet."""
-    before = TurnLog(store, await new_turn(store))
+    before = TurnLog(store, await new_turn(store), fence=0)
     before.add(turn_start=v1.TurnStart())
     await before.commit()
-    log = TurnLog(store, await store.turn(before.turn.turn_id))
+    log = TurnLog(store, await store.turn(before.turn.turn_id), fence=0)
     just_stored = v1.WatchTurnResponse(sequence=2, step_start=v1.TurnStepStart())
-    await store.append(None, [just_stored], turn_id=log.turn.turn_id)  # a commit whose news is still on its way
+    await store.append(
+        None, [just_stored], turn_id=log.turn.turn_id, fence=0
+    )  # a commit whose news is still on its way
     assert [event.sequence for event in await log.after(0)] == [1]
 
 
 async def test_commits_that_are_cancelled_leave_no_hole(store: AgentStore) -> None:
-    log = TurnLog(store, await new_turn(store))
+    log = TurnLog(store, await new_turn(store), fence=0)
     for number in range(50):
         log.add(step_progress=v1.TurnStepProgress(step_id="s"))
         task = asyncio.create_task(log.commit())
@@ -160,19 +162,19 @@ async def test_lists_keep_the_order_of_creation_also_after_deleting(store: Agent
 async def test_the_file_holds_everything(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/agents.db"
     async with AgentStore(url) as store:
-        log = TurnLog(store, await new_turn(store))
+        log = TurnLog(store, await new_turn(store), fence=0)
         log.put_step(v1.Step(step_id="s", turn_id=log.turn.turn_id))
         log.add(step_start=v1.TurnStepStart(step_id="s"))
         await log.commit()
     async with AgentStore(url) as store:
         assert await store.turn(log.turn.turn_id) == log.turn
         assert (await store.step(log.turn.turn_id, "s")).step_id == "s"
-        assert list(await store.unfinished()) == [log.turn.turn_id]
+        assert [held.turn_id for held in await store.claim_orphans(seconds=5, limit=9)] == [log.turn.turn_id]
         assert (await store.events_after(log.turn.turn_id, 0)).events == log.committed
 
 
 async def test_nothing_is_added_to_a_deleted_turn(store: AgentStore) -> None:
-    log = TurnLog(store, await new_turn(store))
+    log = TurnLog(store, await new_turn(store), fence=0)
     await store.delete_session(log.turn.session_id)
     log.add(step_progress=v1.TurnStepProgress(step_id="s"))
     with pytest.raises(TurnDeletedError):
@@ -183,7 +185,7 @@ async def test_nothing_is_added_to_a_deleted_turn(store: AgentStore) -> None:
 
 
 async def test_a_step_is_stored_as_it_was_when_it_was_put(store: AgentStore) -> None:
-    log = TurnLog(store, await new_turn(store))
+    log = TurnLog(store, await new_turn(store), fence=0)
     step = v1.Step(step_id="s", turn_id=log.turn.turn_id)
     log.put_step(step)
     step.completed_at.GetCurrentTime()
@@ -192,7 +194,7 @@ async def test_a_step_is_stored_as_it_was_when_it_was_put(store: AgentStore) -> 
 
 
 async def test_what_could_not_be_stored_is_stored_by_the_next_commit(store: AgentStore, tmp_path: Path) -> None:
-    log = TurnLog(store, await new_turn(store))
+    log = TurnLog(store, await new_turn(store), fence=0)
     fill_disk(tmp_path / "deep" / "agents.db")
     log.add(turn_start=v1.TurnStart())
     with pytest.raises(StoreError, match="database or disk is full"):
@@ -265,11 +267,11 @@ async def goes_on(mesh: Mesh, turn_id: str) -> None:
 async def test_a_database_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "agents.db"
     with contextlib.closing(sqlite3.connect(file)) as old:
-        old.execute("CREATE TABLE request (method TEXT, request_id TEXT)")
+        old.execute("CREATE TABLE step (turn_id TEXT, place INTEGER)")
         old.commit()
     with pytest.raises(SchemaError, match="made by another version"):
         async with AgentStore(f"sqlite:///{file}"):
             pass
     with contextlib.closing(sqlite3.connect(file)) as old:
-        assert [row[1] for row in old.execute("PRAGMA table_info(request)")] == ["method", "request_id"]
+        assert [row[1] for row in old.execute("PRAGMA table_info(step)")] == ["turn_id", "place"]
         assert old.execute("SELECT count(*) FROM sqlite_master WHERE name = 'turn'").fetchone() == (0,)

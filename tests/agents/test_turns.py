@@ -303,7 +303,7 @@ async def test_logs_of_ended_turns_are_freed(tmp_path: Path, inference: str) -> 
         await until(lambda: not mesh.node._runner._running)
         await mesh.run("hi")
         await until(lambda: not mesh.node._runner._running)
-        assert not mesh.node._runner._changes
+        assert not mesh.node._runner._notices._changes
         assert not mesh.node._runner._changing
 
 

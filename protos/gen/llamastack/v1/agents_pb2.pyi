@@ -671,6 +671,9 @@ class Turn(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    WAITED_SECONDS_FIELD_NUMBER: _builtins.int
+    PARENT_TURN_ID_FIELD_NUMBER: _builtins.int
+    AWAITING_SINCE_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Identifier."""
     session_id: _builtins.str
@@ -685,6 +688,10 @@ class Turn(_message.Message):
     """The version of the first agent's configuration that the turn was created with."""
     cost: _builtins.float
     """Cost of all inference steps so far, where the agent's budget has prices."""
+    waited_seconds: _builtins.float
+    """Seconds that it waited for its caller so far."""
+    parent_turn_id: _builtins.str
+    """The turn whose agent called this one as a tool; empty for others."""
     @_builtins.property
     def input_messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnInputMessage]:
         """What was asked."""
@@ -721,6 +728,10 @@ class Turn(_message.Message):
     def pending(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingCall]:
         """What it waits for, by call; empty while it does not wait."""
 
+    @_builtins.property
+    def awaiting_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it waits for its caller; unset while it does not."""
+
     def __init__(
         self,
         *,
@@ -740,10 +751,13 @@ class Turn(_message.Message):
         agent_id: _builtins.str = ...,
         agent_version: _builtins.int = ...,
         cost: _builtins.float | None = ...,
+        waited_seconds: _builtins.float = ...,
+        parent_turn_id: _builtins.str = ...,
+        awaiting_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "completed_at", b"completed_at", "cost", b"cost", "error", b"error", "output_message", b"output_message", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "awaiting_since", b"awaiting_since", "completed_at", b"completed_at", "cost", b"cost", "error", b"error", "output_message", b"output_message", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "agent_id", b"agent_id", "agent_version", b"agent_version", "completed_at", b"completed_at", "cost", b"cost", "error", b"error", "input_messages", b"input_messages", "last_sequence", b"last_sequence", "output_attachments", b"output_attachments", "output_message", b"output_message", "pending", b"pending", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "steps", b"steps", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "agent_id", b"agent_id", "agent_version", b"agent_version", "awaiting_since", b"awaiting_since", "completed_at", b"completed_at", "cost", b"cost", "error", b"error", "input_messages", b"input_messages", "last_sequence", b"last_sequence", "output_attachments", b"output_attachments", "output_message", b"output_message", "parent_turn_id", b"parent_turn_id", "pending", b"pending", "session_id", b"session_id", "started_at", b"started_at", "status", b"status", "steps", b"steps", "turn_id", b"turn_id", "usage", b"usage", "waited_seconds", b"waited_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
@@ -1203,19 +1217,23 @@ class CompactionStep(_message.Message):
 
     SUMMARY_FIELD_NUMBER: _builtins.int
     THROUGH_TURN_ID_FIELD_NUMBER: _builtins.int
+    THROUGH_STEP_ID_FIELD_NUMBER: _builtins.int
     summary: _builtins.str
     """The summary that replaces it for the model."""
     through_turn_id: _builtins.str
     """The last turn that it covers."""
+    through_step_id: _builtins.str
+    """The last step that it covers where that turn is the step's own; empty = the whole turn."""
     def __init__(
         self,
         *,
         summary: _builtins.str = ...,
         through_turn_id: _builtins.str = ...,
+        through_step_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary", "through_turn_id", b"through_turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary", "through_step_id", b"through_step_id", "through_turn_id", b"through_turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,255 @@
+"""Inference steps of a turn: with their shields, tried again while the inference service is away, and summaries."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llamastack import v1
+from services.agents import budget, compaction, history, ledger, shields
+from services.agents.config import AgentsConfig
+from services.agents.speaker import Speaker
+from services.agents.turn_log import TurnLog, new_step, now
+from stack_client.calls import EventStream
+from stack_client.content import text_of
+from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from stack_client.inference import Inference
+
+logger = logging.getLogger(__name__)
+
+REPEATED_CALLS = 3
+_SHORTER = (2_000, 500, 100)
+"""Characters of a message that a summariser reads: fewer where its window is too small."""
+
+
+@dataclass
+class Ending:
+    """How an answer ended, as far as shields are concerned."""
+
+    verdicts: list[v1.Verdict] = field(default_factory=list)
+    """What was found in the answer that does not block."""
+    blocked: v1.ChatCompletionBlocked | None = None
+    """What a shield withheld."""
+
+
+class InferenceSteps:
+    """Takes inference steps of one turn.
+
+    Args:
+        log: Of the turn.
+        speaker: The agent and its tools.
+        earlier: Turns of the session before this one.
+        inference: The inference service.
+        limits: Of the service.
+    """
+
+    def __init__(
+        self,
+        log: TurnLog,
+        *,
+        speaker: Speaker,
+        earlier: Sequence[v1.Turn],
+        inference: Inference,
+        limits: AgentsConfig,
+    ) -> None:
+        self._log = log
+        self._turn = log.turn
+        self._speaker = speaker
+        self._config = speaker.config
+        self._earlier = earlier
+        self._inference = inference
+        self._attempts = limits.inference_attempts
+        self._pause = limits.inference_retry_seconds
+
+    async def run(self, last: v1.Step | None) -> None:
+        """One inference step with its shields; tried again while the inference service is unavailable.
+
+        Args:
+            last: The step before; an inference step that is not complete begins anew.
+
+        Raises:
+            StackError: If the model cannot answer.
+        """
+        if last is not None and last.WhichOneof("details") == "inference":  # a process ended in the middle of it
+            step = v1.Step()
+            step.CopyFrom(last)
+            attempt = await self._log.attempts(step.step_id) + 1
+        else:
+            step, attempt = new_step(self._turn, v1.STEP_TYPE_INFERENCE, inference=v1.InferenceStep()), 1
+        guard = shields.InputStep(self._log, self._config, inference=step)
+        await guard.begin()
+        for failures in range(1, self._attempts + 1):
+            if not guard.waiting:
+                self._begin(step, attempt)
+            try:
+                end = await self._generate(step, guard, attempt)
+                break
+            except (UnavailableError, ResourceExhaustedError) as error:
+                overload = isinstance(error, ResourceExhaustedError)
+                if failures == self._attempts or (overload and error.retry_after is None):
+                    raise
+                logger.warning("inference unavailable turn=%s attempt=%d: %s", step.turn_id, attempt, error.message)
+                await asyncio.sleep(max(error.retry_after or 0.0, self._pause * 2 ** (failures - 1)))
+                if not guard.waiting:
+                    attempt += 1
+        if end.blocked is not None and end.blocked.surface not in shields.OUTPUT_SURFACES:
+            guard.block(end.blocked)
+            self._withhold(end.blocked)
+        else:
+            self._complete_inference(step, end)
+        await self._log.commit()
+
+    def _complete_inference(self, step: v1.Step, end: "Ending") -> None:
+        step.completed_at.CopyFrom(now())
+        self._log.put_step(step)
+        budget.count(self._turn, step.inference.usage, self._config.budget)
+        self._log.add(
+            step_complete=v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step)
+        )
+        if self._config.output_shields:
+            shields.output_step(self._log, end.verdicts, end.blocked)
+        if end.blocked is not None:
+            self._withhold(end.blocked)
+
+    def _withhold(self, blocked: v1.ChatCompletionBlocked) -> None:
+        """End the turn as a shield wants it: with what was shown before, and its message to the user."""
+        said = v1.CompletionMessage(stop_reason=v1.STOP_REASON_END_OF_TURN)
+        said.content.items.extend(blocked.completion_message.content.items)
+        gap = "\n\n" if said.content.items else ""
+        said.content.items.append(v1.ContentItem(text=f"{gap}{blocked.user_message}"))
+        self.complete_turn(said)
+
+    def _begin(self, step: v1.Step, attempt: int) -> None:
+        """Announce an inference step, or that it begins anew."""
+        kind, step_id = step.step_type, step.step_id
+        if attempt == 1:
+            self._log.put_step(step)
+            self._log.add(step_start=v1.TurnStepStart(step_type=kind, step_id=step_id))
+        else:
+            restarted = v1.TurnStepRestarted(step_type=kind, step_id=step_id, attempt=attempt)
+            self._log.add(step_restarted=restarted)
+
+    async def _generate(self, step: v1.Step, guard: "shields.InputStep", attempt: int) -> "Ending":
+        """Stream one answer of the model into the log; commits run beside the stream, each taking what has gathered."""
+        chat = self._chat_request()
+        chat.input_shields.extend(self._config.input_shields if guard.waiting else ())
+        stream = self._inference.stream(v1.StreamChatCompletionRequest(request=chat))
+        end = Ending()
+        await self._log.committing(self._read(stream, step, guard, attempt, chat=chat, end=end))
+        return end
+
+    async def _read(
+        self,
+        stream: EventStream[v1.StreamChatCompletionResponse],
+        step: v1.Step,
+        guard: shields.InputStep,
+        attempt: int,
+        *,
+        chat: v1.ChatCompletionRequest,
+        end: Ending,
+    ) -> None:
+        async with stream:
+            async for event in stream:
+                match event.WhichOneof("event"):
+                    case "judged" if event.judged.surface not in shields.OUTPUT_SURFACES:
+                        shields.take_redactions(self._log, len(chat.messages), event.judged.redacted)
+                        guard.complete(event.judged.verdicts)
+                        self._begin(step, attempt)
+                    case "judged":
+                        end.verdicts = list(event.judged.verdicts)
+                    case "progress":
+                        self._progress(step, event.progress.delta)
+                    case "complete":
+                        complete = event.complete
+                        step.inference.model_response.CopyFrom(complete.completion_message)
+                        step.inference.usage.CopyFrom(complete.usage)
+                    case "blocked":
+                        end.blocked = event.blocked
+                        step.inference.model_response.CopyFrom(event.blocked.completion_message)
+                        step.inference.usage.CopyFrom(event.blocked.usage)
+
+    def _progress(self, step: v1.Step, delta: v1.ContentDelta) -> None:
+        self._log.add(step_progress=v1.TurnStepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
+
+    def complete_turn(self, said: v1.CompletionMessage) -> None:
+        """End the turn with an answer."""
+        turn = self._turn
+        turn.output_message.CopyFrom(said)
+        turn.status = v1.TURN_STATUS_COMPLETED
+        turn.completed_at.CopyFrom(now())
+        self._log.add(turn_complete=v1.TurnComplete(turn=turn))
+
+    def _chat_request(self) -> v1.ChatCompletionRequest:
+        config = self._config
+        tool_config = v1.ToolConfig()
+        tool_config.CopyFrom(config.tool_config)
+        called = [step.tool_execution for step in self._turn.steps if step.WhichOneof("details") == "tool_execution"]
+        if called and tool_config.tool_choice not in {"", "auto", "none"}:
+            # A required call holds for the first step only; otherwise the turn could never end.
+            tool_config.tool_choice = "auto"
+        if ledger.repeats(called, REPEATED_CALLS):
+            # A model that goes in circles has its answer; without tools it must use it.
+            tool_config.tool_choice = "none"
+        return v1.ChatCompletionRequest(
+            model_id=config.model,
+            messages=history.dialog(config, self._earlier, self._turn),
+            sampling_params=config.sampling_params,
+            tools=[tool.declared() for tool in self._speaker.tools.values()],
+            tool_config=tool_config,
+            response_format=config.response_format if config.HasField("response_format") else None,
+            output_shields=config.output_shields,
+        )
+
+    async def too_long(self) -> bool:
+        """Whether the next prompt has more tokens than the agent's bound."""
+        bound = self._config.compaction.max_prompt_tokens
+        if not bound:
+            return False
+        chat = self._chat_request()
+        if chat.ByteSize() <= bound:  # a token has at least one byte
+            return False
+        dialog = v1.Dialog(messages=chat.messages)
+        request = v1.TokenizeRequest(
+            model_id=chat.model_id, dialog=dialog, tools=chat.tools, tool_config=chat.tool_config
+        )
+        return len((await self._inference.tokens(request)).token_ids) > bound
+
+    async def compact(self, cut: compaction.Cut) -> None:
+        """Replace older history by a summary, as a step of its own.
+
+        Raises:
+            StackError: If the summarising model cannot answer.
+        """
+        step = new_step(self._turn, v1.STEP_TYPE_COMPACTION, compaction=v1.CompactionStep())
+        self._log.put_step(step)
+        self._log.add(step_start=v1.TurnStepStart(step_type=step.step_type, step_id=step.step_id))
+        await self._log.commit()
+        covered = compaction.compacted(self._earlier, self._turn)
+        before = covered.summary if covered else ""
+        for longest in _SHORTER:
+            request = compaction.summary_request(
+                self._config, self._to_be_replaced(cut, covered), before=before, longest=longest
+            )
+            try:
+                response = await self._inference.ask(request)
+                break
+            except InvalidArgumentError as error:
+                if error.reason != "CONTEXT_LENGTH_EXCEEDED" or longest == _SHORTER[-1]:
+                    raise
+        step.compaction.summary = text_of(response.completion_message.content)
+        step.compaction.through_turn_id, step.compaction.through_step_id = cut.turn_id, cut.step_id
+        budget.count(self._turn, response.usage, self._config.budget)
+        step.completed_at.CopyFrom(now())
+        self._log.put_step(step)
+        complete = v1.TurnStepComplete(step_type=step.step_type, step_id=step.step_id, step_details=step)
+        self._log.add(step_complete=complete)
+        await self._log.commit()
+
+    def _to_be_replaced(self, cut: compaction.Cut, covered: v1.CompactionStep | None) -> list[v1.Message]:
+        through = covered.through_turn_id if covered else ""
+        if cut.step_id:
+            after = covered.through_step_id if covered and through == cut.turn_id else ""
+            return history.through_step(self._turn, cut.step_id, after=after)
+        ids = [turn.turn_id for turn in self._earlier]
+        begin = ids.index(through) + 1 if through in ids else 0
+        return history.of_turns(self._earlier[begin : ids.index(cut.turn_id) + 1], self._config)
