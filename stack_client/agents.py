@@ -99,6 +99,8 @@ class Agents:
         session_id: str,
         messages: Sequence[v1.TurnInputMessage],
         *,
+        documents: Sequence[v1.Document] = (),
+        toolgroups: Sequence[v1.AgentToolGroup] = (),
         tool_config: v1.ToolConfig | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> v1.Turn:
@@ -111,6 +113,8 @@ class Agents:
             agent_id=agent_id,
             session_id=session_id,
             messages=messages,
+            documents=documents,
+            toolgroups=toolgroups,
             tool_config=tool_config,
             request_id=str(uuid.uuid4()),
         )
@@ -120,17 +124,20 @@ class Agents:
     async def resume_turn(
         self,
         turn_id: str,
-        tool_responses: Sequence[v1.ToolResponse],
+        tool_responses: Sequence[v1.ToolResponse] = (),
         *,
+        decisions: Sequence[v1.ToolDecision] = (),
         timeout: float = DEFAULT_TIMEOUT,
     ) -> v1.Turn:
-        """Hand results of client tools to a turn that waits for them, also when the service went away meanwhile.
+        """Hand results of client tools and decisions to a turn that waits for them.
+
+        Tried again when the service went away meanwhile: a repeat does nothing.
 
         Raises:
             FailedPreconditionError: If the turn does not wait for them.
             UnavailableError: If the service stays away.
         """
-        request = v1.ResumeTurnRequest(turn_id=turn_id, tool_responses=tool_responses)
+        request = v1.ResumeTurnRequest(turn_id=turn_id, tool_responses=tool_responses, decisions=decisions)
         attempts = 0
         while True:
             try:

@@ -17,7 +17,9 @@ from services.runtime.server import Hosted
 from services.runtime.service import ServiceContext
 from stack_client import StackClient
 from stack_client.content import content
+from tests.agents import tool_server
 
+PAY = {"tool_name": "pay", "arguments": {"n": 1}}
 WEATHER = {"tool_name": "get_weather", "arguments": {"city": "Oslo"}}
 TIME = {"tool_name": "get_time", "arguments": {"zone": "UTC"}}
 SCRIPT = [
@@ -26,6 +28,61 @@ SCRIPT = [
     {"match": "^unknown", "role": "user", "tools": True, "tool_calls": [{"tool_name": "fly"}, WEATHER]},
     {"match": "^lost", "role": "user", "tools": True, "tool_calls": [{"tool_name": "fly"}]},
     {"match": "^again", "tools": True, "tool_calls": [WEATHER]},
+    *(
+        {
+            "match": f"^use {name}$",
+            "role": "user",
+            "tools": True,
+            "tool_calls": [{"tool_name": name, "arguments": {"n": 1}}],
+        }
+        for name in tool_server.EFFECTS
+    ),
+    {
+        "match": "^pay twice",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [PAY, {"tool_name": "pay", "arguments": {"n": 2}}],
+    },
+    {
+        "match": "^three",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [{"tool_name": "barrier"}, {"tool_name": "fails"}, {"tool_name": "barrier"}],
+    },
+    {"match": "^mixed", "role": "user", "tools": True, "tool_calls": [PAY, WEATHER, {"tool_name": "look"}]},
+    {
+        "match": "^chain",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [{"tool_name": "look", "arguments": {"then": "put"}}],
+    },
+    {
+        "match": '^look .*"then": "put"',
+        "role": "tool",
+        "tools": True,
+        "tool_calls": [{"tool_name": "put", "arguments": {"then": "pay"}}],
+    },
+    {"match": '^put .*"then": "pay"', "role": "tool", "tools": True, "tool_calls": [PAY]},
+    {
+        "match": "^ask helper (.*)$",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [{"tool_name": "helper", "arguments": {"message": "weather please"}}],
+    },
+    {
+        "match": "^tell helper$",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [{"tool_name": "helper", "arguments": {"message": "use pay"}}],
+    },
+    {
+        "match": "^loop$",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [{"tool_name": "helper", "arguments": {"message": "loop"}}],
+    },
+    {"match": "^hand over", "role": "user", "tools": True, "tool_calls": [{"tool_name": "transfer"}]},
+    {"match": "Summarise the dialog", "role": "system", "reply": "never asked this way"},
     {"role": "tool", "reply": "The tool says: {0}"},
     {"match": "^slow (.*)$", "reply": "{1}", "token_seconds": 0.002},
     {"match": "^hang", "reply": "before", "hang": True},
@@ -45,10 +102,15 @@ class Mesh:
     home: Path
     hosted: Sequence[Hosted]
     nodes: list[AgentsNode] = field(default_factory=list)
+    servers: list[tool_server.ToolServer] = field(default_factory=list)
 
     @property
     def stub(self) -> Any:
         return v1.AgentsServiceStub(self.client.channel("agents"))
+
+    @property
+    def tools(self) -> tool_server.ToolServer:
+        return self.servers[-1]
 
     @property
     def node(self) -> AgentsNode:
@@ -132,8 +194,10 @@ async def until_event(mesh: Mesh, turn_id: str, kind: str) -> None:
     raise AssertionError(f"turn {turn_id} showed no {kind}")
 
 
-def stack_config(home: Path, *, inference: str = "", **agents: Any) -> StackConfig:
+def stack_config(home: Path, *, inference: str = "", tools: str = "", **agents: Any) -> StackConfig:
     addresses = {"inference": inference or f"unix:{home}/run/inference.sock", "agents": f"unix:{home}/run/agents.sock"}
+    if tools:
+        addresses["tools"] = tools
     settings = {"inference_attempts": 2, "inference_retry_seconds": 0.01, **agents}
     return StackConfig(
         file="test",
@@ -149,19 +213,25 @@ def stack_config(home: Path, *, inference: str = "", **agents: Any) -> StackConf
 async def running_mesh(home: Path, *services: str, inference: str = "", **agents: Any) -> AsyncIterator[Mesh]:
     """Host services until the block ends: `agents` unless named; `inference` is the address of one that runs."""
     nodes: list[AgentsNode] = []
+    servers: list[tool_server.ToolServer] = []
+
+    def serve_tools(context: ServiceContext) -> tool_server.ToolServer:
+        servers.append(tool_server.build(context))
+        return servers[-1]
 
     def remember(context: ServiceContext) -> AgentsNode:
         nodes.append(build_agents(context))
         return nodes[-1]
 
-    builds: Mapping[str, Build] = {"inference": build_inference, "agents": remember}
-    config = stack_config(home, inference=inference, **agents)
+    builds: Mapping[str, Build] = {"inference": build_inference, "agents": remember, "tools": serve_tools}
+    tools = agents.pop("tools", f"unix:{home}/run/tools.sock" if "tools" in services else "")
+    config = stack_config(home, inference=inference, tools=tools, **agents)
     chosen = {name: builds[name] for name in services or ["agents"]}
     async with hosting(chosen, config=config, home=home) as hosted:
         for item in hosted:
             await item.context.readiness.wait()
         async with StackClient(config.addresses) as client:
-            yield Mesh(client, config, home, hosted, nodes)
+            yield Mesh(client, config, home, hosted, nodes, servers)
 
 
 async def drained(mesh: Mesh) -> None:
