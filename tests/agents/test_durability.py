@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,15 @@ ENDS = {"turn_complete", "turn_failed", "turn_cancelled"}
 class Process:
     """The service in one life after the other, and a client that stays."""
 
-    def __init__(self, home: Path, inference: str) -> None:
+    def __init__(self, home: Path, inference: str, **settings: Any) -> None:
         self.address = f"unix:{home}/agents.sock"
         self.config = home / "stack.yaml"
         runtime = {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 0.2}
         addresses = {"inference": inference, "agents": self.address}
-        self.config.write_text(json.dumps({"addresses": addresses, "runtime": runtime}))
+        if tools := settings.pop("tools", ""):
+            addresses["tools"] = tools
+        agents = {"inference_attempts": 8, "inference_retry_seconds": 0.05, **settings}
+        self.config.write_text(json.dumps({"addresses": addresses, "runtime": runtime, "agents": agents}))
         self.client = StackClient({"agents": self.address})
         self.running: asyncio.subprocess.Process
 
@@ -53,8 +57,9 @@ class Process:
         self.running.send_signal(number)
         return await self.running.wait()
 
-    async def ask(self, text: str) -> v1.Turn:
-        agent_id = await self.client.agents.create(v1.AgentConfig(model="scripted", client_tools=TOOLS))
+    async def ask(self, text: str, **settings: Any) -> v1.Turn:
+        config = v1.AgentConfig(**{"model": "scripted", "client_tools": TOOLS, **settings})
+        agent_id = await self.client.agents.create(config)
         session_id = await self.client.agents.create_session(agent_id)
         return await self.client.agents.create_turn(agent_id, session_id, [user(text)])
 
@@ -81,8 +86,8 @@ async def process(tmp_path: Path, inference: str) -> AsyncIterator[Process]:
 
 
 @asynccontextmanager
-async def living(home: Path, inference: str) -> AsyncIterator[Process]:
-    process = Process(home, inference)
+async def living(home: Path, inference: str, **settings: Any) -> AsyncIterator[Process]:
+    process = Process(home, inference, **settings)
     await process.start()
     try:
         yield process

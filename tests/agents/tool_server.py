@@ -128,6 +128,13 @@ class Edge(v1.ToolRuntimeServiceServicer):
         ]  # fmt: skip
         return v1.ListRuntimeToolsResponse(data=data)
 
+    async def kept(self, call: v1.InvokeToolRequest, events: asyncio.Queue[Any]) -> v1.ToolInvocationResult:
+        """The result, stored whoever still waits for it."""
+        result, key = await self.server.call(call, events), call.idempotency_key
+        ended = v1.Invocation(idempotency_key=key, status=v1.INVOCATION_STATUS_COMPLETED, result=result)
+        self.file(key).write_bytes(ended.SerializeToString())
+        return result
+
     async def StreamInvokeTool(
         self, request: v1.StreamInvokeToolRequest, context: Any
     ) -> AsyncIterator[v1.StreamInvokeToolResponse]:
@@ -146,7 +153,7 @@ class Edge(v1.ToolRuntimeServiceServicer):
             file.write_bytes(
                 v1.Invocation(idempotency_key=key, status=v1.INVOCATION_STATUS_RUNNING).SerializeToString()
             )
-            self.server.tasks[key] = asyncio.get_running_loop().create_task(self.server.call(call, events))
+            self.server.tasks[key] = asyncio.get_running_loop().create_task(self.kept(call, events))
         result = await asyncio.shield(self.server.tasks[key])
         sequence = 2
         while not events.empty():
@@ -154,8 +161,6 @@ class Edge(v1.ToolRuntimeServiceServicer):
             field = "progress" if isinstance(event, v1.ToolProgress) else "output"
             yield v1.StreamInvokeToolResponse(sequence=sequence, **{field: event})
             sequence += 1
-        ended = v1.Invocation(idempotency_key=key, status=v1.INVOCATION_STATUS_COMPLETED, result=result)
-        file.write_bytes(ended.SerializeToString())
         yield v1.StreamInvokeToolResponse(sequence=sequence, result=result)
 
     async def GetInvocation(self, request: v1.GetInvocationRequest, context: Any) -> v1.GetInvocationResponse:
