@@ -3,5 +3,12 @@
 from collections.abc import Callable
 
 from services.tools.provider import ProviderContext, ToolProvider
+from services.tools.providers.python_functions import PythonProvider
 
-PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {}
+PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {
+    "python": PythonProvider,
+}
+"""Builders by provider id."""
+
+BUILTIN_GROUPS: dict[str, str] = {}
+"""Provider by identifier of the groups that are there for every tenant without any configuration."""
