@@ -29,12 +29,18 @@ def fork_session(connection: sa.Connection, request: v1.ForkSessionRequest, *, t
         agent_id=session.agent_id,
     )
     add_session(connection, fork, tenant=tenant)
+    copies: dict[str, str] = {}
     for turn in _up_to(originals, request):
+        original = turn.turn_id
         created_by = get_turn_request(connection, turn.turn_id)
         # The copy has steps but no events: nobody watches what ended long ago.
         turn.turn_id, turn.session_id, turn.last_sequence = str(uuid.uuid4()), fork.session_id, 0
+        copies[original] = turn.turn_id
         for step in turn.steps:
             step.turn_id = turn.turn_id
+            if step.HasField("compaction"):
+                covered = step.compaction.through_turn_id
+                step.compaction.through_turn_id = copies.get(covered, covered)
         add_turn(connection, turn, created_by, tenant=tenant)
     return fork.session_id
 

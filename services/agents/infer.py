@@ -12,12 +12,14 @@ from services.agents.speaker import Speaker
 from services.agents.turn_log import TurnLog, new_step, now
 from stack_client.calls import EventStream
 from stack_client.content import text_of
-from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from stack_client.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError, UnsupportedError
 from stack_client.inference import Inference
 
 logger = logging.getLogger(__name__)
 
 REPEATED_CALLS = 3
+BYTES_PER_TOKEN = 4
+"""Where a model cannot tell its tokens; English text has a little more."""
 _SHORTER = (2_000, 500, 100)
 """Characters of a message that a summariser reads: fewer where its window is too small."""
 
@@ -212,7 +214,10 @@ class InferenceSteps:
         request = v1.TokenizeRequest(
             model_id=chat.model_id, dialog=dialog, tools=chat.tools, tool_config=chat.tool_config
         )
-        return len((await self._inference.tokens(request)).token_ids) > bound
+        try:
+            return len((await self._inference.tokens(request)).token_ids) > bound
+        except UnsupportedError:  # a model behind an endpoint that does not tell
+            return chat.ByteSize() > bound * BYTES_PER_TOKEN
 
     async def compact(self, cut: compaction.Cut) -> None:
         """Replace older history by a summary, as a step of its own.

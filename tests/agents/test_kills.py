@@ -61,7 +61,7 @@ async def test_killed_inside_a_tool_the_turn_goes_on_and_no_effect_is_doubled(
 ) -> None:
     turn = await process.ask(f"use {name}", toolgroups=GROUP)
     folder = tools.tools.folder
-    await until(lambda: (folder / "reached").exists())
+    await until((folder / "reached").exists)
     await process.end(signal.SIGKILL)
     (folder / "go").touch()
     await process.start()
@@ -80,7 +80,7 @@ async def test_when_the_tools_service_dies_inside_a_tool_only_what_may_be_repeat
         folder = tools.tools.folder
         async with living(tmp_path, inference, tools=tools.config.addresses["tools"]) as process:
             turn = await process.ask(f"use {name}", toolgroups=GROUP)
-            await until(lambda: (folder / "reached").exists())
+            await until((folder / "reached").exists)
             await process.end(signal.SIGKILL)
     (folder / "go").touch()
     async with running_mesh(home, "tools", inference=inference) as tools:
@@ -106,7 +106,7 @@ async def test_a_person_may_let_a_lost_call_run_again(tmp_path: Path, inference:
     async with running_mesh(home, "tools", inference=inference) as tools:
         async with living(tmp_path, inference, tools=tools.config.addresses["tools"]) as process:
             turn = await process.ask("use slow_pay", toolgroups=GROUP)
-            await until(lambda: (tools.tools.folder / "reached").exists())
+            await until((tools.tools.folder / "reached").exists)
             await process.end(signal.SIGKILL)
     async with running_mesh(home, "tools", inference=inference) as tools:
         async with living(tmp_path, inference, tools=tools.config.addresses["tools"]) as process:

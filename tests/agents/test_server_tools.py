@@ -8,7 +8,7 @@ import pytest
 from llamastack import v1
 from stack_client.content import struct, text_of
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from tests.agents.mesh import TOOLS, Mesh, check_dense, kinds, result, running_mesh, until, user
+from tests.agents.mesh import TOOLS, Mesh, check_dense, kinds, result, running_mesh, until
 
 GROUP = [v1.AgentToolGroup(name="test")]
 APPROVE, DENY, ANSWER = v1.TOOL_DECISION_KIND_APPROVE, v1.TOOL_DECISION_KIND_DENY, v1.TOOL_DECISION_KIND_ANSWER

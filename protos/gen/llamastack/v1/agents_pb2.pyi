@@ -389,7 +389,9 @@ class CompactionConfig(_message.Message):
     KEEP_TURNS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     max_prompt_tokens: _builtins.int
-    """Prompts longer than this many tokens are compacted first, at least 256; unset = never before the model refuses."""
+    """Prompts longer than this many tokens are compacted first, at least 256; unset = never before the model refuses. Where
+    a model cannot tell its tokens, four bytes count as one.
+    """
     keep_turns: _builtins.int
     """Turns at the end that are kept as they are; unset = 1."""
     model: _builtins.str
