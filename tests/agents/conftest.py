@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.agents.mesh import Mesh, running_mesh
+from tests.memory.postgres import postgres_databases, postgres_server  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Agents that call each other, dialogs that are handed over, versions, and history that is summarised."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -174,7 +174,7 @@ async def test_tenants_do_not_see_each_others_agents_sessions_and_turns(mesh: Me
         return bool(found.turn.status == v1.TURN_STATUS_COMPLETED)
 
     await until(done)
-    calls = [
+    calls: list[Callable[[], Any]] = [
         lambda: mesh.stub.GetAgent(v1.GetAgentRequest(agent_id=made.agent_id), metadata=other),
         lambda: mesh.stub.DeleteAgent(v1.DeleteAgentRequest(agent_id=made.agent_id), metadata=other),
         lambda: mesh.stub.CreateSession(v1.CreateSessionRequest(agent_id=made.agent_id), metadata=other),

@@ -13,7 +13,7 @@ from llamastack import v1
 from services.runtime.readiness import Readiness
 from services.runtime.service import ServiceContext
 from stack_client.content import content, struct
-from stack_client.errors import NotFoundError
+from stack_client.errors import NotFoundError, UnsupportedError
 
 READ, IDEMPOTENT, WRITE = v1.TOOL_EFFECT_READ, v1.TOOL_EFFECT_IDEMPOTENT_WRITE, v1.TOOL_EFFECT_WRITE
 EFFECTS = {
@@ -122,7 +122,7 @@ class Edge(v1.ToolRuntimeServiceServicer):
         data = [
             v1.ToolDef(
                 name=name, description=name, input_schema=schema, effect=effect, toolgroup_id="test",
-                approval=v1.TOOL_APPROVAL_ALWAYS if name == "wipe" else 0,
+                approval=v1.TOOL_APPROVAL_ALWAYS if name == "wipe" else v1.TOOL_APPROVAL_UNSPECIFIED,
             )
             for name, effect in EFFECTS.items()
         ]  # fmt: skip
@@ -162,6 +162,9 @@ class Edge(v1.ToolRuntimeServiceServicer):
             yield v1.StreamInvokeToolResponse(sequence=sequence, **{field: event})
             sequence += 1
         yield v1.StreamInvokeToolResponse(sequence=sequence, result=result)
+
+    async def InvokeTool(self, request: v1.InvokeToolRequest, context: Any) -> v1.InvokeToolResponse:
+        raise UnsupportedError("turns stream their calls")
 
     async def GetInvocation(self, request: v1.GetInvocationRequest, context: Any) -> v1.GetInvocationResponse:
         key = request.idempotency_key
