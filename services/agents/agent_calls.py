@@ -88,7 +88,7 @@ class AgentCalls:
                 agent_version=agent.version,
                 parent_turn_id=parent.turn_id,
             )
-            rows.add_turn(connection, turn, request, tenant=tenant, **self._runner.lease(connection))
+            rows.add_turn(connection, turn, request, tenant=tenant, **self._runner.lease)
             return turn, True
 
         turn, made = await self._store.write(create)

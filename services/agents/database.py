@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
+from services.agents.swift import Swift, SwiftConnections
 from stack_client.errors import InternalError
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class Database:
         writers = 1 if self._engine.dialect.name == "sqlite" else WRITERS
         self._writer = ThreadPoolExecutor(writers, thread_name_prefix="agents-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="agents-reader")
+        self._swift = SwiftConnections(self._engine)
 
     async def __aenter__(self) -> Self:
         """Open the database and create its tables.
@@ -70,6 +72,7 @@ class Database:
         """Let what runs end, and close the database."""
         for executor in (self._writer, self._readers):
             await asyncio.to_thread(executor.shutdown)
+        self._swift.close()
         self._engine.dispose()
 
     @property
@@ -111,6 +114,33 @@ class Database:
             StoreError: If the database failed.
         """
         return await self._run(self._readers, self._engine.connect, work)
+
+    async def write_swiftly(self, work: Callable[[Swift], T], *, through_power_loss: bool = False) -> T:
+        """`write` for the statements that every turn needs.
+
+        Raises:
+            StoreError: If the database failed; nothing was changed.
+        """
+        return await self._run_swiftly(
+            self._writer, lambda: self._swift.transact(work, writes=True, flush=through_power_loss)
+        )
+
+    async def read_swiftly(self, work: Callable[[Swift], T]) -> T:
+        """`read` for the statements that every turn needs.
+
+        Raises:
+            StoreError: If the database failed.
+        """
+        return await self._run_swiftly(self._readers, lambda: self._swift.transact(work, writes=False))
+
+    async def _run_swiftly(self, executor: Executor, work: Callable[[], T]) -> T:
+        driver: Any = self._engine.dialect.loaded_dbapi
+        try:
+            return await to_the_end(asyncio.get_running_loop().run_in_executor(executor, work))
+        except (driver.Error, sa.exc.SQLAlchemyError) as error:
+            conflict = isinstance(error, driver.IntegrityError)
+            kind = StoreConflictError if conflict else StoreError
+            raise kind(f"the agents' database cannot be used: {error}") from error
 
     def _create(self, connection: sa.Connection) -> None:
         """Make what is missing: tables, and columns that older versions did not have."""
@@ -157,9 +187,12 @@ async def to_the_end(work: Awaitable[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait([task])
+            await asyncio.shield(task)
         except asyncio.CancelledError as error:
-            cancelled = error
+            if not task.cancelled():
+                cancelled = error
+        except BaseException:  # noqa: BLE001, S110 (raised below)
+            pass
     if cancelled is not None:
         raise cancelled from (None if task.cancelled() else task.exception())
     return task.result()

@@ -18,6 +18,11 @@ from llamastack import v1
 from services.agents.tables import turns
 
 ACTIVE = (v1.TURN_STATUS_QUEUED, v1.TURN_STATUS_RUNNING)
+NOW = {
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
+}
+"""The database's time in seconds since 1970, by dialect."""
 _WAITING = (v1.TURN_STATUS_AWAITING_INPUT, v1.TURN_STATUS_NEEDS_ATTENTION)
 
 
@@ -60,9 +65,7 @@ def has_ended(owner: str) -> bool:
 
 def database_now(connection: sa.Connection) -> "sa.ColumnElement[float]":
     """The database's time in seconds since 1970: the clocks of several machines need not agree."""
-    if connection.dialect.name == "sqlite":
-        return (sa.func.julianday("now") - 2440587.5) * 86400.0
-    return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+    return sa.literal_column(NOW[connection.dialect.name], sa.Float)
 
 
 def claim(connection: sa.Connection, turn_id: str, *, owner: str, seconds: float, seen: int) -> int | None:

@@ -6,10 +6,27 @@ from typing import Any
 import sqlalchemy as sa
 
 from llamastack import v1
+from services.agents.leases import NOW
+from services.agents.swift import Swift
 from services.agents.tables import agents, events, pins, sessions, steps, turns, versions
 from stack_client.errors import ConflictError, FailedPreconditionError, NotFoundError
 
+# The statements of every new turn.
+_LOCK_SESSION = {
+    "sqlite": "SELECT 1 FROM session WHERE session_id = :session_id AND tenant = :tenant",
+    "postgresql": "SELECT 1 FROM session WHERE session_id = :session_id AND tenant = :tenant FOR UPDATE",
+}
+_ADD_TURN = {
+    dialect: f"""
+    INSERT INTO turn (turn_id, session_id, tenant, status, owner, lease_until, fence, cancel_asked, version, message, request)
+    VALUES (:turn_id, :session_id, :tenant, :status, :owner, {now} + :seconds, :fence, FALSE, :version, :message, :request)
+    """  # noqa: S608 (our own words)
+    for dialect, now in NOW.items()
+}
 ENDED = (v1.TURN_STATUS_COMPLETED, v1.TURN_STATUS_FAILED, v1.TURN_STATUS_CANCELLED)
+_NOT_ENDED = f"""
+    SELECT turn_id FROM turn WHERE session_id = :session_id AND status NOT IN {ENDED} LIMIT 1
+"""  # noqa: S608 (our own numbers)
 
 
 def add_agent(connection: sa.Connection, agent: v1.Agent, *, tenant: str = "") -> None:
@@ -95,7 +112,8 @@ def add_turn(
     request: v1.CreateTurnRequest,
     *,
     tenant: str = "",
-    **lease: Any,  # noqa: ANN401
+    owner: str = "",
+    lease_seconds: float = 0.0,
 ) -> None:
     """Store a new turn with its steps, unless another one of the session has not ended.
 
@@ -104,21 +122,25 @@ def add_turn(
         turn: The turn.
         request: What created it.
         tenant: Whose it is.
-        **lease: Columns that say who runs it.
+        owner: The process that runs it, under fence 1; empty: nobody does.
+        lease_seconds: For how long nobody else may.
 
     Raises:
         NotFoundError: If there is no such session.
         FailedPreconditionError: If there is such a turn.
     """
-    get_session(connection, turn.session_id, tenant=tenant, lock=True)
-    query = sa.select(turns.c.turn_id).where(turns.c.session_id == turn.session_id, turns.c.status.not_in(ENDED))
-    running = connection.execute(query).scalar()
+    swift = Swift.over(connection)
+    key = {"session_id": turn.session_id, "tenant": tenant}
+    if swift.run(_LOCK_SESSION[connection.dialect.name], key).fetchone() is None:
+        raise not_found("session", turn.session_id)
+    running = swift.run(_NOT_ENDED, key).fetchone()
     if running is not None:
-        message = f"turn {running} of session {turn.session_id} has not ended; wait for it, resume or cancel it"
-        raise FailedPreconditionError(message, reason="TURN_IN_PROGRESS", metadata={"turn_id": running})
-    row = {"turn_id": turn.turn_id, "session_id": turn.session_id, "status": turn.status, "tenant": tenant, **lease}
+        message = f"turn {running[0]} of session {turn.session_id} has not ended; wait for it, resume or cancel it"
+        raise FailedPreconditionError(message, reason="TURN_IN_PROGRESS", metadata={"turn_id": running[0]})
+    row = {"turn_id": turn.turn_id, "status": turn.status, "version": turn.agent_version, "owner": owner, **key}
     messages = {"message": without_steps(turn).SerializeToString(), "request": request.SerializeToString()}
-    connection.execute(sa.insert(turns).values({**row, **messages}))
+    lease = {"fence": 1 if owner else 0, "seconds": lease_seconds}
+    swift.run(_ADD_TURN[connection.dialect.name], {**row, **messages, **lease})
     for place, step in enumerate(turn.steps):
         put_step(connection, turn.turn_id, place, step)
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-import sqlalchemy as sa
-
 from llamastack import v1
 from services.agents import decisions
 from services.agents.agent_calls import AgentCalls, Brought, cancel_nested, forward
 from services.agents.database import StoreError
-from services.agents.leases import ACTIVE, Held, database_now
+from services.agents.leases import ACTIVE, Held
 from services.agents.notices import FanOut, Notices
 from services.agents.rows import ENDED
 from services.agents.speaker import Speakers
@@ -136,10 +134,10 @@ class TurnRunner:
         self._running[turn.turn_id] = Run(log=log, task=task)
         self._notices.wake(turn.turn_id)
 
-    def lease(self, connection: sa.Connection) -> dict[str, Any]:
-        """The columns of a new turn that say that this process runs it."""
-        until = database_now(connection) + self._limits.lease_seconds
-        return {"owner": self._store.owner, "lease_until": until, "fence": 1}
+    @property
+    def lease(self) -> dict[str, Any]:
+        """What `add_turn` is told of a turn that this process runs."""
+        return {"owner": self._store.owner, "lease_seconds": self._limits.lease_seconds}
 
     async def stored(self, turn_id: str) -> v1.Turn:
         """A turn as it stands; raises NotFoundError."""
@@ -187,8 +185,8 @@ class TurnRunner:
         agents = AgentCalls(self._store, self, log)
         loop = TurnLoop(
             log,
-            request=context.request,
-            earlier=context.earlier,
+            context=context,
+            earlier=await self._store.earlier(log.turn.session_id, context.number) if context.begun else [],
             speakers=self._speakers,
             around=self._around,
             agents=agents,

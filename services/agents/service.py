@@ -178,7 +178,7 @@ class AgentsService(v1.AgentsServiceServicer):
                 status=v1.TURN_STATUS_QUEUED,
                 agent_version=agent.version,
             )
-            rows.add_turn(connection, turn, request, tenant=tenant, **self._runner.lease(connection))
+            rows.add_turn(connection, turn, request, tenant=tenant, **self._runner.lease)
             created.append(turn)
             return v1.CreateTurnResponse(turn=turn)
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from llamastack import v1
 from services.agents.offered import Offered, group_of, offer, server_groups
-from services.agents.store import AgentStore
+from services.agents.store import AgentStore, Pin, TurnContext
 from services.agents.toolbox import Toolbox
+from services.agents.turn_log import TurnLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +37,25 @@ class Speakers:
         self._store = store
         self._toolbox = toolbox
 
-    async def find(self, turn: v1.Turn, request: v1.CreateTurnRequest, earlier: Sequence[v1.Turn]) -> Speaker:
-        """The agent that has the dialog; what it goes by is stored when it is found first.
+    async def find(self, log: TurnLog, context: TurnContext, earlier: Sequence[v1.Turn]) -> Speaker:
+        """The agent that has the dialog; what it goes by is stored with the next commit when it is found first.
 
         Raises:
             NotFoundError: If the agent, a tool group or a tool does not exist.
             UnavailableError: If the tools of a group cannot be listed now.
         """
+        turn, request = log.turn, context.request
         agent_id = turn.agent_id or _heir_of(earlier) or request.agent_id
-        pinned = await self._store.pinned(turn.turn_id, agent_id)
+        pinned = context.pinned.get(agent_id)
         if pinned is not None:
-            agent, listed = pinned
+            agent, listed = pinned.agent, pinned.tools
         else:
-            version = turn.agent_version if agent_id == request.agent_id else 0
-            agent = await self._store.agent(agent_id, tenant=None, version=version)
-            if agent_id == request.agent_id:
+            first = agent_id == request.agent_id
+            if first and context.agent is not None:
+                agent = context.agent
+            else:
+                agent = await self._store.agent(agent_id, tenant=None, version=turn.agent_version if first else 0)
+            if first:
                 _override(agent.agent_config, request)
             groups = server_groups(agent.agent_config)
             listed = v1.ListRuntimeToolsResponse()
@@ -59,7 +64,7 @@ class Speakers:
                     listed.data.add().CopyFrom(tool)
                     listed.data[-1].toolgroup_id = name
             if groups or agent_id != request.agent_id:  # else its version says all
-                await self._store.pin(turn.turn_id, agent, listed)
+                log.pin(Pin(agent=agent, tools=listed))
         turn.agent_id = agent_id
         groups = server_groups(agent.agent_config)
         by_group: dict[str, list[v1.ToolDef]] = {group_of(group.name): [] for group in groups}

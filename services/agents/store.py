@@ -6,7 +6,7 @@ transaction; `AgentStore.write` and `AgentStore.once` run one as a whole.
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -27,9 +27,9 @@ from services.agents.rows import (
     newest,
     not_found,
     one,
-    put_step,
 )
-from services.agents.tables import agents, events, metadata, pins, requests, sessions, steps, turns, versions
+from services.agents.swift import Swift
+from services.agents.tables import agents, events, metadata, requests, sessions, steps, turns, versions
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -38,6 +38,43 @@ KEEP_REQUESTS_SECONDS = 24 * 3600.0
 """How long a repeat of a request is recognised."""
 PRUNE_SECONDS = 600.0
 """Time between two clearings of older requests."""
+
+# The statements of every turn. One that has ended, or waits, is nobody's any more.
+_SAVE_TURN = """
+    UPDATE turn SET status = :status, message = :message, wake_at = :wake_at,
+        owner = CASE WHEN :active THEN owner ELSE '' END,
+        lease_until = CASE WHEN :active THEN lease_until ELSE 0 END
+    WHERE turn_id = :turn_id AND fence = :fence
+"""
+_FOUND = "SELECT 1 FROM turn WHERE turn_id = :turn_id"
+_HELD = {
+    "sqlite": "SELECT 1 FROM turn WHERE turn_id = :turn_id AND fence = :fence",
+    "postgresql": "SELECT 1 FROM turn WHERE turn_id = :turn_id AND fence = :fence FOR UPDATE",
+}
+_ADD_EVENT = "INSERT INTO event (turn_id, sequence, message) VALUES (:turn_id, :sequence, :message)"
+_PUT_STEP = """
+    INSERT INTO step (turn_id, place, step_id, message) VALUES (:turn_id, :place, :step_id, :message)
+    ON CONFLICT (turn_id, place) DO UPDATE SET step_id = excluded.step_id, message = excluded.message
+"""
+_PUT_PIN = """
+    INSERT INTO pin (turn_id, agent_id, agent, tools) VALUES (:turn_id, :agent_id, :agent, :tools)
+    ON CONFLICT (turn_id, agent_id) DO UPDATE SET agent = excluded.agent, tools = excluded.tools
+"""
+_PINS = "SELECT agent, tools FROM pin WHERE turn_id = :turn_id"
+_CONTEXT = """
+    SELECT turn.number, turn.request, agent_version.message
+    FROM turn JOIN session ON session.session_id = turn.session_id
+    LEFT JOIN agent_version ON agent_version.agent_id = session.agent_id AND agent_version.version = turn.version
+    WHERE turn.turn_id = :turn_id
+"""
+_ANSWERED = """
+    SELECT body, answer FROM answered WHERE tenant = :tenant AND method = :method AND request_id = :request_id
+"""
+_ADD_ANSWERED = """
+    INSERT INTO answered (tenant, method, request_id, created, body, answer)
+    VALUES (:tenant, :method, :request_id, :created, :body, :answer)
+"""
+_HAS_EARLIER = "SELECT 1 FROM turn WHERE session_id = :session_id AND number < :number LIMIT 1"
 
 
 class TurnDeletedError(NotFoundError):
@@ -61,13 +98,29 @@ class Watched:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pin:
+    """What a turn goes by once an agent has begun to speak in it."""
+
+    agent: v1.Agent
+    """The agent, with what the turn replaced of its configuration."""
+    tools: v1.ListRuntimeToolsResponse
+    """The tools of its groups as they were then."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurnContext:
     """What a turn needs to run."""
 
+    number: int
+    """Orders the turns of a session."""
+    begun: bool
+    """Whether the session has turns before this one."""
     request: v1.CreateTurnRequest
     """What created it."""
-    earlier: list[v1.Turn]
-    """The session's turns before it."""
+    agent: v1.Agent | None
+    """The agent that was asked, in the version of the turn; None where that is not kept."""
+    pinned: Mapping[str, Pin]
+    """What was pinned before, by agent."""
 
 
 class AgentStore(Database):
@@ -95,20 +148,20 @@ class AgentStore(Database):
         if not request_id:
             return await self.write(work)
         names = {"tenant": tenant, "method": request.DESCRIPTOR.name, "request_id": request_id}
-        key = sa.and_(*(requests.c[name] == value for name, value in names.items()))
         body = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
         def at_most_once(connection: sa.Connection) -> MessageT:
             self._prune(connection)
-            found = connection.execute(sa.select(requests.c.body, requests.c.answer).where(key)).first()
+            swift = Swift.over(connection)
+            found = swift.run(_ANSWERED, names).fetchone()
             if found is not None:
-                if found.body != body:
+                if found[0] != body:
                     message = f"request_id {request_id!r} was used before with another body; choose a new one"
                     raise InvalidArgumentError(message, reason="REQUEST_ID_REUSED", field="request_id")
-                return answer.FromString(found.answer)
+                return answer.FromString(found[1])
             result = work(connection)
             row = {**names, "created": time.time(), "body": body, "answer": result.SerializeToString()}
-            connection.execute(sa.insert(requests), row)
+            swift.run(_ADD_ANSWERED, row)
             return result
 
         try:
@@ -258,34 +311,32 @@ class AgentStore(Database):
         Raises:
             TurnDeletedError: If there is no such turn.
         """
-        query = sa.select(turns.c.number, turns.c.request).where(turns.c.turn_id == turn.turn_id)
 
-        def find(connection: sa.Connection) -> TurnContext:
-            row = connection.execute(query).first()
+        def find(swift: Swift) -> TurnContext:
+            row = swift.run(_CONTEXT, {"turn_id": turn.turn_id}).fetchone()
             if row is None:
                 raise TurnDeletedError(f"turn {turn.turn_id!r} was deleted")
-            request = v1.CreateTurnRequest.FromString(row.request)
-            before = (turns.c.session_id == turn.session_id) & (turns.c.number < row.number)
-            return TurnContext(request=request, earlier=[earlier for _, earlier in get_turns(connection, before)])
+            number, request, message = row
+            key = {"session_id": turn.session_id, "number": number}
+            begun = swift.run(_HAS_EARLIER, key).fetchone() is not None
+            pins = [
+                Pin(agent=v1.Agent.FromString(agent), tools=v1.ListRuntimeToolsResponse.FromString(tools))
+                for agent, tools in swift.run(_PINS, {"turn_id": turn.turn_id}).fetchall()
+            ]
+            return TurnContext(
+                number=number,
+                begun=begun,
+                request=v1.CreateTurnRequest.FromString(request),
+                agent=None if message is None else v1.Agent.FromString(message),
+                pinned={pin.agent.agent_id: pin for pin in pins},
+            )
 
-        return await self.read(find)
+        return await self.read_swiftly(find)
 
-    async def pinned(self, turn_id: str, agent_id: str) -> tuple[v1.Agent, v1.ListRuntimeToolsResponse] | None:
-        """The agent as a turn goes by it, with its tools; None before it was pinned."""
-        query = sa.select(pins.c.agent, pins.c.tools).where(pins.c.turn_id == turn_id, pins.c.agent_id == agent_id)
-        row = await self.read(lambda connection: connection.execute(query).first())
-        return row and (v1.Agent.FromString(row.agent), v1.ListRuntimeToolsResponse.FromString(row.tools))
-
-    async def pin(self, turn_id: str, agent: v1.Agent, tools: v1.ListRuntimeToolsResponse) -> None:
-        """Keep what a turn goes by from now on."""
-        key = {"turn_id": turn_id, "agent_id": agent.agent_id}
-
-        def keep(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(pins).filter_by(**key))
-            row = {**key, "agent": agent.SerializeToString(), "tools": tools.SerializeToString()}
-            connection.execute(sa.insert(pins), row)
-
-        await self.write(keep)
+    async def earlier(self, session_id: str, number: int) -> list[v1.Turn]:
+        """The turns of a session before one, oldest first."""
+        before = (turns.c.session_id == session_id) & (turns.c.number < number)
+        return [turn for _, turn in await self.read(lambda connection: get_turns(connection, before))]
 
     async def claim(self, turn_id: str, *, seconds: float, seen: int) -> int | None:
         """Take a turn over that nobody took since its fence was `seen`; returns the new fence, or None."""
@@ -327,6 +378,7 @@ class AgentStore(Database):
         turn_id: str,
         fence: int,
         changed: Sequence[tuple[int, v1.Step]] = (),
+        pinned: Sequence[Pin] = (),
         through_power_loss: bool = False,
     ) -> None:
         """Store a turn's next events with the steps that they changed, in one transaction.
@@ -339,6 +391,7 @@ class AgentStore(Database):
             turn_id: The turn.
             fence: As it was when this process took the turn.
             changed: (place, step) of new or changed steps.
+            pinned: What the turn goes by from now on.
             through_power_loss: As `write` means it.
 
         Raises:
@@ -346,25 +399,29 @@ class AgentStore(Database):
             TurnFencedError: If another process took it over; nothing is stored.
         """
 
-        def store(connection: sa.Connection) -> None:
-            of_turn = (turns.c.turn_id == turn_id) & (turns.c.fence == fence)
+        def store(swift: Swift) -> None:
+            key = {"turn_id": turn_id, "fence": fence}
             if turn is None:
-                query = sa.select(turns.c.number).where(of_turn).with_for_update()
-                found = connection.execute(query).first() is not None
+                found = swift.run(_HELD[self.dialect], key).fetchone() is not None
             else:
-                found = bool(connection.execute(sa.update(turns).where(of_turn).values(_columns(turn))).rowcount)
+                found = bool(swift.run(_SAVE_TURN, {**key, **_columns(turn)}).rowcount)
             if not found:
-                _raise_lost(connection, turn_id)
+                _raise_lost(swift, turn_id)
             if new_events:
                 rows = [
                     {"turn_id": turn_id, "sequence": event.sequence, "message": event.SerializeToString()}
                     for event in new_events
                 ]
-                connection.execute(sa.insert(events), rows)
+                swift.run_many(_ADD_EVENT, rows)
             for place, step in changed:
-                put_step(connection, turn_id, place, step)
+                row = {"turn_id": turn_id, "place": place, "step_id": step.step_id}
+                swift.run(_PUT_STEP, {**row, "message": step.SerializeToString()})
+            for pin in pinned:
+                row = {"turn_id": turn_id, "agent_id": pin.agent.agent_id}
+                tools = pin.tools.SerializeToString()
+                swift.run(_PUT_PIN, {**row, "agent": pin.agent.SerializeToString(), "tools": tools})
 
-        await self.write(store, through_power_loss=through_power_loss)
+        await self.write_swiftly(store, through_power_loss=through_power_loss)
 
     async def events_after(self, turn_id: str, sequence: int, *, tenant: str | None = None) -> Watched:
         """A turn's events from a sequence on, and where the turn stands; of a tenant unless that is None.
@@ -408,14 +465,17 @@ class AgentStore(Database):
 
 def _columns(turn: v1.Turn) -> dict[str, Any]:
     """The columns of a turn that changed."""
-    values: dict[str, Any] = {"status": turn.status, "message": turn.SerializeToString()}
-    if turn.status not in leases.ACTIVE:
-        expiries = [call.expires_at.ToSeconds() for call in turn.pending if call.HasField("expires_at")]
-        values |= {"owner": "", "lease_until": 0.0, "wake_at": min(expiries, default=None)}
-    return values
+    active = turn.status in leases.ACTIVE
+    expiries = [call.expires_at.ToMilliseconds() / 1000 for call in turn.pending if call.HasField("expires_at")]
+    return {
+        "status": turn.status,
+        "message": turn.SerializeToString(),
+        "active": active,
+        "wake_at": None if active else min(expiries, default=None),
+    }
 
 
-def _raise_lost(connection: sa.Connection, turn_id: str) -> None:
-    if connection.execute(sa.select(turns.c.number).where(turns.c.turn_id == turn_id)).first() is None:
+def _raise_lost(swift: Swift, turn_id: str) -> None:
+    if swift.run(_FOUND, {"turn_id": turn_id}).fetchone() is None:
         raise TurnDeletedError(f"turn {turn_id!r} was deleted")
     raise TurnFencedError(f"turn {turn_id!r} is run by another process by now")

@@ -47,6 +47,8 @@ turns = sa.Table(
     sa.Column("lease_until", sa.Float, nullable=False, server_default="0", info=ADDED),
     sa.Column("fence", sa.Integer, nullable=False, server_default="0", info=ADDED),
     sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false(), info=ADDED),
+    # Of the agent that was asked; its configuration is that version's.
+    sa.Column("version", sa.Integer, nullable=False, server_default="0", info=ADDED),
     # When an approval that it waits for expires; unset: never.
     sa.Column("wake_at", sa.Float, info=ADDED),
     sa.Column("message", sa.LargeBinary),

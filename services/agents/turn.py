@@ -15,6 +15,7 @@ from services.agents.infer import InferenceSteps
 from services.agents.offered import Offered
 from services.agents.retrieval import Retrieval, retrieve, wants_retrieval
 from services.agents.speaker import Speaker, Speakers
+from services.agents.store import TurnContext
 from services.agents.tool_step import ToolStep
 from services.agents.toolbox import Toolbox
 from services.agents.turn_log import TurnLog, new_step, now
@@ -44,7 +45,7 @@ class TurnLoop:
 
     Args:
         log: Of the turn.
-        request: That created the turn.
+        context: The request that created the turn, and its agent.
         earlier: Turns of the session before this one.
         speakers: Finds the agent that speaks, and its tools.
         around: What turns work with.
@@ -55,7 +56,7 @@ class TurnLoop:
         self,
         log: TurnLog,
         *,
-        request: v1.CreateTurnRequest,
+        context: TurnContext,
         earlier: list[v1.Turn],
         speakers: Speakers,
         around: Around,
@@ -63,7 +64,7 @@ class TurnLoop:
     ) -> None:
         self._log = log
         self._turn = log.turn
-        self._request = request
+        self._context = context
         self._earlier = earlier
         self._speakers = speakers
         self._around = around
@@ -95,7 +96,7 @@ class TurnLoop:
 
     async def _speak(self) -> None:
         """Let the agent speak that has the dialog."""
-        self._speaker = await self._speakers.find(self._turn, self._request, self._earlier)
+        self._speaker = await self._speakers.find(self._log, self._context, self._earlier)
         self._infer = InferenceSteps(
             self._log,
             speaker=self._speaker,

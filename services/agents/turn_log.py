@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamastack import v1
 from services.agents.database import StoreError, to_the_end
 from services.agents.rows import without_steps
-from services.agents.store import AgentStore
+from services.agents.store import AgentStore, Pin
 from stack_client.errors import OutOfRangeError, UnavailableError
 
 
@@ -37,6 +37,7 @@ class TurnLog:
         """Events since `first_sequence`; what came before is in the store only."""
         self._pending: list[v1.WatchTurnResponse] = []
         self._changed: dict[int, v1.Step] = {}
+        self._pinned: list[Pin] = []
         self._committing = asyncio.Lock()
         self._added = asyncio.Event()
         self._news = asyncio.Event()
@@ -64,6 +65,10 @@ class TurnLog:
         # A copy: what happens to the step until it is written belongs to events that are not committed with it.
         self._changed[place] = v1.Step()
         self._changed[place].CopyFrom(step)
+
+    def pin(self, pin: Pin) -> None:
+        """Keep what the turn goes by, with the next commit."""
+        self._pinned.append(pin)
 
     async def committing(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work`, with commits beside it that each take what has gathered.
@@ -106,6 +111,7 @@ class TurnLog:
                 return
             events, self._pending = self._pending, []
             changed, self._changed = self._changed, {}
+            pinned, self._pinned = self._pinned, []
             # Text comes often and changes nothing but the log; the turn may be large, so it is not written with text.
             only_text = events and not changed and all(e.WhichOneof("event") == "step_progress" for e in events)
             turn = None if only_text else without_steps(self.turn)
@@ -116,11 +122,13 @@ class TurnLog:
                     turn_id=self.turn.turn_id,
                     fence=self.fence,
                     changed=sorted(changed.items()),
+                    pinned=pinned,
                     through_power_loss=through_power_loss,
                 )
             except StoreError as error:
                 self._pending = [*events, *self._pending]
                 self._changed = {**changed, **self._changed}
+                self._pinned = [*pinned, *self._pinned]
                 self._show([], trouble=error)
                 raise
             self._show(events)
