@@ -99,7 +99,7 @@ class InferenceSteps:
             self._withhold(end.blocked)
         else:
             self._complete_inference(step, end)
-        await self._log.commit()
+        # No commit of its own: the intent of the first tool, or the end of the turn, is stored with it.
 
     def _complete_inference(self, step: v1.Step, end: "Ending") -> None:
         step.completed_at.CopyFrom(now())

@@ -18,8 +18,11 @@ _LOCK_SESSION = {
 }
 _ADD_TURN = {
     dialect: f"""
-    INSERT INTO turn (turn_id, session_id, tenant, status, owner, lease_until, fence, cancel_asked, version, message, request)
-    VALUES (:turn_id, :session_id, :tenant, :status, :owner, {now} + :seconds, :fence, FALSE, :version, :message, :request)
+    INSERT INTO turn (
+        turn_id, session_id, tenant, status, owner, lease_until, fence, cancel_asked, version, message, request
+    ) VALUES (
+        :turn_id, :session_id, :tenant, :status, :owner, {now} + :seconds, :fence, FALSE, :version, :message, :request
+    )
     """  # noqa: S608 (our own words)
     for dialect, now in NOW.items()
 }

@@ -98,6 +98,18 @@ class Watched:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChangedStep:
+    """A step as it is to be stored."""
+
+    place: int
+    """Among the steps of its turn, from 0."""
+    step_id: str
+    """The step."""
+    message: bytes
+    """All of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pin:
     """What a turn goes by once an agent has begun to speak in it."""
 
@@ -377,7 +389,7 @@ class AgentStore(Database):
         *,
         turn_id: str,
         fence: int,
-        changed: Sequence[tuple[int, v1.Step]] = (),
+        changed: Sequence[ChangedStep] = (),
         pinned: Sequence[Pin] = (),
         through_power_loss: bool = False,
     ) -> None:
@@ -390,7 +402,7 @@ class AgentStore(Database):
             new_events: With their sequences set, following the last stored one.
             turn_id: The turn.
             fence: As it was when this process took the turn.
-            changed: (place, step) of new or changed steps.
+            changed: New or changed steps.
             pinned: What the turn goes by from now on.
             through_power_loss: As `write` means it.
 
@@ -413,9 +425,9 @@ class AgentStore(Database):
                     for event in new_events
                 ]
                 swift.run_many(_ADD_EVENT, rows)
-            for place, step in changed:
-                row = {"turn_id": turn_id, "place": place, "step_id": step.step_id}
-                swift.run(_PUT_STEP, {**row, "message": step.SerializeToString()})
+            for step in changed:
+                row = {"turn_id": turn_id, "place": step.place, "step_id": step.step_id, "message": step.message}
+                swift.run(_PUT_STEP, row)
             for pin in pinned:
                 row = {"turn_id": turn_id, "agent_id": pin.agent.agent_id}
                 tools = pin.tools.SerializeToString()

@@ -1,6 +1,7 @@
 """The events of a running turn: numbered, committed in groups, then shown to whoever watches."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -11,8 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamastack import v1
 from services.agents.database import StoreError, to_the_end
 from services.agents.rows import without_steps
-from services.agents.store import AgentStore, Pin
+from services.agents.store import AgentStore, ChangedStep, Pin
 from stack_client.errors import OutOfRangeError, UnavailableError
+
+
+GATHERING_ROUNDS = 3
+"""Rounds of the event loop that a group commit waits for what comes at the same time; they take microseconds."""
 
 
 class TurnLog:
@@ -36,7 +41,7 @@ class TurnLog:
         self.committed: list[v1.WatchTurnResponse] = []
         """Events since `first_sequence`; what came before is in the store only."""
         self._pending: list[v1.WatchTurnResponse] = []
-        self._changed: dict[int, v1.Step] = {}
+        self._changed: dict[int, ChangedStep] = {}
         self._pinned: list[Pin] = []
         self._committing = asyncio.Lock()
         self._added = asyncio.Event()
@@ -56,15 +61,14 @@ class TurnLog:
 
     def put_step(self, step: v1.Step) -> None:
         """Add a step or replace the one of the same id."""
-        ids = [known.step_id for known in self.turn.steps]
-        place = ids.index(step.step_id) if step.step_id in ids else len(ids)
-        if place == len(ids):
-            self.turn.steps.add()
-        if self.turn.steps[place] is not step:
-            self.turn.steps[place].CopyFrom(step)
-        # A copy: what happens to the step until it is written belongs to events that are not committed with it.
-        self._changed[place] = v1.Step()
-        self._changed[place].CopyFrom(step)
+        steps = self.turn.steps
+        place = next((at for at in range(len(steps) - 1, -1, -1) if steps[at].step_id == step.step_id), len(steps))
+        if place == len(steps):
+            steps.add()
+        if steps[place] is not step:
+            steps[place].CopyFrom(step)
+        # As it is now: what happens to the step until it is written belongs to events that are not committed with it.
+        self._changed[place] = ChangedStep(place=place, step_id=step.step_id, message=step.SerializeToString())
 
     def pin(self, pin: Pin) -> None:
         """Keep what the turn goes by, with the next commit."""
@@ -88,6 +92,8 @@ class TurnLog:
         """Commit whenever something was added, each time all that has gathered; runs until cancelled."""
         while True:
             await self._added.wait()
+            for _ in range(GATHERING_ROUNDS):
+                await asyncio.sleep(0)
             self._added.clear()
             await self.commit()
 
@@ -121,7 +127,7 @@ class TurnLog:
                     events,
                     turn_id=self.turn.turn_id,
                     fence=self.fence,
-                    changed=sorted(changed.items()),
+                    changed=list(changed.values()),
                     pinned=pinned,
                     through_power_loss=through_power_loss,
                 )
@@ -195,6 +201,5 @@ def new_step(turn: v1.Turn, kind: "v1.StepType.ValueType", **details: Message) -
 
 def now() -> Timestamp:
     """The time."""
-    result = Timestamp()
-    result.GetCurrentTime()
-    return result
+    nanoseconds = time.time_ns()
+    return Timestamp(seconds=nanoseconds // 1_000_000_000, nanos=nanoseconds % 1_000_000_000)
