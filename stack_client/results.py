@@ -27,8 +27,8 @@ class Pending:
     id: str
     """Names it in `approve`, `deny` and `answer`."""
     kind: str
-    """`approval`: it may run or not. `input`: the tool asks something. `lost`: a process ended while an unsafe tool ran,
-    so a person has to say what became of it: `answer` with the result, `approve` to run it again, or `deny`.
+    """`approval`: it may run or not. `input`: the tool asks something. `lost`: a process ended while an unsafe tool
+    ran, so a person says what became of it: `answer` with the result, `approve` to run it again, or `deny`.
     `client_tool`: a function that the program which began the run has."""
     tool: str
     """Full name of the tool, `group/tool`, or of a function."""

@@ -1,5 +1,6 @@
 """Python functions as tools: the schema comes from type hints and docstring, arguments are checked before the call."""
 
+import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,54 @@ class ToolFailedError(Exception):
     """A function could not be called or raised; the message is for the model."""
 
 
+EFFECTS = {
+    "read": v1.TOOL_EFFECT_READ,
+    "idempotent": v1.TOOL_EFFECT_IDEMPOTENT_WRITE,
+    "unsafe": v1.TOOL_EFFECT_WRITE,
+}
+APPROVALS = {
+    "never": v1.TOOL_APPROVAL_NEVER,
+    "always": v1.TOOL_APPROVAL_ALWAYS,
+    "writes": v1.TOOL_APPROVAL_WRITES,
+}
+_SETTINGS = "__stack_tool__"
+
+
+def tool(
+    function: ToolFunction | None = None,
+    *,
+    effect: str = "unsafe",
+    approval: str = "never",
+    timeout: float | None = None,
+    name: str = "",
+) -> Any:  # noqa: ANN401 (the function itself, or a decorator of one)
+    """Say more of a function that is a tool: `@tool(effect="idempotent", approval="always", timeout=10)`.
+
+    Args:
+        function: The function, where the decorator has no arguments.
+        effect: `read` changes nothing; `idempotent` changes something once, however often the same call is made;
+            `unsafe` is neither.
+        approval: When a person must allow a call: `never`, `always`, or `writes` for all but `read`.
+        timeout: Seconds after which a call counts as failed; a plain function's thread runs on.
+        name: What the model calls it; empty takes the function's.
+
+    Raises:
+        InvalidArgumentError: If a value is none of these.
+    """
+    for field, given, known in (("effect", effect, EFFECTS), ("approval", approval, APPROVALS)):
+        if given not in known:
+            raise InvalidArgumentError(f"{field}: {given!r} is none of {', '.join(known)}", field=field)
+    if timeout is not None and timeout <= 0:
+        raise InvalidArgumentError(f"timeout: {timeout:g} s is too short", field="timeout")
+    settings = {"effect": effect, "approval": approval, "timeout": timeout, "name": name}
+
+    def mark(marked: ToolFunction) -> ToolFunction:
+        setattr(marked, _SETTINGS, settings)
+        return marked
+
+    return mark if function is None else mark(function)
+
+
 class FunctionTool:
     """A function that a model may call.
 
@@ -35,7 +84,11 @@ class FunctionTool:
 
     def __init__(self, function: ToolFunction) -> None:
         self.function = function
-        self.name: str = getattr(function, "__name__", "")
+        settings: dict[str, Any] = getattr(function, _SETTINGS, {})
+        self.name: str = settings.get("name", "") or getattr(function, "__name__", "")
+        self.effect = EFFECTS[settings.get("effect", "unsafe")]
+        self.approval = APPROVALS[settings.get("approval", "never")]
+        self.timeout: float | None = settings.get("timeout")
         if not self.name.isidentifier():
             raise InvalidArgumentError(f"{function!r} cannot be a tool: it has no name; define it with `def`")
         self.description, docs = parse_docstring(inspect.getdoc(function) or "")
@@ -53,7 +106,14 @@ class FunctionTool:
 
     def definition(self) -> v1.ToolDef:
         """The tool as agents are told of it."""
-        return v1.ToolDef(name=self.name, description=self.description, input_schema=struct(self.schema))
+        return v1.ToolDef(
+            name=self.name,
+            description=self.description,
+            input_schema=struct(self.schema),
+            effect=self.effect,
+            approval=self.approval,
+            timeout_seconds=self.timeout,
+        )
 
     async def respond(self, call: v1.ToolCall, *, run: Callable[..., Awaitable[Any]]) -> v1.ToolResponse:
         """Run a call; a fault becomes an answer that the model can read, never an exception.
@@ -64,7 +124,10 @@ class FunctionTool:
         """
         arguments = call.arguments_json or json_format.MessageToJson(call.arguments)
         try:
-            return _response(call, answer(await self.call(arguments, run=run)))
+            async with asyncio.timeout(self.timeout):
+                return _response(call, answer(await self.call(arguments, run=run)))
+        except TimeoutError:  # the function's own is a ToolFailedError
+            return _response(call, f"{self.name} took longer than {self.timeout:g} s", failed=True)
         except ToolFailedError as error:
             return _response(call, str(error), failed=True)
 

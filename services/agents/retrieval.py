@@ -1,7 +1,7 @@
 """Retrieval steps: what memory knows about a question is put before the model, beside the question, for one turn."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -32,6 +32,21 @@ class Retrieval:
 
     def __init__(self, channel: grpc.aio.Channel | None) -> None:
         self._stub: Any = None if channel is None else v1.RAGToolServiceStub(channel)
+        self._banks: Any = None if channel is None else v1.VectorDBsServiceStub(channel)
+
+    async def keep(self, bank: str, documents: Sequence[v1.RAGDocument]) -> None:
+        """Put documents into a bank, which is made where it is missing; those that are there already stay.
+
+        Raises:
+            StackError: If the memory service refuses, cannot read one, or cannot be reached.
+        """
+        if self._stub is None:
+            raise UnsupportedError("this stack has no memory service to read documents; set addresses.memory")
+        await unary(
+            self._banks.RegisterVectorDB(v1.RegisterVectorDBRequest(vector_db_id=bank), timeout=DEFAULT_TIMEOUT)
+        )
+        request = v1.InsertRAGDocumentsRequest(vector_db_id=bank, documents=documents)
+        await unary(self._stub.InsertRAGDocuments(request, timeout=DEFAULT_TIMEOUT))
 
     async def query(self, request: v1.QueryRAGRequest) -> v1.RAGQueryResult:
         """Text ready for a prompt.
@@ -70,8 +85,24 @@ def rag_request(group: v1.AgentToolGroup, *, field: str) -> v1.QueryRAGRequest:
     return v1.QueryRAGRequest(vector_db_ids=names, query_config=config)
 
 
-async def retrieve(log: TurnLog, config: v1.AgentConfig, *, memory: Retrieval, limits: AgentsConfig) -> None:
-    """Do the retrieval step of a turn; one that was begun before begins anew, for reading changes nothing.
+async def retrieve(
+    log: TurnLog,
+    config: v1.AgentConfig,
+    *,
+    memory: Retrieval,
+    limits: AgentsConfig,
+    documents: Sequence[v1.RAGDocument] = (),
+    attached: str = "",
+) -> None:
+    """Do the retrieval step of a turn; one that was begun before begins anew, for it changes nothing twice.
+
+    Args:
+        log: Of the turn.
+        config: Of the agent.
+        memory: The memory service.
+        limits: Of the service.
+        documents: That came with the question and are searched.
+        attached: The bank with documents of the session; empty where it has none.
 
     Raises:
         StackError: If memory cannot be asked.
@@ -85,6 +116,9 @@ async def retrieve(log: TurnLog, config: v1.AgentConfig, *, memory: Retrieval, l
     requests = [
         rag_request(group, field="agent_config.toolgroups") for group in config.toolgroups if group.name == GROUP
     ]
+    if attached:
+        hybrid = v1.RAGQueryConfig(mode=v1.SEARCH_MODE_HYBRID)
+        requests.append(v1.QueryRAGRequest(vector_db_ids=[attached], query_config=hybrid))
     step.memory_retrieval.vector_db_ids = ",".join(name for request in requests for name in request.vector_db_ids)
     if begun is None:
         log.put_step(step)
@@ -94,6 +128,8 @@ async def retrieve(log: TurnLog, config: v1.AgentConfig, *, memory: Retrieval, l
         restarted = v1.TurnStepRestarted(step_type=step.step_type, step_id=step.step_id, attempt=attempt)
         log.add(step_restarted=restarted)
     await log.commit()
+    if documents:
+        await memory.keep(attached, documents)
     question = _question(log.turn)
     for request in requests:
         request.content.items.add(text=question)

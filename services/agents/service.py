@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.agents import rows
 from services.agents.agent_calls import Brought
+from services.agents.attachments import beside
 from services.agents.database import to_the_end
 from services.agents.fork import fork_session
 from services.agents.offered import choose, group_of
@@ -178,6 +179,9 @@ class AgentsService(v1.AgentsServiceServicer):
                 status=v1.TURN_STATUS_QUEUED,
                 agent_version=agent.version,
             )
+            question = next((one for one in reversed(turn.input_messages) if one.HasField("user")), None)
+            if question is not None:
+                question.user.content.items.extend(beside(request.documents))
             rows.add_turn(connection, turn, request, tenant=tenant, **self._runner.lease)
             created.append(turn)
             return v1.CreateTurnResponse(turn=turn)

@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass
 
 from llamastack import v1
-from services.agents import budget, compaction, decisions, ledger
+from services.agents import attachments, budget, compaction, decisions, ledger
 from services.agents.agent_calls import AgentCalls
 from services.agents.config import AgentsConfig
 from services.agents.infer import InferenceSteps
@@ -119,7 +119,7 @@ class TurnLoop:
                     self._infer.complete_turn(said)
             case "tool_execution" if last and not last.HasField("completed_at"):
                 await self._run_tools(last)
-            case None if wants_retrieval(config):
+            case None if wants_retrieval(config) or self._attached():
                 await self._retrieve()
             case "memory_retrieval" if last and not last.HasField("completed_at"):
                 await self._retrieve()
@@ -131,7 +131,22 @@ class TurnLoop:
         return config.max_infer_iters if config.HasField("max_infer_iters") else self._around.limits.max_infer_iters
 
     async def _retrieve(self) -> None:
-        await retrieve(self._log, self._speaker.config, memory=self._around.memory, limits=self._around.limits)
+        await retrieve(
+            self._log,
+            self._speaker.config,
+            memory=self._around.memory,
+            limits=self._around.limits,
+            documents=attachments.searched(self._context.request.documents),
+            attached=self._attached(),
+        )
+
+    def _attached(self) -> str:
+        """The bank with documents of the session's questions; empty where there are none."""
+        bank = attachments.bank_of(self._turn.session_id)
+        if attachments.searched(self._context.request.documents):
+            return bank
+        before = (step.memory_retrieval.vector_db_ids for turn in self._earlier for step in turn.steps)
+        return bank if any(bank in names.split(",") for names in before) else ""
 
     async def _generate(self, last: v1.Step | None) -> None:
         """One inference step; history that does not fit the model is summarised before it."""

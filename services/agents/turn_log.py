@@ -15,7 +15,6 @@ from services.agents.rows import without_steps
 from services.agents.store import AgentStore, ChangedStep, Pin
 from stack_client.errors import OutOfRangeError, UnavailableError
 
-
 GATHERING_ROUNDS = 3
 """Rounds of the event loop that a group commit waits for what comes at the same time; they take microseconds."""
 

@@ -4,10 +4,11 @@ import re
 
 from llamastack import v1
 from services.agents.approvals import check_rules
+from services.agents.attachments import check_documents
 from services.agents.budget import check_budget
 from services.agents.compaction import check_compaction
 from services.agents.retrieval import GROUP, rag_request
-from stack_client.errors import InvalidArgumentError, UnsupportedError
+from stack_client.errors import InvalidArgumentError
 
 MAX_INFER_ITERS = 100
 MAX_PARALLEL_TOOLS = 64
@@ -72,9 +73,7 @@ def check_turn(request: v1.CreateTurnRequest, config: v1.AgentConfig) -> None:
         if entry.WhichOneof("message") is None:
             field = f"messages[{index}]"
             raise InvalidArgumentError(f"{field} has no role: set user or tool", field=field)
-    if request.documents:
-        message = "documents: not built yet; put the text into a message"
-        raise UnsupportedError(message, field="documents")
+    check_documents(request.documents)
     for index, group in enumerate(request.toolgroups):
         if group.name == GROUP:
             rag_request(group, field=f"toolgroups[{index}]")

@@ -181,7 +181,7 @@ async def test_an_agent_that_cannot_be_honoured_is_refused_by_name(
 REFUSED_TURNS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": []}, "MISSING_FIELD", "messages"),
     ({"messages": [v1.TurnInputMessage()]}, "INVALID_VALUE", "messages[0]"),
-    ({"documents": [v1.Document()]}, "UNSUPPORTED", "documents"),
+    ({"documents": [v1.Document()]}, "MISSING_FIELD", "documents[0].content"),
     ({"toolgroups": [v1.AgentToolGroup(name="x")]}, "UNSUPPORTED", "toolgroups[0]"),
     ({"tool_config": v1.ToolConfig(tool_choice="fly")}, "INVALID_VALUE", "tool_config.tool_choice"),
 ]
