@@ -108,8 +108,8 @@ class Ledger:
             old = sa.and_(_is(row.tenant, row.key), c.completed_at < now() - KEEP)
             await connection.execute(sa.delete(invocations).where(old))
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            statement = insert(invocations).values(**values).on_conflict_do_nothing()
-            if (await connection.execute(statement)).rowcount:
+            statement = insert(invocations).values(**values).on_conflict_do_nothing().returning(c.key)
+            if (await connection.execute(statement)).first() is not None:
                 found = await _row(connection, row.tenant, row.key)
                 assert found is not None
                 return found, True

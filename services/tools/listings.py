@@ -58,7 +58,7 @@ class Listings:
             fresh: Ask the provider even when a list is at hand.
 
         Raises:
-            UnavailableError: If the tool's server does not answer, and the tools were never listed.
+            UnavailableError: If the tool's server does not answer, and a fresh list is wanted or there is no older one.
         """
         key = _key(found, tenant=tenant, authorization=authorization)
         kept = self._kept.get(key)
@@ -71,18 +71,19 @@ class Listings:
                 again = self._kept.get(key)
                 if again is not None and again is not kept:
                     return again[1]
-                return await self._ask(found, key, tenant=tenant, authorization=authorization)
+                return await self._ask(found, key, tenant=tenant, authorization=authorization, fresh=fresh)
         finally:
             if not lock.locked():
                 self._listing.pop(key, None)
 
-    async def _ask(self, found: Found, key: bytes, *, tenant: str, authorization: str) -> Tools:
+    async def _ask(self, found: Found, key: bytes, *, tenant: str, authorization: str, fresh: bool) -> Tools:
         access = await self._secrets.access(found.group, tenant=tenant, authorization=authorization)
         try:
             listed = await self._providers[found.group.provider_id].list_tools(found.group, access)
         except StackError as error:
-            stored = await self._groups.listing(found.group.identifier, tenant=tenant) if found.owner else None
-            if stored is None or authorization:
+            registered = found.owner is not None and not fresh and not authorization
+            stored = await self._groups.listing(found.group.identifier, tenant=tenant) if registered else None
+            if stored is None:
                 raise
             logger.warning("tools cannot be listed, the last list is used", extra={"reason": error.reason})
             return self._keep(key, {tool.name: tool for tool in stored})
