@@ -227,6 +227,7 @@ class Ledger:
         """Delete what is too old; 0 days of audit means for ever."""
         async with self._database.write() as connection:
             await connection.execute(sa.delete(invocations).where(invocations.c.completed_at < now() - KEEP))
+            await connection.execute(sa.delete(processes).where(processes.c.seen_at < now() - KEEP))
             old = outputs.c.created_at < now() - output_days * 24 * 3600 * SECOND
             await connection.execute(sa.delete(outputs).where(old))
             if audit_days:
