@@ -26,6 +26,7 @@ from stack_client.errors import (
 )
 
 MCP = "model-context-protocol"
+_BY_NAME = "SELECT message FROM tool_group WHERE tenant = ? AND identifier = ?"
 MAX_NAME = 256
 MAX_ARGS_BYTES = 4 << 20
 MAX_CONCURRENCY = 1024
@@ -99,6 +100,7 @@ class Groups:
         """
         if not identifier:
             raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
+        check_printable(identifier, most=MAX_NAME, field=field)
         own = await self._own(identifier, tenant=tenant)
         if own is not None:
             return Found(group=self._filled(own), owner=tenant)
@@ -204,10 +206,10 @@ class Groups:
             raise InvalidArgumentError(message, field="mcp_endpoint")
 
     async def _own(self, identifier: str, *, tenant: str) -> v1.ToolGroup | None:
-        async with self._database.read() as connection:
-            mine = sa.and_(groups.c.tenant == tenant, groups.c.identifier == identifier)
-            found = (await connection.execute(sa.select(groups.c.message).where(mine))).scalar_one_or_none()
-        return None if found is None else v1.ToolGroup.FromString(found)
+        mine = sa.and_(groups.c.tenant == tenant, groups.c.identifier == identifier)
+        statement = sa.select(groups.c.message).where(mine)
+        found = await self._database.glance(statement, text=_BY_NAME, values=(tenant, identifier))
+        return v1.ToolGroup.FromString(found[0][0]) if found else None
 
     def _filled(self, group: v1.ToolGroup) -> v1.ToolGroup:
         full = v1.ToolGroup()

@@ -4,7 +4,9 @@ A row is RUNNING from its intent to its result. Its owner is the process that ru
 LOST, and runs again under the same key only when the tool's effect allows to repeat it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,6 +21,8 @@ from services.tools.tables import audit, invocations, outputs, processes
 
 KEEP = 24 * 3600 * SECOND
 """How long a result is kept."""
+_COLUMNS = tuple(column.name for column in invocations.c)
+_BY_KEY = f"SELECT {', '.join(_COLUMNS)} FROM tool_invocation WHERE tenant = ? AND key = ?"  # noqa: S608 (our names)
 REPEATABLE = frozenset({v1.TOOL_EFFECT_READ, v1.TOOL_EFFECT_IDEMPOTENT_WRITE})
 
 
@@ -86,8 +90,9 @@ class Ledger:
 
     async def get(self, tenant: str, key: str) -> Row | None:
         """A call that was made within the last day."""
-        async with self._database.read() as connection:
-            return await _row(connection, tenant, key)
+        statement = sa.select(invocations).where(_is(tenant, key))
+        found = await self._database.glance(statement, text=_BY_KEY, values=(tenant, key))
+        return _fresh(found[0] if found else None)
 
     async def begin(self, row: Row) -> tuple[Row, bool]:
         """Store the intent.
@@ -104,15 +109,15 @@ class Ledger:
                 "effect": row.effect, "status": v1.INVOCATION_STATUS_RUNNING, "attempt": 1, "owner": self.owner,
                 "asked": False, "cancel_requested": False, "started_at": now(),
             }  # fmt: skip
-            c = invocations.c
-            old = sa.and_(_is(row.tenant, row.key), c.completed_at < now() - KEEP)
-            await connection.execute(sa.delete(invocations).where(old))
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            statement = insert(invocations).values(**values).on_conflict_do_nothing()
-            if (await connection.execute(statement)).rowcount:
-                found = await _row(connection, row.tenant, row.key)
-                assert found is not None
-                return found, True
+            statement = insert(invocations).values(**values).on_conflict_do_nothing().returning(*invocations.c)
+            made = (await connection.execute(statement)).first()
+            if made is None:
+                old = sa.and_(_is(row.tenant, row.key), invocations.c.completed_at < now() - KEEP)
+                if (await connection.execute(sa.delete(invocations).where(old))).rowcount:
+                    made = (await connection.execute(statement)).first()
+            if made is not None:
+                return _read(made), True
             found = await _row(connection, row.tenant, row.key, lock=True)
             assert found is not None
             if found.digest != row.digest or not may_run(found, answered=row.asked):
@@ -227,6 +232,7 @@ class Ledger:
         """Delete what is too old; 0 days of audit means for ever."""
         async with self._database.write() as connection:
             await connection.execute(sa.delete(invocations).where(invocations.c.completed_at < now() - KEEP))
+            await connection.execute(sa.delete(processes).where(processes.c.seen_at < now() - KEEP))
             old = outputs.c.created_at < now() - output_days * 24 * 3600 * SECOND
             await connection.execute(sa.delete(outputs).where(old))
             if audit_days:
@@ -251,13 +257,18 @@ def _is(tenant: str, key: str) -> sa.ColumnElement[bool]:
 
 async def _row(connection: AsyncConnection, tenant: str, key: str, *, lock: bool = False) -> Row | None:
     statement = sa.select(invocations).where(_is(tenant, key))
-    found = (await connection.execute(statement.with_for_update() if lock else statement)).first()
+    return _fresh((await connection.execute(statement.with_for_update() if lock else statement)).first())
+
+
+def _fresh(found: Sequence[Any] | None) -> Row | None:
+    """A row that is not too old."""
     row = None if found is None else _read(found)
     expired = row is not None and row.completed_at is not None and row.completed_at < now() - KEEP
     return None if expired else row
 
 
-def _read(found: sa.Row[tuple[object, ...]]) -> Row:
-    values = dict(found._mapping)  # noqa: SLF001 (its public name)
+def _read(found: Sequence[Any]) -> Row:
+    values = dict(zip(_COLUMNS, found, strict=True))
     result = values.pop("result")
+    values["asked"], values["cancel_requested"] = bool(values["asked"]), bool(values["cancel_requested"])
     return Row(**values, result=None if result is None else v1.ToolInvocationResult.FromString(result))
