@@ -3,5 +3,6 @@
 from collections.abc import Callable
 
 from services.tools.provider import ProviderContext, ToolProvider
+from services.tools.providers.model_context_protocol import PROVIDER_ID, ModelContextProtocol
 
-PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {}
+PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {PROVIDER_ID: ModelContextProtocol}
