@@ -103,12 +103,14 @@ def understand(error: MCPError, exchange: Exchange, endpoint: Endpoint) -> Excep
             scope = parameters(exchange.challenge).get("scope", "")
             more = f"; it wants the scope {scope!r}" if scope else ""
             return PermissionDeniedError(f"{label}: the MCP server refuses the credential{more}")
-        case 404 if "erminated" in error.message:  # the session is gone; the request was not looked at
+        case 404 if error.code != types.METHOD_NOT_FOUND:  # the session is gone; the request was not looked at
             return ConnectionLostError("the server does not know the session", sent=False)
         case 429:
             return ResourceExhaustedError(f"{label}: the MCP server has too much to do; try again later")
-        case 502 | 503 | 504 if error.code == types.INTERNAL_ERROR:
-            return UnavailableError(f"{label}: the MCP server answered {exchange.status}; try again later")
+        case 503 if error.code == types.INTERNAL_ERROR:
+            return UnavailableError(f"{label}: the MCP server answered 503; try again later")
+        case status if status >= 500 and error.code == types.INTERNAL_ERROR:
+            return ConnectionLostError(f"the server answered {status}", sent=True)
     if error.code == types.CONNECTION_CLOSED:
         return ConnectionLostError(error.message, sent=True)
     message = error.message
