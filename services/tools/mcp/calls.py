@@ -13,7 +13,6 @@ from services.tools.mcp import content, questions
 from services.tools.mcp.connection import Connection, Request
 from services.tools.mcp.endpoint import Endpoint
 from services.tools.mcp.exchange import ConnectionLostError, Exchange, Question, ServerError
-from services.tools.mcp.http import Addresses
 from services.tools.mcp.pool import Pool
 from services.tools.mcp.requests import Outcome, request_of
 from services.tools.provider import Call
@@ -49,7 +48,7 @@ class Calls:
         """Calls in sessions that wait for a person."""
         return len(self._waiting)
 
-    async def run(self, call: Call, endpoint: Endpoint, addresses: Addresses) -> v1.ToolInvocationResult:
+    async def run(self, call: Call, endpoint: Endpoint) -> v1.ToolInvocationResult:
         """Run a call.
 
         Raises:
@@ -67,7 +66,7 @@ class Calls:
                 return await self._go_on(call, endpoint, state, answered)
             if state.pending:
                 state.settle(answered)
-            return _ask(state) if state.pending else await self._rounds(call, endpoint, addresses, state)
+            return _ask(state) if state.pending else await self._rounds(call, endpoint, state)
         except ServerError as error:
             return _server_error(error)
         except ValidationError as error:
@@ -75,11 +74,9 @@ class Calls:
         except RuntimeError as error:  # the SDK: structured content that breaks the tool's own schema
             return content.failure(str(error))
 
-    async def _rounds(
-        self, call: Call, endpoint: Endpoint, addresses: Addresses, round_: questions.Round
-    ) -> v1.ToolInvocationResult:
+    async def _rounds(self, call: Call, endpoint: Endpoint, round_: questions.Round) -> v1.ToolInvocationResult:
         for _ in range(ROUNDS):
-            outcome = await self._start(call, endpoint, addresses, round_)
+            outcome = await self._start(call, endpoint, round_)
             if isinstance(outcome, v1.ToolInvocationResult):
                 return outcome
             round_ = questions.Round(request_state=outcome.request_state)
@@ -92,11 +89,11 @@ class Calls:
             await asyncio.sleep(PAUSE_SECONDS)
         return content.failure(f"the server asked for another attempt {ROUNDS} times without asking a question")
 
-    async def _start(self, call: Call, endpoint: Endpoint, addresses: Addresses, round_: questions.Round) -> Outcome:
+    async def _start(self, call: Call, endpoint: Endpoint, round_: questions.Round) -> Outcome:
         """Send the call; again on a new connection if the old one was gone before."""
         work = request_of(call, round_)
         for attempt in (1, 2):
-            connection = await self._pool.connection(endpoint, addresses)
+            connection = await self._pool.connection(endpoint)
             exchange = Exchange(report=call.report)
             request: Request[Outcome] | None = None
             try:

@@ -24,9 +24,9 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from services.tools.mcp.config import McpConfig
-from services.tools.mcp.endpoint import Endpoint
+from services.tools.mcp.endpoint import Addresses, Endpoint
 from services.tools.mcp.exchange import ConnectionLostError, Exchange, Question, understand
-from services.tools.mcp.http import CURRENT, Addresses, http_client
+from services.tools.mcp.http import CURRENT, http_client
 from services.tools.mcp.watched import Watched
 from stack_client.errors import StackError, UnavailableError
 from stack_client.version import version

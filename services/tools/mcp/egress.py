@@ -5,7 +5,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-from services.tools.mcp.http import Addresses
+from services.tools.mcp.endpoint import Addresses
 from stack_client.errors import PermissionDeniedError, UnavailableError
 
 

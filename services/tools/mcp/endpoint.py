@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -10,6 +10,9 @@ from llamastack import v1
 from services.tools.mcp.config import McpConfig
 from services.tools.provider import Access
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
+
+Addresses = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Checked addresses of a host and port; raises PermissionDeniedError or UnavailableError."""
 
 FIELD = "mcp_endpoint"
 _STDIO = "stdio"

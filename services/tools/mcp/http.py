@@ -5,7 +5,7 @@ runs in it. Here each request is known by the context it runs in; what went wron
 ordinary answer with a status.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +16,9 @@ from mcp.client.auth import OAuthFlowError, OAuthTokenError
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
-from services.tools.mcp.endpoint import Endpoint
+from services.tools.mcp.endpoint import Addresses, Endpoint
 from services.tools.mcp.exchange import Exchange
 from stack_client.errors import AuthenticationError, PermissionDeniedError, StackError
-
-Addresses = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Checked addresses of a host and port; raises PermissionDeniedError or UnavailableError."""
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("mcp_exchange", default=None)
 """The exchange on whose behalf the running task talks to the server; the SDK hands the context on to its own tasks."""

@@ -12,9 +12,8 @@ from mcp.client.session import ClientSession
 
 from services.tools.mcp.config import McpConfig
 from services.tools.mcp.connection import Connection, Request, Work
-from services.tools.mcp.endpoint import Endpoint
+from services.tools.mcp.endpoint import Addresses, Endpoint
 from services.tools.mcp.exchange import ConnectionLostError, Exchange
-from services.tools.mcp.http import Addresses
 from services.tools.mcp.requests import PAGES
 from stack_client.errors import ResourceExhaustedError, UnavailableError
 
@@ -37,11 +36,13 @@ class Pool:
     Args:
         config: Bounds.
         group: Where their tasks run.
+        addresses: Checks where requests go.
     """
 
-    def __init__(self, config: McpConfig, group: asyncio.TaskGroup) -> None:
+    def __init__(self, config: McpConfig, group: asyncio.TaskGroup, *, addresses: Addresses) -> None:
         self._config = config
         self._group = group
+        self._addresses = addresses
         self._open: dict[tuple[str, str, str], Connection] = {}
         self._listings: dict[Connection, _Listing] = {}
         self._listing: dict[Connection, asyncio.Lock] = {}
@@ -51,7 +52,7 @@ class Pool:
         """How many are open."""
         return len(self._open)
 
-    async def connection(self, endpoint: Endpoint, addresses: Addresses) -> Connection:
+    async def connection(self, endpoint: Endpoint) -> Connection:
         """An open connection.
 
         Raises:
@@ -62,7 +63,7 @@ class Pool:
         if connection is None or connection.closing:
             if len(self._open) >= self._config.max_connections:
                 self._make_room()
-            connection = Connection(endpoint, config=self._config, addresses=addresses)
+            connection = Connection(endpoint, config=self._config, addresses=self._addresses)
             self._open[key] = connection
             self._group.create_task(self._own(key, connection))
         await asyncio.shield(connection.opened)
@@ -86,7 +87,7 @@ class Pool:
         self._open.pop(idle.endpoint.key, None)
         idle.close()
 
-    async def request(self, endpoint: Endpoint, addresses: Addresses, work: Work[T]) -> T:
+    async def request(self, endpoint: Endpoint, work: Work[T]) -> T:
         """Make a request that changes nothing; once more on a new connection if the old one was lost.
 
         Raises:
@@ -94,7 +95,7 @@ class Pool:
             StackError: If it cannot be reached.
         """
         for attempt in (1, 2):
-            connection = await self.connection(endpoint, addresses)
+            connection = await self.connection(endpoint)
             try:
                 async with running(connection, work, Exchange()) as request:
                     return await asyncio.shield(request.done)
@@ -111,28 +112,28 @@ class Pool:
             del self._open[key]
         connection.close()
 
-    async def tools(self, endpoint: Endpoint, addresses: Addresses) -> tuple[types.Tool, ...]:
-        """The server's tools, from the last list while it holds.
+    async def tools(self, endpoint: Endpoint) -> tuple[tuple[types.Tool, ...], types.ServerCapabilities]:
+        """The server's tools, from the last list while it holds, and what else it offers.
 
         Raises:
             ServerError: If the server answers with an error.
             StackError: If it cannot be reached.
         """
-        connection = await self.connection(endpoint, addresses)
+        connection = await self.connection(endpoint)
         if connection.capabilities.tools is None:
-            return ()
+            return (), connection.capabilities
         async with self._listing.setdefault(connection, asyncio.Lock()):
             known = self._listings.get(connection)
             now = asyncio.get_running_loop().time()
             if known is not None and known.changes == connection.list_changes and now < known.until:
-                return known.tools
+                return known.tools, connection.capabilities
             changes = connection.list_changes  # a change while we list makes the list stale at once
-            tools, ttl = await self.request(endpoint, addresses, _list_tools)
+            tools, ttl = await self.request(endpoint, _list_tools)
             seconds = ttl or self._config.list_seconds
             until = float("inf") if connection.watched else now + seconds
             if not connection.closing:
                 self._listings[connection] = _Listing(tools, changes, until)
-            return tools
+            return tools, connection.capabilities
 
     def close_idle(self, tenant: str, uri: str) -> None:
         """Let go of a server that a tenant has no more use for."""

@@ -1,26 +1,22 @@
 """Provider `model-context-protocol`: the tools, resources and prompts of MCP servers (modelcontextprotocol.io)."""
 
 import asyncio
-import logging
+import importlib
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from llamastack import v1
 from services.runtime.reader import read_config
-from services.tools.mcp.calls import Calls
 from services.tools.mcp.config import McpConfig
 from services.tools.mcp.egress import checked_addresses
 from services.tools.mcp.endpoint import FIELD, Endpoint, read_endpoint
-from services.tools.mcp.exchange import ServerError
-from services.tools.mcp.http import Addresses
-from services.tools.mcp.listing import tool_defs
-from services.tools.mcp.pool import Pool
 from services.tools.provider import Access, Call, ProviderContext
-from stack_client.errors import InvalidArgumentError, PermissionDeniedError, UnavailableError
+from stack_client.errors import InvalidArgumentError, PermissionDeniedError
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from services.tools.mcp.client import McpClient
 
 PROVIDER_ID = "model-context-protocol"
 
@@ -36,20 +32,30 @@ class ModelContextProtocol:
         at = f"tools.providers.{PROVIDER_ID}"
         self._config = read_config(McpConfig, context.config, file=context.service.config.file, at=at)
         allow = context.service.config.sections.get("tools", {}).get("egress_allow", ())
-        self._addresses: Addresses = checked_addresses(tuple(allow))
-        self._group = asyncio.TaskGroup()
+        self._addresses = checked_addresses(tuple(allow))
+        self._tasks = asyncio.TaskGroup()
+        self._client: McpClient | None = None
+        self._loading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        await self._group.__aenter__()
-        self._pool = Pool(self._config, self._group)
-        self._calls = Calls(self._pool)
+        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pool.close()
-        await self._group.__aexit__(kind, error, traceback)
+        if self._client is not None:
+            self._client.pool.close()
+        await self._tasks.__aexit__(kind, error, traceback)
+
+    async def client(self) -> "McpClient":
+        """The client; the SDK is loaded when it is first wanted, beside the event loop."""
+        async with self._loading:
+            if self._client is None:
+                module = await asyncio.to_thread(importlib.import_module, "services.tools.mcp.client")
+                self._client = module.McpClient(self._config, addresses=self._addresses, tasks=self._tasks)
+        assert self._client is not None
+        return self._client
 
     async def check(self, group: v1.ToolGroup, access: Access) -> None:
         """Refuse an address that is none or may not be reached."""
@@ -64,23 +70,16 @@ class ModelContextProtocol:
 
     async def list_tools(self, group: v1.ToolGroup, access: Access) -> Sequence[v1.ToolDef]:
         """The server's tools, from the last list while it holds, and tools for its resources and prompts."""
-        endpoint = self._endpoint(group, access)
-        try:
-            tools = await self._pool.tools(endpoint, self._addresses)
-            connection = await self._pool.connection(endpoint, self._addresses)
-        except ServerError as error:
-            message = f"{endpoint.label}: the MCP server does not list its tools: {error.message}"
-            raise UnavailableError(message) from error
-        trusted = endpoint.trust_name in self._config.trust_annotations
-        return tool_defs(tools, connection.capabilities, group, server=endpoint.label, trusted=trusted)
+        return await (await self.client()).list_tools(group, self._endpoint(group, access))
 
     async def invoke(self, call: Call) -> v1.ToolInvocationResult:
         """Run a call on the server; see `services.tools.mcp.calls`."""
-        return await self._calls.run(call, self._endpoint(call.group, call.access), self._addresses)
+        return await (await self.client()).invoke(call, self._endpoint(call.group, call.access))
 
     async def removed(self, group: v1.ToolGroup, access: Access) -> None:
         """Close what is open to the group's server for the tenant and not in use."""
-        self._pool.close_idle(access.tenant, group.mcp_endpoint.uri)
+        if self._client is not None:
+            self._client.pool.close_idle(access.tenant, group.mcp_endpoint.uri)
 
     def _endpoint(self, group: v1.ToolGroup, access: Access) -> Endpoint:
         return read_endpoint(group, access, self._config)

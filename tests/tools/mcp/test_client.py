@@ -9,7 +9,7 @@ from llamastack import v1
 from services.tools.provider import Access
 from stack_client.errors import AuthenticationError
 from tests.tools.mcp.servers import PIXEL, REVISIONS, Peer, serving
-from tests.tools.mcp.worlds import Reported, call, group, plain, provider, text, until
+from tests.tools.mcp.worlds import Reported, call, calls, group, plain, pool, provider, text, until
 
 
 @pytest.fixture(params=REVISIONS)
@@ -25,7 +25,7 @@ async def test_tools_are_listed_and_called_in_every_revision(tmp_path: Path, rev
         assert plain(tools["echo"].input_schema)["required"] == ["text"]
         result = await mcp.invoke(call(url, "echo", {"text": "hello"}))
         assert (text(result), result.error_code) == ("hello", 0)
-        assert [one.version for one in mcp._pool._open.values()] == [revision]
+        assert [one.version for one in pool(mcp)._open.values()] == [revision]
 
 
 async def test_n_calls_make_one_list_request(tmp_path: Path, revision: str) -> None:
@@ -41,7 +41,7 @@ async def test_a_change_of_the_tools_is_heard_and_the_list_made_anew(tmp_path: P
     peer = Peer()
     async with serving(peer, revision=revision) as url, provider(tmp_path, list_seconds=3600.0) as mcp:
         await mcp.list_tools(group(url), Access())
-        connection = next(iter(mcp._pool._open.values()))
+        connection = next(iter(pool(mcp)._open.values()))
         await until(lambda: connection.watched)
         before = connection.list_changes
         peer.tools = peer.tools[:1]
@@ -58,7 +58,7 @@ async def test_cancelled_calls_leave_no_task_and_no_cpu(tmp_path: Path, revision
     peer = Peer()
     async with serving(peer, revision=revision) as url, provider(tmp_path) as mcp:
         await mcp.invoke(call(url, "echo", {"text": "warm"}))
-        await until(lambda: not mcp._pool._open[next(iter(mcp._pool._open))]._running)
+        await until(lambda: not pool(mcp)._open[next(iter(pool(mcp)._open))]._running)
         tasks = len(asyncio.all_tasks())
         for _ in range(3):
             peer.started.clear()
@@ -91,7 +91,7 @@ async def test_what_a_server_asks_is_answered_by_a_person(tmp_path: Path, revisi
         answer.content.update({"city": "Bergen"})
         result = await mcp.invoke(call(url, "ask", response=answer))
         assert text(result) == 'accept {"city": "Bergen"}'
-        assert mcp._calls.waiting == 0
+        assert calls(mcp).waiting == 0
 
 
 async def test_the_same_key_goes_with_every_attempt(tmp_path: Path, revision: str) -> None:
@@ -133,7 +133,7 @@ async def test_two_tenants_never_share_a_session(tmp_path: Path, revision: str) 
     async with serving(peer, revision=revision) as url, provider(tmp_path) as mcp:
         for tenant in ("a", "b", "a"):
             await mcp.invoke(call(url, "echo", {"text": tenant}, access=Access(tenant=tenant)))
-        assert mcp._pool.size == 2
+        assert pool(mcp).size == 2
         assert len(peer.sessions) == (0 if revision == REVISIONS[0] else 2)
 
 
@@ -148,7 +148,7 @@ async def test_each_credential_goes_in_the_headers_of_its_own_requests(tmp_path:
         # The first connection may still say good-bye; what the second sends has its key.
         second = [one for one in peer.headers[seen:] if "x-api-key" in one]
         assert {(one["authorization"], one["x-api-key"]) for one in second} == {("Basic eA==", "second")}
-        assert mcp._pool.size == 2
+        assert pool(mcp).size == 2
 
 
 async def test_a_refused_credential_names_where_to_get_one(tmp_path: Path, revision: str) -> None:

@@ -22,7 +22,7 @@ from stack_client.errors import (
 from tests.stacks import ROOT
 from tests.tools.mcp import servers
 from tests.tools.mcp.servers import REVISIONS, Peer, serving
-from tests.tools.mcp.worlds import Reported, call, group, plain, provider, text, until
+from tests.tools.mcp.worlds import Reported, call, calls, group, plain, pool, provider, text, until
 
 
 def program(folder: Path, **more: Any) -> dict[str, Any]:
@@ -96,7 +96,7 @@ async def test_a_program_that_was_killed_is_started_again(tmp_path: Path) -> Non
         await mcp.invoke(call("stdio:peer", "echo", {"text": "x"}))
         (child,) = children()
         os.kill(child.pid, signal.SIGKILL)
-        await until(lambda: mcp._pool.size == 0)
+        await until(lambda: pool(mcp).size == 0)
         assert text(await mcp.invoke(call("stdio:peer", "echo", {"text": "again"}))) == "again"
 
 
@@ -104,7 +104,7 @@ async def test_a_cancelled_call_of_a_program_leaves_the_program_alive(tmp_path: 
     async with provider(tmp_path, stdio=program(tmp_path)) as mcp:
         await mcp.invoke(call("stdio:peer", "echo", {"text": "x"}))
         running = asyncio.create_task(mcp.invoke(call("stdio:peer", "wait")))
-        await until(lambda: mcp._pool._open and next(iter(mcp._pool._open.values()))._running)
+        await until(lambda: pool(mcp)._open and next(iter(pool(mcp)._open.values()))._running)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -122,7 +122,7 @@ async def test_a_program_that_cannot_be_started_is_unavailable(tmp_path: Path) -
 async def test_an_idle_connection_is_closed(tmp_path: Path, revision: str) -> None:
     async with serving(Peer(), revision=revision) as url, provider(tmp_path, idle_seconds=0.05) as mcp:
         await mcp.invoke(call(url, "echo", {"text": "x"}))
-        await until(lambda: mcp._pool.size == 0)
+        await until(lambda: pool(mcp).size == 0)
         assert text(await mcp.invoke(call(url, "echo", {"text": "again"}))) == "again"
 
 
@@ -202,7 +202,7 @@ async def test_a_question_without_an_answer_in_time_is_cancelled(tmp_path: Path)
     peer = Peer()
     async with serving(peer, revision="2025-11-25") as url, provider(tmp_path, hold_seconds=0.05) as mcp:
         assert (await mcp.invoke(call(url, "ask"))).HasField("input_required")
-        await until(lambda: mcp._calls.waiting == 0)
+        await until(lambda: calls(mcp).waiting == 0)
         await until(lambda: peer.answers)
         assert peer.answers[0].action == "cancel"
 
@@ -219,14 +219,14 @@ async def test_more_servers_than_allowed_push_out_idle_connections(tmp_path: Pat
     async with serving(Peer()) as url, provider(tmp_path, max_connections=1) as mcp:
         for tenant in ("a", "b"):
             await mcp.invoke(call(url, "echo", {"text": "x"}, access=Access(tenant=tenant)))
-        await until(lambda: mcp._pool.size == 1)
+        await until(lambda: pool(mcp).size == 1)
 
 
 async def test_a_group_that_is_gone_lets_go_of_its_connection(tmp_path: Path) -> None:
     async with serving(Peer()) as url, provider(tmp_path) as mcp:
         await mcp.invoke(call(url, "echo", {"text": "x"}))
         await mcp.removed(group(url), Access())
-        await until(lambda: mcp._pool.size == 0)
+        await until(lambda: pool(mcp).size == 0)
 
 
 async def test_an_unknown_tool_is_an_error_in_words_and_not_of_the_call(tmp_path: Path, revision: str) -> None:

@@ -13,6 +13,8 @@ from services.runtime.config import StackConfig, TelemetryConfig
 from services.runtime.readiness import Readiness
 from services.runtime.service import ServiceContext
 from services.runtime.telemetry import Telemetry
+from services.tools.mcp.calls import Calls
+from services.tools.mcp.pool import Pool
 from services.tools.provider import Access, Call, ProviderContext
 from services.tools.providers.model_context_protocol import ModelContextProtocol
 
@@ -91,3 +93,13 @@ async def until(condition: Any, *, seconds: float = SECONDS) -> None:
 
 def plain(message: Any) -> Any:
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def pool(mcp: ModelContextProtocol) -> Pool:
+    assert mcp._client is not None
+    return mcp._client.pool
+
+
+def calls(mcp: ModelContextProtocol) -> Calls:
+    assert mcp._client is not None
+    return mcp._client.calls
