@@ -23,6 +23,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from services.runtime.background import wait
 from services.tools.mcp.config import McpConfig
 from services.tools.mcp.endpoint import Addresses, Endpoint
 from services.tools.mcp.exchange import ConnectionLostError, Exchange, Question, understand
@@ -301,13 +302,6 @@ class Connection:
             return current
         calls = [request.exchange for request in self._running if request.exchange.report is not None]
         return calls[0] if len(calls) == 1 else None
-
-
-async def wait(event: asyncio.Event, *, seconds: float) -> None:
-    """Wait until the event is set, or so many seconds."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from llamastack import v1
+from services.runtime.egress import Egress
 from services.runtime.reader import read_config
+from services.tools.config import ToolsConfig
 from services.tools.mcp.config import McpConfig
-from services.tools.mcp.egress import checked_addresses
 from services.tools.mcp.endpoint import FIELD, Endpoint, read_endpoint
 from services.tools.provider import Access, Call, ProviderContext
 from stack_client.errors import InvalidArgumentError, PermissionDeniedError
@@ -31,8 +32,8 @@ class ModelContextProtocol:
     def __init__(self, context: ProviderContext) -> None:
         at = f"tools.providers.{PROVIDER_ID}"
         self._config = read_config(McpConfig, context.config, file=context.service.config.file, at=at)
-        allow = context.service.config.sections.get("tools", {}).get("egress_allow", ())
-        self._addresses = checked_addresses(tuple(allow))
+        allow = context.service.section(ToolsConfig).egress_allow
+        self._egress = Egress(allow, setting="tools.egress_allow")
         self._tasks = asyncio.TaskGroup()
         self._client: McpClient | None = None
         self._loading = asyncio.Lock()
@@ -53,7 +54,7 @@ class ModelContextProtocol:
         async with self._loading:
             if self._client is None:
                 module = await asyncio.to_thread(importlib.import_module, "services.tools.mcp.client")
-                self._client = module.McpClient(self._config, addresses=self._addresses, tasks=self._tasks)
+                self._client = module.McpClient(self._config, addresses=self._egress.addresses, tasks=self._tasks)
         assert self._client is not None
         return self._client
 
@@ -64,7 +65,7 @@ class ModelContextProtocol:
             return
         parts = urlsplit(endpoint.uri)
         try:
-            await self._addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+            await self._egress.addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
         except PermissionDeniedError as error:
             raise InvalidArgumentError(f"mcp_endpoint: {error.message}", field=FIELD) from error
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
 import socket
@@ -105,8 +104,8 @@ class App:
         if tenant is None:
             await _refuse(send, 401, "give a key: Authorization: Bearer <key>")
             return
-        # The SDK lets a session be used by nobody but the user who began it.
-        user = AuthenticatedUser(AccessToken(token="", client_id=tenant or "anybody", scopes=[]))  # noqa: S106 (the key goes no further)
+        # The key goes no further. The SDK lets a session be used by nobody but the user who began it.
+        user = AuthenticatedUser(AccessToken(token="", client_id=tenant or "anybody", scopes=[]))
         place = Place(tenant, path[len(ROOT) + 1 :])
         if scope["method"] == "DELETE":
             self.handlers.forget(headers.get(b"mcp-session-id", ""))
@@ -154,54 +153,33 @@ class McpServer:
 
 
 @asynccontextmanager
-async def serving(caller: Caller, *, config: McpServerConfig, keys: Mapping[str, str]) -> AsyncIterator[McpServer]:
+async def serving(
+    caller: Caller, *, config: McpServerConfig, keys: Mapping[str, str], listening: socket.socket
+) -> AsyncIterator[McpServer]:
     """Serve until the block ends.
 
     Args:
         caller: Lists and runs tools.
         config: Of the server.
         keys: Tenant by key.
+        listening: The socket.
     """
     app = App(caller, config=config, keys=Keys(keys))
-    with _listening(config.host, config.port) as listening:
-        port = listening.getsockname()[1]
-        shown = f"[{config.host}]" if ":" in config.host else config.host
-        running = McpServer(app, f"http://{shown}:{port}{ROOT}")
-        settings = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-        server = _Server(settings)
-        async with app.manager.run(), asyncio.TaskGroup() as tasks:
-            telling = tasks.create_task(running.tell_changes())
-            serve = tasks.create_task(server.serve(sockets=[listening]))
-            logger.info("MCP server listens", extra={"url": running.url})
-            try:
-                yield running
-            finally:
-                telling.cancel()
-                app.handlers.close()
-                server.should_exit = True
-                await serve
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
-    listening.listen()
-    listening.setblocking(False)
-    return listening
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    port = listening.getsockname()[1]
+    shown = f"[{config.host}]" if ":" in config.host else config.host
+    running = McpServer(app, f"http://{shown}:{port}{ROOT}")
+    settings = uvicorn.Config(
+        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=STOP_SECONDS
+    )
+    server = _Server(settings)
+    async with app.manager.run(), asyncio.TaskGroup() as tasks:
+        telling = tasks.create_task(running.tell_changes())
+        serve = tasks.create_task(server.serve(sockets=[listening]))
+        logger.info("MCP server listens", extra={"url": running.url})
+        try:
+            yield running
+        finally:
+            telling.cancel()
+            app.handlers.close()
+            server.should_exit = True
+            await serve
