@@ -107,14 +107,14 @@ async def test_progress_goes_to_the_client_while_the_tool_runs(served: ToolsMesh
         assert heard == [(0.5, 1.0, "half")]
 
 
-async def test_output_goes_to_a_client_that_wants_log_messages(served: ToolsMesh) -> None:
+async def test_output_goes_to_a_client_that_wants_log_messages(served: ToolsMesh, revision: str) -> None:
     heard: list[Any] = []
 
     async def log(params: types.LoggingMessageNotificationParams) -> None:
         heard.append((params.logger, params.data))
 
     url = f"{served.node.mcp_url}/{SHOP}"
-    async with connected(url, logging_callback=log, log_level="info") as client:
+    async with connected(url, revision, logging_callback=log, log_level="info") as client:
         await client.call_tool("read", {"do": "work", "text": "out"})
         await until(lambda: heard)
         assert heard == [("stdout", "out\n")]

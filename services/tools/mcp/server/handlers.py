@@ -77,12 +77,13 @@ class Handlers:
         self._caller = caller
         self._most = sessions
         self._listed: OrderedDict[str, tuple[str, ServerSession]] = OrderedDict()
+        self._silent: OrderedDict[str, None] = OrderedDict()
         self._buses: dict[str, InMemorySubscriptionBus] = {}
         self._listeners: dict[str, ListenHandler] = {}
 
     def server(self) -> Server[Any]:
         """The server of the SDK."""
-        return _Server(
+        server = _Server(
             "llama-stack-mesh",
             version=version(),
             title="Llama Stack mesh",
@@ -90,6 +91,9 @@ class Handlers:
             on_call_tool=self.call_tool,
             on_subscriptions_listen=self.listen,
         )
+        # Sessions only; without them each request says itself whether it wants log messages.
+        server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, self.set_level)
+        return server
 
     async def changed(self, tenant: str) -> None:
         """Tell a tenant's clients that its tools changed."""
@@ -102,6 +106,7 @@ class Handlers:
     def forget(self, session_id: str) -> None:
         """A client ended its session."""
         self._listed.pop(session_id, None)
+        self._silent.pop(session_id, None)
 
     def close(self) -> None:
         """End the streams of notices."""
@@ -118,14 +123,29 @@ class Handlers:
             self._listeners[tenant] = ListenHandler(self._buses[tenant])
         return await self._listeners[tenant](ctx, params)
 
+    async def set_level(self, ctx: Context, params: types.SetLevelRequestParams) -> types.EmptyResult:
+        """Note whether a session wants the output of tools, which goes at level `info`."""
+        session_id = _session_id(ctx)
+        self._silent.pop(session_id, None)
+        if params.level not in _LOGGED:
+            self._silent[session_id] = None
+            while len(self._silent) > self._most:
+                self._silent.popitem(last=False)
+        return types.EmptyResult()
+
+    def _wants_output(self, ctx: Context) -> bool:
+        if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            return (ctx.meta or {}).get(types.LOG_LEVEL_META_KEY) in _LOGGED
+        return _session_id(ctx) not in self._silent
+
     async def list_tools(self, ctx: Context, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         """All tools on one page."""
         if params is not None and params.cursor:
             raise MCPError(types.INVALID_PARAMS, "there is one page only; leave the cursor out")
         place = place_of(ctx)
         tools = await self._tools(place)
-        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS and ctx.request is not None:
-            session_id = ctx.request.headers.get("mcp-session-id", "")
+        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            session_id = _session_id(ctx)
             self._listed[session_id] = (place.tenant, ctx.session)
             self._listed.move_to_end(session_id)
             while len(self._listed) > self._most:
@@ -163,7 +183,7 @@ class Handlers:
             pending = asking.Pending.load(params.request_state)
             request.idempotency_key = pending.key
             request.input_response.CopyFrom(asking.answered(params, pending))
-        reporter = _Reporter(ctx)
+        reporter = _Reporter(ctx, output=self._wants_output(ctx))
         for _ in range(ROUNDS):
             result = await self._caller.invoke(request, tenant=tenant, tell=reporter.tell)
             if not result.HasField("input_required"):
@@ -192,10 +212,10 @@ class Handlers:
 class _Reporter:
     """Passes what a tool reports on to the client that called it."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, *, output: bool) -> None:
         self._ctx = ctx
         self._done = 0.0
-        self._wants_output = (ctx.meta or {}).get(types.LOG_LEVEL_META_KEY) in _LOGGED
+        self._wants_output = output
 
     async def tell(self, name: str, message: Any) -> None:  # noqa: ANN401 (an event's message)
         """Send an event."""
@@ -207,6 +227,10 @@ class _Reporter:
             params = types.LoggingMessageNotificationParams(level="info", logger=message.stream, data=message.text)
             note = types.LoggingMessageNotification(params=params)
             await self._ctx.session.send_notification(note, related_request_id=self._ctx.request_id)
+
+
+def _session_id(ctx: Context) -> str:
+    return ctx.request.headers.get("mcp-session-id", "") if ctx.request is not None else ""
 
 
 def _text(value: object) -> str:

@@ -89,6 +89,8 @@ def _attachment(number: int, document: v1.Document) -> types.ContentBlock:
     head, comma, data = uri.partition(",")
     if comma and head.startswith("data:") and head.endswith(";base64"):
         mime_type = document.mime_type or head[5:-7] or _UNKNOWN
+        if mime_type.startswith("audio/"):
+            return types.AudioContent(data=data, mime_type=mime_type)
         blob = types.BlobResourceContents(uri=f"attachment:{number}", blob=data, mime_type=mime_type)
         return types.EmbeddedResource(resource=blob)
     return types.ResourceLink(name=name, uri=uri, mime_type=document.mime_type or None)
