@@ -58,6 +58,8 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "test_input_required_result_request_state": NAME,
     "test_input_required_result_tampered_state": NAME,
     "test_input_required_result_multi_round": NAME,
+    "test_streaming_elicitation": NAME,
+    "test_missing_capability": NAME,
 }
 PLAIN = [
     "test_simple_text",
@@ -67,6 +69,7 @@ PLAIN = [
     "test_multiple_content_types",
     "test_tool_with_progress",
     "test_tool_with_logging",
+    "test_logging_tool",
     "test_error_handling",
     *QUESTIONS,
 ]
@@ -107,7 +110,9 @@ class Conformer:
         schema = struct({"type": "object", "properties": {}})
         tools = [v1.ToolDef(name=name, description=f"{name}.", input_schema=schema) for name in PLAIN]
         wide = v1.ToolDef(name="json_schema_2020_12_tool", description="Tool.", input_schema=struct(SCHEMA_2020))
-        return [*tools, wide]
+        header = {"type": "string", "x-mcp-header": "Region"}
+        routed = struct({"type": "object", "properties": {"region": header}, "required": ["region"]})
+        return [*tools, wide, v1.ToolDef(name="test_headers", description="Tool.", input_schema=routed)]
 
     async def invoke(self, call: Call) -> v1.ToolInvocationResult:
         name = call.tool.name
@@ -133,7 +138,7 @@ class Conformer:
             case "test_tool_with_progress":
                 for done in (0.0, 0.5, 1.0):
                     call.report.progress(done)
-            case "test_tool_with_logging":
+            case "test_tool_with_logging" | "test_logging_tool":
                 for line in ("started", "processing", "completed"):
                     call.report.output("log", f"{line}\n" * 2000)
             case "test_error_handling":

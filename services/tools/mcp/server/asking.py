@@ -8,9 +8,10 @@ import mcp_types as types
 from google.protobuf import json_format
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types.version import is_version_at_least
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS, is_version_at_least
 
 from llamastack import v1
+from services.tools.mcp.server.results import failed
 from stack_client.content import plain
 
 ANSWER = "answer"
@@ -50,6 +51,20 @@ def can_ask(ctx: Context, asked: v1.ToolInputRequest) -> bool:
     if not asked.HasField("url"):
         return True
     return capabilities.elicitation.url is not None and is_version_at_least(ctx.protocol_version, URL_VERSION)
+
+
+def cannot_ask(ctx: Context, asked: v1.ToolInputRequest) -> types.CallToolResult:
+    """The end of a call that needs an answer which the client cannot get.
+
+    Raises:
+        MCPError: Without sessions, where the protocol has an error for it.
+    """
+    message = f"the tool needs an answer of a person, and this client cannot ask: {asked.message}"
+    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        mode = "url" if asked.HasField("url") else "form"
+        data: dict[str, Any] = {"requiredCapabilities": {"elicitation": {mode: {}}}}
+        raise MCPError(types.MISSING_REQUIRED_CLIENT_CAPABILITY, message, data)
+    return failed(message)
 
 
 def in_a_round(asked: v1.ToolInputRequest, pending: Pending) -> types.InputRequiredResult:

@@ -190,9 +190,7 @@ class Handlers:
                 return result_of(result, version=ctx.protocol_version)
             asked = result.input_required
             if not asking.can_ask(ctx, asked):
-                return failed(
-                    f"the tool needs an answer of a person, which this client cannot ask for: {asked.message}"
-                )
+                return asking.cannot_ask(ctx, asked)
             pending = asking.Pending(request.idempotency_key, asked.state)
             if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
                 return asking.in_a_round(asked, pending)
