@@ -108,19 +108,18 @@ class Invoker:
         if row is None:
             waiting = self._running.get((tenant, key))
             if waiting is None:
-                message = f"no invocation {key[:256]!r} within the last 24 hours"
-                raise NotFoundError(message, field="idempotency_key")
+                raise _no_invocation(key)
             return v1.Invocation(idempotency_key=key, tool_name=waiting.tool_name, status=v1.INVOCATION_STATUS_RUNNING)
-        message_of = row.message()
+        found = row.message()
         if full_output and row.output_id is not None:
             whole = await self._outputs.whole(row.output_id)
             if whole is None:
                 raise NotFoundError(f"the whole output of {key!r} is not kept any more", field="full_output")
-            if message_of.result.error_code:
-                message_of.result.error_message = whole
+            if found.result.error_code:
+                found.result.error_message = whole
             else:
-                message_of.result.content.CopyFrom(content(whole))
-        return message_of
+                found.result.content.CopyFrom(content(whole))
+        return found
 
     async def cancel(self, key: str) -> v1.Invocation:
         """Ask a call to stop; answers how it stands.
@@ -129,12 +128,16 @@ class Invoker:
             NotFoundError: If there is none.
         """
         place = (current_tenant(), key)
-        if place not in self._running or self._running[place].elsewhere:
-            await self._ledger.request_cancel(*place)
-        running = self._running.get(place)  # perhaps begun meanwhile
-        if running is not None and not running.elsewhere:
-            running.cancel()
-        return await self.get(key)
+        while True:
+            running = self._running.get(place)
+            if running is not None and not running.elsewhere:
+                running.cancel()
+                return await self.get(key)
+            row = await self._ledger.request_cancel(*place)
+            if row is not None:
+                return row.message()
+            if place not in self._running:  # else it was begun while we looked
+                raise _no_invocation(key)
 
     async def heed_cancels(self) -> None:
         """Stop the calls of this process that other processes were asked to stop."""
@@ -211,6 +214,10 @@ class Invoker:
             error_code=code,
         )
         await self._audit.note(note)
+
+
+def _no_invocation(key: str) -> NotFoundError:
+    return NotFoundError(f"no invocation {key[:256]!r} within the last 24 hours", field="idempotency_key")
 
 
 def _check_answer(row: Row, plan: Plan) -> None:

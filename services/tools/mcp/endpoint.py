@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from llamastack import v1
+from services.tools.hosts import host_matches
 from services.tools.mcp.config import McpConfig
 from services.tools.provider import Access
-from stack_client.errors import FailedPreconditionError, InvalidArgumentError
+from stack_client.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
 
 Addresses = Callable[[str, int], Awaitable[Sequence[str]]]
 """Checked addresses of a host and port; raises PermissionDeniedError or UnavailableError."""
@@ -43,6 +44,24 @@ class Endpoint:
     oauth: OAuthClient | None = field(default=None, repr=False)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     """From the secret, for a program."""
+    bounds: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Lists of hosts, each with whose it is; requests go only to hosts that are in all of them."""
+
+    @property
+    def has_credential(self) -> bool:
+        """Whether requests carry something that others must not see."""
+        return bool(self.headers or self.oauth)
+
+    def check_host(self, host: str, port: int) -> None:
+        """Refuse a host to which requests may not go.
+
+        Raises:
+            PermissionDeniedError: Naming whose list it is not in.
+        """
+        for whose, hosts in self.bounds:
+            if not host_matches(host, hosts, port=port):
+                known = ", ".join(hosts)
+                raise PermissionDeniedError(f"{self.label}: the host {host} is not of {whose} ({known}): refused")
 
     @property
     def stdio(self) -> str:
@@ -65,15 +84,25 @@ class Endpoint:
         """Endpoint, hash of the credential, tenant."""
         oauth = self.oauth and [self.oauth.client_id, self.oauth.client_secret, self.oauth.issuer, self.oauth.scope]
         credential = json.dumps([sorted(self.headers.items()), oauth, sorted(self.env.items())])
-        return self.uri, hashlib.sha256(credential.encode()).hexdigest(), self.tenant
+        digest = hashlib.sha256(f"{credential}{self.bounds}".encode()).hexdigest()
+        return self.uri, digest, self.tenant
 
 
-def read_endpoint(group: v1.ToolGroup, access: Access, config: McpConfig) -> Endpoint:
+def read_endpoint(
+    group: v1.ToolGroup, access: Access, config: McpConfig, *, secret_hosts: Sequence[str] = ()
+) -> Endpoint:
     """The server that a group names, with the caller's or the group's credential.
+
+    Args:
+        group: The group.
+        access: With whose rights.
+        config: Of the client.
+        secret_hosts: To which alone the group's secret may go; empty = no such bound.
 
     Raises:
         InvalidArgumentError: If the address is none, or a credential is given that cannot be used.
         FailedPreconditionError: If the operator's secret cannot be used.
+        PermissionDeniedError: If the server is not of the hosts of the group or the secret.
     """
     uri = group.mcp_endpoint.uri
     if not uri:
@@ -93,7 +122,17 @@ def read_endpoint(group: v1.ToolGroup, access: Access, config: McpConfig) -> End
     if access.authorization:  # the caller's own credential goes before the group's
         headers["authorization"] = f"Bearer {access.authorization}"
         oauth = None
-    return Endpoint(uri=uri, tenant=access.tenant, headers=headers, oauth=oauth)
+    lists = (("the group's egress_hosts", group.settings.egress_hosts), ("the secret's hosts", secret_hosts))
+    bounds = tuple((whose, tuple(hosts)) for whose, hosts in lists if hosts)
+    endpoint = Endpoint(uri=uri, tenant=access.tenant, headers=headers, oauth=oauth, bounds=bounds)
+    endpoint.check_host(*place_of(uri))
+    return endpoint
+
+
+def place_of(uri: str) -> tuple[str, int]:
+    """Host and port of a URL that was checked."""
+    parts = urlsplit(uri)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _program(uri: str, access: Access, config: McpConfig) -> Endpoint:

@@ -70,7 +70,8 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
 class NotingTransport(httpx2.AsyncBaseTransport):
     """Sends requests over checked connections and notes in the current exchange how they went."""
 
-    def __init__(self, addresses: Addresses) -> None:
+    def __init__(self, endpoint: Endpoint, addresses: Addresses) -> None:
+        self._endpoint = endpoint
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=httpx2.create_ssl_context(trust_env=False),
             network_backend=_CheckedBackend(addresses),
@@ -94,6 +95,9 @@ class NotingTransport(httpx2.AsyncBaseTransport):
         exchange = CURRENT.get() or Exchange()
         exchange.begin()
         try:
+            # Tokens may be fetched from another host than the server's.
+            port = request.url.port or (443 if request.url.scheme == "https" else 80)
+            self._endpoint.check_host(request.url.host, port)
             response = await self._send(request)
         except StackError as error:  # the address is refused, or unknown
             exchange.fault, exchange.sent = error, False
@@ -212,7 +216,7 @@ def http_client(endpoint: Endpoint, addresses: Addresses) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
         headers=dict(endpoint.headers),
         auth=auth,
-        transport=NotingTransport(addresses),
+        transport=NotingTransport(endpoint, addresses),
         timeout=httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS, pool=CONNECT_SECONDS),
         trust_env=False,
     )

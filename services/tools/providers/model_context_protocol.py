@@ -5,14 +5,13 @@ import importlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
 from llamastack import v1
 from services.runtime.egress import Egress
 from services.runtime.reader import read_config
 from services.tools.config import ToolsConfig
 from services.tools.mcp.config import McpConfig
-from services.tools.mcp.endpoint import FIELD, Endpoint, read_endpoint
+from services.tools.mcp.endpoint import FIELD, Endpoint, place_of, read_endpoint
 from services.tools.provider import Access, Call, ProviderContext
 from stack_client.errors import InvalidArgumentError, PermissionDeniedError
 
@@ -32,8 +31,9 @@ class ModelContextProtocol:
     def __init__(self, context: ProviderContext) -> None:
         at = f"tools.providers.{PROVIDER_ID}"
         self._config = read_config(McpConfig, context.config, file=context.service.config.file, at=at)
-        allow = context.service.section(ToolsConfig).egress_allow
-        self._egress = Egress(allow, setting="tools.egress_allow")
+        tools = context.service.section(ToolsConfig)
+        self._secrets = tools.secrets
+        self._egress = Egress(tools.egress_allow, setting="tools.egress_allow")
         self._tasks = asyncio.TaskGroup()
         self._client: McpClient | None = None
         self._loading = asyncio.Lock()
@@ -63,9 +63,8 @@ class ModelContextProtocol:
         endpoint = self._endpoint(group, access)
         if endpoint.stdio:
             return
-        parts = urlsplit(endpoint.uri)
         try:
-            await self._egress.addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+            await self._egress.addresses(*place_of(endpoint.uri))
         except PermissionDeniedError as error:
             raise InvalidArgumentError(f"mcp_endpoint: {error.message}", field=FIELD) from error
 
@@ -83,4 +82,9 @@ class ModelContextProtocol:
             self._client.pool.close_idle(access.tenant, group.mcp_endpoint.uri)
 
     def _endpoint(self, group: v1.ToolGroup, access: Access) -> Endpoint:
-        return read_endpoint(group, access, self._config)
+        secret = self._secrets.get(group.settings.secrets_ref) if access.secret else None
+        endpoint = read_endpoint(group, access, self._config, secret_hosts=secret.hosts if secret else ())
+        plain = endpoint.uri.startswith("http:") and not self._egress.is_allowed(place_of(endpoint.uri)[0])
+        if plain and endpoint.has_credential:
+            raise PermissionDeniedError(f"{endpoint.label}: a credential is not sent without TLS; use https")
+        return endpoint

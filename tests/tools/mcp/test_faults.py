@@ -167,6 +167,23 @@ async def test_a_secret_cannot_bend_the_protocol(tmp_path: Path) -> None:
                 await mcp.check(group("http://127.0.0.1:1/"), Access(secret=secret))
 
 
+async def test_a_secret_goes_to_its_own_hosts_only(tmp_path: Path) -> None:
+    secrets = {"crm": {"values": {"authorization": {"env": "CRM"}}, "hosts": ["crm.example.com"], "tenants": ["*"]}}
+    async with serving(Peer()) as url, provider(tmp_path, secrets=secrets) as mcp:
+        access = Access(secret={"authorization": "token"})
+        with pytest.raises(PermissionDeniedError, match="the secret's hosts"):
+            await mcp.list_tools(group(url, secrets_ref="crm"), access)
+        with pytest.raises(PermissionDeniedError, match="egress_hosts"):
+            await mcp.list_tools(group(url, egress_hosts=["other.example.com"]), Access())
+        assert await mcp.list_tools(group(url, egress_hosts=["127.0.0.1"]), access)
+
+
+async def test_a_credential_is_not_sent_without_tls_to_places_that_the_operator_does_not_name(tmp_path: Path) -> None:
+    async with provider(tmp_path, allow=()) as mcp:
+        with pytest.raises(PermissionDeniedError, match="without TLS"):
+            await mcp.list_tools(group("http://93.184.216.34/mcp"), Access(authorization="token"))
+
+
 async def test_claims_of_a_server_make_effects_stricter_only(tmp_path: Path) -> None:
     async with serving(Peer()) as url, provider(tmp_path) as mcp:
         read = group(url, effect=v1.TOOL_EFFECT_READ)

@@ -276,7 +276,6 @@ async def test_a_server_of_others_is_served_on_with_images_and_facts(home: Path,
             assert image.mime_type == "image/png"
             assert (await client.call_tool("structured", {})).structured_content == {"n": 7}
             files = (await client.call_tool("files", {})).content
-            assert [one.resource.mime_type for one in files if isinstance(one, types.EmbeddedResource)] == [
-                "audio/wav",
-                "application/x-test",
-            ]
+            assert [one.mime_type for one in files if isinstance(one, types.AudioContent)] == ["audio/wav"]
+            blobs = [one.resource.mime_type for one in files if isinstance(one, types.EmbeddedResource)]
+            assert blobs == ["application/x-test"]

@@ -33,8 +33,10 @@ class Reported:
         self.outputs.append((stream, text))
 
 
-def provider(folder: Path, *, allow: tuple[str, ...] = ("127.0.0.1",), **config: Any) -> ModelContextProtocol:
-    stack = StackConfig(file="test", sections={"tools": {"egress_allow": list(allow)}})
+def provider(
+    folder: Path, *, allow: tuple[str, ...] = ("127.0.0.1",), secrets: Mapping[str, Any] | None = None, **config: Any
+) -> ModelContextProtocol:
+    stack = StackConfig(file="test", sections={"tools": {"egress_allow": list(allow), "secrets": secrets or {}}})
     service = ServiceContext(
         name="tools",
         config=stack,
