@@ -8,6 +8,7 @@ cancels its own request only.
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -85,6 +86,7 @@ class Connection:
         self._config = config
         self._addresses = addresses
         self._queue: asyncio.Queue[Request[Any] | None] = asyncio.Queue()
+        self._tls: ssl.SSLContext | None = None
         self._running: set[Request[Any]] = set()
 
     @property
@@ -158,6 +160,8 @@ class Connection:
 
     async def _open(self, stack: contextlib.AsyncExitStack, *, sse: bool) -> Client:
         async with asyncio.timeout(self._config.open_seconds):
+            if not self.endpoint.stdio and self._tls is None:  # reading the authorities takes a while
+                self._tls = await asyncio.to_thread(httpx2.create_ssl_context, trust_env=False)
             if self.endpoint.stdio:
                 transport = self._program()
             elif sse:
@@ -166,7 +170,7 @@ class Connection:
                     httpx_client_factory=self._sse_http,
                 )
             else:
-                client = await stack.enter_async_context(http_client(self.endpoint, self._addresses))
+                client = await stack.enter_async_context(self._http())
                 transport = streamable_http_client(self.endpoint.uri, http_client=client)
             return await stack.enter_async_context(
                 Client(
@@ -188,7 +192,11 @@ class Connection:
         timeout: httpx2.Timeout | None = None,  # noqa: ARG002
         auth: httpx2.Auth | None = None,  # noqa: ARG002
     ) -> httpx2.AsyncClient:
-        return http_client(self.endpoint, self._addresses)
+        return self._http()
+
+    def _http(self) -> httpx2.AsyncClient:
+        assert self._tls is not None
+        return http_client(self.endpoint, self._addresses, self._tls)
 
     @contextlib.asynccontextmanager
     async def _program(self) -> AsyncIterator[Any]:

@@ -5,6 +5,7 @@ runs in it. Here each request is known by the context it runs in; what went wron
 ordinary answer with a status.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
 from types import TracebackType
@@ -70,10 +71,10 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
 class NotingTransport(httpx2.AsyncBaseTransport):
     """Sends requests over checked connections and notes in the current exchange how they went."""
 
-    def __init__(self, endpoint: Endpoint, addresses: Addresses) -> None:
+    def __init__(self, endpoint: Endpoint, addresses: Addresses, tls: ssl.SSLContext) -> None:
         self._endpoint = endpoint
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=httpx2.create_ssl_context(trust_env=False),
+            ssl_context=tls,
             network_backend=_CheckedBackend(addresses),
             keepalive_expiry=30.0,
         )
@@ -201,7 +202,7 @@ class _NotedOAuth(ClientCredentialsOAuthProvider):
             await flow.aclose()
 
 
-def http_client(endpoint: Endpoint, addresses: Addresses) -> httpx2.AsyncClient:
+def http_client(endpoint: Endpoint, addresses: Addresses, tls: ssl.SSLContext) -> httpx2.AsyncClient:
     """A client for one server and credential."""
     auth: httpx2.Auth | None = None
     if endpoint.oauth is not None:
@@ -216,7 +217,7 @@ def http_client(endpoint: Endpoint, addresses: Addresses) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
         headers=dict(endpoint.headers),
         auth=auth,
-        transport=NotingTransport(endpoint, addresses),
+        transport=NotingTransport(endpoint, addresses, tls),
         timeout=httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS, pool=CONNECT_SECONDS),
         trust_env=False,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,18 @@ async def test_an_unknown_tool_is_an_error_in_words_and_not_of_the_call(tmp_path
 def test_a_wrong_setting_names_its_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tools\.providers\.model-context-protocol\.idle_seconds"):
         provider(tmp_path, idle_seconds=0.0)
+
+
+async def test_a_program_asks_a_person(tmp_path: Path) -> None:
+    async with provider(tmp_path, stdio=program(tmp_path)) as mcp:
+        first = await mcp.invoke(call("stdio:peer", "ask"))
+        if first.HasField("input_required"):  # a session; without one the call itself comes back with the question
+            answer = v1.ToolInputResponse(action="accept", state=first.input_required.state)
+            answer.content.update({"city": "Oslo"})
+            assert "Oslo" in text(await mcp.invoke(call("stdio:peer", "ask", response=answer)))
+
+
+def test_the_service_starts_without_loading_the_sdk() -> None:
+    code = "import sys, services.tools.__main__; sys.exit('mcp' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos' / 'gen'}"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
