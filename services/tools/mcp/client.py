@@ -10,6 +10,7 @@ from services.tools.mcp.endpoint import Addresses, Endpoint
 from services.tools.mcp.exchange import ServerError
 from services.tools.mcp.listing import tool_defs
 from services.tools.mcp.pool import Pool
+from services.tools.mcp.quiet import quieten
 from services.tools.provider import Call
 from stack_client.errors import UnavailableError
 
@@ -24,6 +25,7 @@ class McpClient:
     """
 
     def __init__(self, config: McpConfig, *, addresses: Addresses, tasks: asyncio.TaskGroup) -> None:
+        quieten()
         self._config = config
         self.pool = Pool(config, tasks, addresses=addresses)
         self.calls = Calls(self.pool)

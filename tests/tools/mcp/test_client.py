@@ -157,3 +157,15 @@ async def test_a_refused_credential_names_where_to_get_one(tmp_path: Path, revis
             await mcp.list_tools(group(url), Access(authorization="wrong"))
         assert caught.value.metadata["resource_metadata"].startswith("https://mcp.example/")
         assert text(await mcp.invoke(call(url, "echo", {"text": "in"}, access=Access(authorization="right")))) == "in"
+
+
+async def test_keys_in_addresses_and_ids_of_sessions_are_not_logged(
+    tmp_path: Path, revision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = Peer()
+    async with serving(peer, revision=revision) as url, provider(tmp_path) as mcp:
+        caplog.set_level("DEBUG")
+        await mcp.invoke(call(f"{url}?token=hidden-key", "echo", {"text": "hidden-text"}))
+        written = " ".join(record.getMessage() for record in caplog.records if not record.name.startswith("sse_"))
+        assert "hidden" not in written
+        assert not any(session in written for session in peer.sessions)

@@ -19,6 +19,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import Receive, Scope, Send
 
+from services.tools.mcp.quiet import quieten
 from services.tools.mcp.server.caller import Caller
 from services.tools.mcp.server.config import McpServerConfig
 from services.tools.mcp.server.handlers import PLACE, Handlers, Place, place_of
@@ -164,6 +165,7 @@ async def serving(
         keys: Tenant by key.
         listening: The socket.
     """
+    quieten()
     app = App(caller, config=config, keys=Keys(keys))
     port = listening.getsockname()[1]
     shown = f"[{config.host}]" if ":" in config.host else config.host
