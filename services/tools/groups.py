@@ -101,6 +101,7 @@ class Groups:
         """
         if not identifier:
             raise InvalidArgumentError(f"{field} is empty", reason="MISSING_FIELD", field=field)
+        check_printable(identifier, most=MAX_NAME, field=field)
         own = await self._own(identifier, tenant=tenant)
         if own is not None:
             return Found(group=self._filled(own), owner=tenant)

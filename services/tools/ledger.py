@@ -108,8 +108,8 @@ class Ledger:
             old = sa.and_(_is(row.tenant, row.key), c.completed_at < now() - KEEP)
             await connection.execute(sa.delete(invocations).where(old))
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            statement = insert(invocations).values(**values).on_conflict_do_nothing()
-            if (await connection.execute(statement)).rowcount:
+            statement = insert(invocations).values(**values).on_conflict_do_nothing().returning(c.key)
+            if (await connection.execute(statement)).first() is not None:
                 found = await _row(connection, row.tenant, row.key)
                 assert found is not None
                 return found, True
@@ -227,6 +227,7 @@ class Ledger:
         """Delete what is too old; 0 days of audit means for ever."""
         async with self._database.write() as connection:
             await connection.execute(sa.delete(invocations).where(invocations.c.completed_at < now() - KEEP))
+            await connection.execute(sa.delete(processes).where(processes.c.seen_at < now() - KEEP))
             old = outputs.c.created_at < now() - output_days * 24 * 3600 * SECOND
             await connection.execute(sa.delete(outputs).where(old))
             if audit_days:

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from llamastack import v1
+from services.runtime.together import together
 from services.tools.groups import Found, Groups
 from services.tools.provider import Access, ToolProvider
 from services.tools.secrets import Secrets
@@ -58,7 +59,7 @@ class Listings:
             fresh: Ask the provider even when a list is at hand.
 
         Raises:
-            UnavailableError: If the tool's server does not answer, and the tools were never listed.
+            UnavailableError: If the tool's server does not answer, and a fresh list is wanted or there is no older one.
         """
         key = _key(found, tenant=tenant, authorization=authorization)
         kept = self._kept.get(key)
@@ -71,18 +72,19 @@ class Listings:
                 again = self._kept.get(key)
                 if again is not None and again is not kept:
                     return again[1]
-                return await self._ask(found, key, tenant=tenant, authorization=authorization)
+                return await self._ask(found, key, tenant=tenant, authorization=authorization, fresh=fresh)
         finally:
             if not lock.locked():
                 self._listing.pop(key, None)
 
-    async def _ask(self, found: Found, key: bytes, *, tenant: str, authorization: str) -> Tools:
+    async def _ask(self, found: Found, key: bytes, *, tenant: str, authorization: str, fresh: bool) -> Tools:
         access = await self._secrets.access(found.group, tenant=tenant, authorization=authorization)
         try:
             listed = await self._providers[found.group.provider_id].list_tools(found.group, access)
         except StackError as error:
-            stored = await self._groups.listing(found.group.identifier, tenant=tenant) if found.owner else None
-            if stored is None or authorization:
+            registered = found.owner is not None and not fresh and not authorization
+            stored = await self._groups.listing(found.group.identifier, tenant=tenant) if registered else None
+            if stored is None:
                 raise
             logger.warning("tools cannot be listed, the last list is used", extra={"reason": error.reason})
             return self._keep(key, {tool.name: tool for tool in stored})
@@ -98,16 +100,17 @@ class Listings:
 
     async def of_tenant(self, *, tenant: str, authorization: str = "", fresh: bool = False) -> list[v1.ToolDef]:
         """The tools of all groups; those whose server does not answer are left out, which the log says."""
-        tools: list[v1.ToolDef] = []
-        for found in await self._groups.all(tenant):
+
+        async def of(found: Found) -> list[v1.ToolDef]:
             try:
-                listed = await self.tools(found, tenant=tenant, authorization=authorization, fresh=fresh)
+                return list((await self.tools(found, tenant=tenant, authorization=authorization, fresh=fresh)).values())
             except StackError as error:
                 extra = {"group": found.group.identifier, "reason": error.reason}
                 logger.warning("tools of a group cannot be listed", extra=extra)
-                continue
-            tools += listed.values()
-        return tools
+                return []
+
+        listed = await together(of(found) for found in await self._groups.all(tenant))
+        return [tool for tools in listed for tool in tools]
 
     async def find(self, name: str, *, tenant: str, authorization: str = "") -> tuple[Found, v1.ToolDef]:
         """A tool by `group/tool`, or by its bare name when one group has it.
@@ -197,14 +200,18 @@ def parameters_of(schema: Mapping[str, Any]) -> list[v1.ToolParameter]:
     """A schema in the classic form, as far as that can say it."""
     parameters = []
     properties = schema.get("properties")
-    for name, inner in properties.items() if isinstance(properties, dict) else ():
-        inner = inner if isinstance(inner, dict) else {}  # noqa: PLW2901 (a schema may be `true`)
+    required = list(schema.get("required", ()))
+    properties = properties if isinstance(properties, dict) else {}
+    # A Struct keeps no order; that of `required` is the author's.
+    for name in [*(name for name in required if name in properties), *sorted(set(properties) - set(required))]:
+        inner = properties[name]
+        inner = inner if isinstance(inner, dict) else {}  # a schema may be `true`
         kind = inner.get("type", "")
         parameter = v1.ToolParameter(
             name=name,
             parameter_type=kind if isinstance(kind, str) else next((one for one in kind if one != "null"), ""),
             description=str(inner.get("description", "")),
-            required=name in schema.get("required", ()),
+            required=name in required,
         )
         if "default" in inner:
             json_format.Parse(json.dumps(inner["default"]), parameter.default)

@@ -1,6 +1,7 @@
 """Putting the tools service together: database, groups, providers, runtime, RPC edge."""
 
 import asyncio
+import logging
 import os
 import secrets as random
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from services.runtime.background import background, repeat
 from services.runtime.config import ConfigError
 from services.runtime.database import Database
 from services.runtime.service import ServiceContext
+from services.runtime.together import together
 from services.tools.audit import Audit
 from services.tools.config import ToolsConfig
 from services.tools.execution import Execution
@@ -35,13 +37,17 @@ from services.tools.providers import BUILTIN_GROUPS, PROVIDERS
 from services.tools.runtime_service import ToolRuntimeService
 from services.tools.secrets import Secrets
 from services.tools.slots import Slots
-from stack_client.errors import FailedPreconditionError, StackError
+from stack_client.errors import FailedPreconditionError, InvalidArgumentError, StackError
 from stack_client.files import Files
+
+logger = logging.getLogger(__name__)
 
 SERVICES = ("llamastack.v1.ToolGroupsService", "llamastack.v1.ToolRuntimeService")
 CANCEL_SECONDS = 1.0
 """Pause between two looks for calls that another process was asked to stop."""
 SWEEP_SECONDS = 600.0
+CHECK_SECONDS = 3.0
+"""For the server of a configured group, at the start."""
 SLACK_BYTES = 64 * 1024
 """Of a message, beside the result in it."""
 
@@ -75,16 +81,7 @@ class ToolsNode:
             self._database = Database(url, owner="tools service", upgrade=upgrade)
         except (sa.exc.ArgumentError, OSError) as error:
             raise ConfigError(f"{context.config.file}: tools.database: {error}") from error
-        self._providers = {
-            name: make(
-                ProviderContext(
-                    service=context,
-                    config=self._config.providers.get(name, {}),
-                    data_dir=context.data_dir / "providers" / name,
-                )
-            )
-            for name, make in providers.items()
-        }
+        self._providers = {name: self._make(name, make) for name, make in providers.items()}
         self._resources = AsyncExitStack()
         self.mcp_url = ""
         """Where tools are served to MCP clients; empty = nowhere."""
@@ -177,16 +174,31 @@ class ToolsNode:
         """Whether no other process can use the database."""
         return self._database.dialect == "sqlite"
 
+    def _make(self, name: str, make: Callable[[ProviderContext], ToolProvider]) -> ToolProvider:
+        context = self._context
+        folder, config = context.data_dir / "providers" / name, self._config.providers.get(name, {})
+        try:
+            return make(ProviderContext(service=context, config=config, data_dir=folder))
+        except InvalidArgumentError as error:
+            raise ConfigError(f"{context.config.file}: {error.message}") from error
+
     async def _check_configured(self) -> None:
         """Let providers look at the groups of the configuration; one whose server is away may come later."""
-        for group in self._groups.configured.values():
-            access = await self._secrets.access(group, tenant="")
-            try:
+        await together(self._check(group) for group in self._groups.configured.values())
+
+    async def _check(self, group: v1.ToolGroup) -> None:
+        access = await self._secrets.access(group, tenant="")
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
                 await self._providers[group.provider_id].check(group, access)
-            except StackError as error:
-                if error.http_status < 500:
-                    message = f"{self._context.config.file}: tools.toolgroups: {group.identifier}: {error.message}"
-                    raise ConfigError(message) from error
+        except TimeoutError:
+            logger.warning("a tool group's server did not answer at the start", extra={"group": group.identifier})
+        except StackError as error:
+            if error.http_status < 500:
+                message = f"{self._context.config.file}: tools.toolgroups: {group.identifier}: {error.message}"
+                raise ConfigError(message) from error
+            extra = {"group": group.identifier, "reason": error.reason}
+            logger.warning("a tool group cannot be used yet", extra=extra)
 
     async def _live(self) -> float:
         await self._ledger.show_life()

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 
 from llamastack import v1
 from services.runtime.calls import current_tenant
+from services.runtime.names import check_printable
 from services.runtime.pages import page
 from services.runtime.stream import EventWriter, RpcContext
 from services.tools.groups import MCP, Found, Groups
 from services.tools.invoke import Invoker
 from services.tools.listings import Listings, shown
+from services.tools.planning import MAX_ID
 from services.tools.provider import Access, ToolProvider
 from services.tools.running import Running
 from stack_client.errors import InvalidArgumentError
@@ -121,6 +123,7 @@ def _check_key(key: str) -> None:
     if not key:
         message = "idempotency_key is empty"
         raise InvalidArgumentError(message, reason="MISSING_FIELD", field="idempotency_key")
+    check_printable(key, most=MAX_ID, field="idempotency_key")
 
 
 def _name(tool: v1.ToolDef) -> str:

@@ -143,7 +143,7 @@ def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: 
         for name in extra:
             yield from validator.descend(instance[name], allowed, path=name)
     elif allowed is False and extra:
-        known = f"; known are {', '.join(named)}" if named else "; there are none"
+        known = f"; known are {', '.join(sorted(named))}" if named else "; there are none"
         yield ValidationError(f"there is no argument {', '.join(map(repr, extra))}{known}")
 
 

@@ -112,6 +112,8 @@ class Scrubber:
 
     def __init__(self, access: Access) -> None:
         values = [value for value in (*access.secret.values(), access.authorization) if len(value) >= SHORTEST]
+        if {"username", "password"} <= set(access.secret):  # as basic authentication writes them
+            values.append(f"{access.secret['username']}:{access.secret['password']}")
         forms = {form for value in values for form in _forms(value)}
         self._forms = sorted(forms, key=len, reverse=True)
         self.longest = max(map(len, self._forms), default=0)

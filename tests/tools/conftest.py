@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.memory.postgres import postgres_databases, postgres_server, postgres_url  # noqa: F401 (fixtures)
 from tests.tools.mesh import SHOP, ToolsMesh, tools_mesh
 
 FUNCTIONS = ("tests.tools.workshop:add", "tests.tools.workshop:fail")

@@ -63,7 +63,8 @@ SECRET = "s3cret-of-the-shop"
 
 
 def echo(asked: Asked) -> Reply:
-    return as_json({"target": asked.target, "body": asked.body.decode(), "key": asked.headers.get("x-key", "")})
+    headers = {"key": asked.headers.get("x-key", ""), "authorization": asked.headers.get("authorization", "")}
+    return as_json({"target": asked.target, "body": asked.body.decode(), **headers})
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -123,7 +124,8 @@ async def test_credentials_go_where_the_document_wants_them(home: Path, monkeypa
         assert server.asked[-1].target == f"/search?k={SECRET}"
         await mesh.invoke(f"{API}/me", authorization="callers-own-token")
         assert server.asked[-1].headers["authorization"] == "Bearer callers-own-token"
-        await mesh.invoke(f"{API}/login")
+        login = await mesh.invoke(f"{API}/login")
+        assert json.loads(text_of(login.content))["authorization"] == "Basic [secret]"
         pair = base64.b64encode(f"{SECRET}:{SECRET}".encode()).decode()
         assert server.asked[-1].headers["authorization"] == f"Basic {pair}"
 

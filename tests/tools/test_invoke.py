@@ -11,6 +11,7 @@ from llamastack import v1
 from stack_client.calls import unary
 from stack_client.content import struct, text_of
 from stack_client.errors import (
+    DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -273,6 +274,37 @@ async def test_a_stream_of_invalid_arguments_ends_with_a_result(mesh: ToolsMesh)
     events = await mesh.stream(WRITE, kwargs_json="{}")
     assert [event.WhichOneof("event") for event in events] == ["started", "result"]
     assert events[-1].result.error_code == 400
+
+
+@pytest.mark.parametrize("key", ["", "k1"])
+async def test_a_stream_that_is_left_stops_the_tool_unless_it_has_a_key(mesh: ToolsMesh, key: str) -> None:
+    arguments = {"do": "wait", "text": "kept"}
+    async with mesh.client.tools.stream(WRITE, arguments, idempotency_key=key) as events:
+        assert (await anext(events)).WhichOneof("event") == "started"
+    if key:
+        mesh.shop.gate.set()
+        assert text_of((await mesh.ended(key)).result.content) == "kept"
+    else:
+        async with asyncio.timeout(10):
+            while not mesh.shop.stopped:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_deadline_ends_the_waiting_and_not_the_keyed_call(mesh: ToolsMesh) -> None:
+    with pytest.raises(DeadlineExceededError):
+        await unary(mesh.start(WRITE, kwargs_json='{"do": "wait", "text": "late"}', idempotency_key="k1", timeout=0.2))
+    mesh.shop.gate.set()
+    assert text_of((await mesh.ended("k1")).result.content) == "late"
+
+
+async def test_odd_names_are_refused_and_not_stored(mesh: ToolsMesh) -> None:
+    for fields in ({"idempotency_key": "a\0"}, {"session_id": "s" * 300}, {"call_id": "\n"}):
+        with pytest.raises(InvalidArgumentError):
+            await mesh.invoke(READ, kwargs_json=say("x"), **fields)
+    with pytest.raises(InvalidArgumentError):
+        await mesh.invoke("a\0b/read", kwargs_json=say("x"))
+    with pytest.raises(InvalidArgumentError):
+        await mesh.get("a\0")
 
 
 @pytest.fixture

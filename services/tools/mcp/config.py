@@ -39,6 +39,8 @@ class McpConfig:
     """How long a list of tools is kept when the server neither says how long nor tells of changes."""
     hold_seconds: float = 600.0
     """How long a call in an old-style session waits for a person's answer before it is answered with `cancel`."""
+    max_answer_bytes: int = 16 << 20
+    """Of one answer of a server behind HTTP; a longer one ends the request."""
     max_connections: int = 256
     """Open at once; beyond it calls to further servers are refused."""
 
@@ -46,5 +48,6 @@ class McpConfig:
         for name in ("idle_seconds", "open_seconds", "request_seconds", "list_seconds", "hold_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: must be above 0")
-        if self.max_connections < 1:
-            raise ValueError("max_connections: must be at least 1")
+        for name in ("max_connections", "max_answer_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1")

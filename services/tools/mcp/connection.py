@@ -171,7 +171,9 @@ class Connection:
                 )
             else:
                 client = await stack.enter_async_context(self._http())
-                transport = streamable_http_client(self.endpoint.uri, http_client=client)
+                transport = streamable_http_client(
+                    self.endpoint.uri, http_client=client, max_sse_event_size=self._config.max_answer_bytes
+                )
             return await stack.enter_async_context(
                 Client(
                     transport,
@@ -196,7 +198,7 @@ class Connection:
 
     def _http(self) -> httpx2.AsyncClient:
         assert self._tls is not None
-        return http_client(self.endpoint, self._addresses, self._tls)
+        return http_client(self.endpoint, self._addresses, self._tls, most=self._config.max_answer_bytes)
 
     @contextlib.asynccontextmanager
     async def _program(self) -> AsyncIterator[Any]:

@@ -71,8 +71,9 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
 class NotingTransport(httpx2.AsyncBaseTransport):
     """Sends requests over checked connections and notes in the current exchange how they went."""
 
-    def __init__(self, endpoint: Endpoint, addresses: Addresses, tls: ssl.SSLContext) -> None:
+    def __init__(self, endpoint: Endpoint, addresses: Addresses, tls: ssl.SSLContext, *, most: int) -> None:
         self._endpoint = endpoint
+        self._most = most
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=tls,
             network_backend=_CheckedBackend(addresses),
@@ -131,19 +132,28 @@ class NotingTransport(httpx2.AsyncBaseTransport):
         except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
             raise httpx2.ReadError(str(error) or type(error).__name__, request=request) from error
         return httpx2.Response(
-            status_code=answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions
+            status_code=answer.status,
+            headers=answer.headers,
+            stream=_Body(answer, most=self._most),
+            extensions=answer.extensions,
         )
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The body of an answer, with the faults that the SDK expects."""
+    """The body of an answer, with the faults that the SDK expects; a stream of events may go on for ever."""
 
-    def __init__(self, answer: httpcore2.Response) -> None:
+    def __init__(self, answer: httpcore2.Response, *, most: int) -> None:
         self._answer = answer
+        kind = next((value for name, value in answer.headers if name.lower() == b"content-type"), b"")
+        self._most = None if kind.lower().startswith(b"text/event-stream") else most
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
         try:
             async for part in self._answer.aiter_stream():
+                size += len(part)
+                if self._most is not None and size > self._most:
+                    raise httpcore2.ReadError(f"the answer is larger than {self._most} bytes (max_answer_bytes)")
                 yield part
         except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError) as error:
             exchange = CURRENT.get()
@@ -202,7 +212,7 @@ class _NotedOAuth(ClientCredentialsOAuthProvider):
             await flow.aclose()
 
 
-def http_client(endpoint: Endpoint, addresses: Addresses, tls: ssl.SSLContext) -> httpx2.AsyncClient:
+def http_client(endpoint: Endpoint, addresses: Addresses, tls: ssl.SSLContext, *, most: int) -> httpx2.AsyncClient:
     """A client for one server and credential."""
     auth: httpx2.Auth | None = None
     if endpoint.oauth is not None:
@@ -217,7 +227,7 @@ def http_client(endpoint: Endpoint, addresses: Addresses, tls: ssl.SSLContext) -
     return httpx2.AsyncClient(
         headers=dict(endpoint.headers),
         auth=auth,
-        transport=NotingTransport(endpoint, addresses, tls),
+        transport=NotingTransport(endpoint, addresses, tls, most=most),
         timeout=httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS, pool=CONNECT_SECONDS),
         trust_env=False,
     )

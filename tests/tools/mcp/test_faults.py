@@ -272,3 +272,14 @@ def test_the_service_starts_without_loading_the_sdk() -> None:
     code = "import sys, services.tools.__main__; sys.exit('mcp' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos' / 'gen'}"}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("json_response", [True, False])
+async def test_an_answer_that_is_too_large_ends_its_call_and_no_other(tmp_path: Path, json_response: bool) -> None:
+    async with (
+        serving(Peer(), revision="2025-11-25", json_response=json_response) as url,
+        provider(tmp_path, max_answer_bytes=64 * 1024) as mcp,
+    ):
+        result = await mcp.invoke(call(url, "echo", {"text": "x" * 100_000}))
+        assert result.error_code == 1
+        assert text(await mcp.invoke(call(url, "echo", {"text": "small"}))) == "small"
