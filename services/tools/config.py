@@ -127,6 +127,18 @@ class ToolsConfig:
     """For how long the list of a group's tools is taken for what the provider offers."""
     audit_days: int = 365
     """Days that the record of calls is kept; 0 means for ever."""
+    mcp_port: int | None = None
+    """TCP port on which tools are served to MCP clients, at `/mcp` and `/mcp/<group>`; 0 = a free one; unset means that
+    they are not."""
+    mcp_host: str = "127.0.0.1"
+    """Address of that server; others than those of this machine need `mcp_keys`."""
+    mcp_hosts: tuple[str, ...] = ()
+    """`Host` headers that it takes beside those of this machine, `tools.example.com` or `tools.example.com:*`."""
+    mcp_origins: tuple[str, ...] = ()
+    """`Origin` headers of browsers that it takes beside those of its hosts, `https://app.example.com`."""
+    mcp_keys: Mapping[str, SecretSource] = field(default_factory=dict)
+    """Bearer keys by tenant, each source holding one or several, separated by space; empty means that nobody needs
+    one."""
     lease_seconds: float = 15.0
     """Without a sign of life for so long a process counts as dead and its calls as lost; matters on PostgreSQL."""
 

@@ -1,6 +1,6 @@
 """The groups of tools: those of the configuration, for every tenant, and those that a tenant registered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -69,6 +69,8 @@ class Groups:
         self._config = config
         self._providers = tuple(providers)
         self._secrets = secrets
+        self.listeners: list[Callable[[str], None]] = []
+        """Told the tenant whose groups changed."""
         self._replaceable = set(builtin) - {one.identifier for one in config.toolgroups}
         chosen = builtin if config.builtin_groups else {}
         given = {name: GroupConfig(identifier=name, provider_id=provider) for name, provider in chosen.items()}
@@ -143,6 +145,7 @@ class Groups:
         async with self._database.write() as connection:
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
             await connection.execute(insert(groups).values(**values).on_conflict_do_nothing())
+        self._tell(tenant)
         return await self.registered(group, tenant=tenant) or Found(group=self._filled(group), owner=tenant)
 
     async def remove(self, identifier: str, *, tenant: str) -> v1.ToolGroup:
@@ -161,7 +164,12 @@ class Groups:
         async with self._database.write() as connection:
             mine = sa.and_(groups.c.tenant == tenant, groups.c.identifier == identifier)
             await connection.execute(sa.delete(groups).where(mine))
+        self._tell(tenant)
         return found.group
+
+    def _tell(self, tenant: str) -> None:
+        for listener in self.listeners:
+            listener(tenant)
 
     async def listing(self, identifier: str, *, tenant: str) -> list[v1.ToolDef] | None:
         """The tools of a registered group when they were last listed; None without such a group."""

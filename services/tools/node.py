@@ -27,6 +27,7 @@ from services.tools.groups_service import ToolGroupsService
 from services.tools.invoke import Invoker
 from services.tools.ledger import Ledger
 from services.tools.listings import Listings
+from services.tools.mcp.server.start import open_mcp, serve_mcp
 from services.tools.metrics import ToolMetrics
 from services.tools.migrations import upgrade
 from services.tools.outputs import Outputs
@@ -82,10 +83,13 @@ class ToolsNode:
             raise ConfigError(f"{context.config.file}: tools.database: {error}") from error
         self._providers = {name: self._make(name, make) for name, make in providers.items()}
         self._resources = AsyncExitStack()
+        self.mcp_url = ""
+        """Where tools are served to MCP clients; empty = nowhere."""
 
     async def __aenter__(self) -> Self:
         """Open the database and the providers; calls that the last process left are lost."""
         async with AsyncExitStack() as opening:
+            self._mcp = await opening.enter_async_context(open_mcp(self._config, file=self._context.config.file))
             try:
                 await opening.enter_async_context(self._database)
             except FailedPreconditionError as error:  # starting again cannot help
@@ -159,6 +163,8 @@ class ToolsNode:
             tasks=tasks,
         )
         opening.push_async_callback(self.invoker.stop)
+        serving = serve_mcp(self._mcp, groups=self._groups, listings=self._listings, invoker=self.invoker)
+        self.mcp_url = await opening.enter_async_context(serving)
         rounds = [self._sweep] if self._alone else [self._sweep, self._live, self._heed]
         works = [repeat(work, wake=asyncio.Event()) for work in rounds]
         await opening.enter_async_context(background(*works))

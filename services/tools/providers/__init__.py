@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from services.tools.provider import ProviderContext, ToolProvider
+from services.tools.providers.model_context_protocol import ModelContextProtocol
 from services.tools.providers.openapi import OpenApiProvider
 from services.tools.providers.python_functions import PythonProvider
 from services.tools.providers.rag import RagProvider
@@ -14,6 +15,7 @@ from services.tools.providers.wolfram_alpha import WolframAlphaProvider
 PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {
     **WEB_SEARCH,
     "agent-memory": RememberProvider,
+    "model-context-protocol": ModelContextProtocol,
     "openapi": OpenApiProvider,
     "python": PythonProvider,
     "rag-runtime": RagProvider,

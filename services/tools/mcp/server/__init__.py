@@ -1,0 +1,1 @@
+"""The tools of the mesh, served to MCP clients over streamable HTTP."""
