@@ -10,7 +10,7 @@ import pytest
 
 from llamastack import v1
 from stack_client import Agent, AgentResult, StackClient, SyncStackClient, content
-from stack_client.errors import InvalidArgumentError, NotFoundError, UnavailableError, UnsupportedError
+from stack_client.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from tests.sdk.conftest import BOUND_SECONDS, InFlight, Script
 from tests.stacks import SERVICES, StackProcess, stack_process
 

@@ -239,7 +239,7 @@ def test_files_come_with_a_question(tmp_path: Path) -> None:
     model = FakeModel(["ok"])
     Agent(model).run("What is it?", attachments=[note])
     assert "The code word is heron." in text_of(model.requests[0].messages[-1].user.content)
-    with pytest.raises(InvalidArgumentError, match="missing.txt"):
+    with pytest.raises(InvalidArgumentError, match=r"missing\.txt"):
         Agent(model).run("What is it?", attachments=[tmp_path / "missing.txt"])
 
 
