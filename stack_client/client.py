@@ -14,6 +14,7 @@ from stack_client.inference import Inference
 from stack_client.memory import MemoryBanks
 from stack_client.models import Models
 from stack_client.safety import Safety, Shields
+from stack_client.toolgroups import Tools
 
 
 class StackClient:
@@ -84,6 +85,11 @@ class StackClient:
     def files(self) -> Files:
         """Files that the stack keeps."""
         return Files(self.channel("memory"))
+
+    @cached_property
+    def tools(self) -> Tools:
+        """Groups of tools, and calling tools."""
+        return Tools(self.channel("tools"))
 
     @cached_property
     def agents(self) -> Agents:

@@ -19,6 +19,10 @@ _GOOGLE_ENTRY = re.compile(r"^\*{0,2}(\w+)\s*(?:\(.*?\))?:(?:\s+(.*))?$")
 _SPHINX_ENTRY = re.compile(r"^:param\s+(?:[^:]*\s)?\*{0,2}(\w+):\s*(.*)$")
 
 
+class ToolFailedError(Exception):
+    """A function could not be called or raised; the message is for the model."""
+
+
 class FunctionTool:
     """A function that a model may call.
 
@@ -58,26 +62,38 @@ class FunctionTool:
             call: The model's call.
             run: Runs a synchronous function without blocking, for example `asyncio.to_thread`.
         """
+        arguments = call.arguments_json or json_format.MessageToJson(call.arguments)
+        try:
+            return _response(call, answer(await self.call(arguments, run=run)))
+        except ToolFailedError as error:
+            return _response(call, str(error), failed=True)
+
+    async def call(self, arguments: str, *, run: Callable[..., Awaitable[Any]]) -> Any:  # noqa: ANN401 (the function's)
+        """What the function returns.
+
+        Args:
+            arguments: A JSON object.
+            run: Runs a synchronous function without blocking, for example `asyncio.to_thread`.
+
+        Raises:
+            ToolFailedError: If the arguments do not fit, or the function raised; says so for a model.
+        """
         from pydantic import ValidationError  # noqa: PLC0415 (imported when the first tool is used)
 
-        arguments = call.arguments_json or json_format.MessageToJson(call.arguments)
         try:
             values = self._model.model_validate_json(arguments)
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}" for fault in error.errors()]
-            return _response(call, f"The arguments are not valid. {'; '.join(faults)}", failed=True)
+            raise ToolFailedError(f"The arguments are not valid. {'; '.join(faults)}") from error
         keywords = {name: getattr(values, f"field_{place}") for place, name in enumerate(self._parameters)}
         try:
             if inspect.iscoroutinefunction(self.function):
-                result = await self.function(**keywords)
-            else:
-                result = await run(self.function, **keywords)
-                if inspect.isawaitable(result):  # a plain function that wraps an asynchronous one
-                    result = await result
-            text = result if isinstance(result, str) else _json(result)
-        except Exception as error:  # noqa: BLE001 (the user's own code: whatever it raises is the tool's answer)
-            return _response(call, f"{type(error).__name__}: {error}", failed=True)
-        return _response(call, text)
+                return await self.function(**keywords)
+            result = await run(self.function, **keywords)
+            # A plain function may wrap an asynchronous one.
+            return await result if inspect.isawaitable(result) else result
+        except Exception as error:
+            raise ToolFailedError(f"{type(error).__name__}: {error}") from error
 
 
 def parse_docstring(text: str) -> tuple[str, dict[str, str]]:
@@ -142,7 +158,17 @@ def _response(call: v1.ToolCall, text: str, *, failed: bool = False) -> v1.ToolR
     )
 
 
-def _json(result: object) -> str:
+def answer(result: object) -> str:
+    """What a function returned as text: JSON, unless it is text already; what JSON does not know as `str` says it.
+
+    Raises:
+        ToolFailedError: If it cannot be said.
+    """
     from pydantic_core import to_json  # noqa: PLC0415 (imported when the first tool is used)
 
-    return to_json(result, fallback=str).decode()
+    if isinstance(result, str):
+        return result
+    try:
+        return to_json(result, fallback=str).decode()
+    except Exception as error:
+        raise ToolFailedError(f"{type(error).__name__}: {error}") from error

@@ -17,7 +17,7 @@ from stack_client.home import Home, ServiceRecord, StackRecord
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0
-SERVICES = ("inference", "safety", "memory", "agents")
+SERVICES = ("inference", "safety", "memory", "tools", "agents")
 LAUNCH = """
 import sys
 from pathlib import Path

@@ -37,8 +37,8 @@ from services.memory.config import MemoryConfig
 from services.memory.database import Database
 from services.memory.documents import DocumentStore
 from services.memory.filters import Compare, Filter
-from services.memory.moments import now
 from services.memory.text import DraftChunk, Piece
+from services.runtime.moments import now
 
 COUNT = int(os.environ.get("SCALE", "100000"))
 INDEXES = os.environ.get("SCALE_INDEXES", "scan,qdrant-edge,pgvector").split(",")

@@ -10,8 +10,8 @@ from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.catalog import Catalog
 from services.memory.database import Database
-from services.memory.moments import now
 from services.memory.tables import banks, chunks, documents, metadata, removals, requests, stagings
+from services.runtime.moments import now
 from stack_client.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 
 Cleanup = Callable[[AsyncConnection, Bank], Awaitable[None]]

@@ -13,8 +13,8 @@ from services.memory.bank import Bank
 from services.memory.chunks import IndexedChunk
 from services.memory.embedder import content_hash, to_blob
 from services.memory.filters import facts_of
-from services.memory.moments import now
 from services.memory.text import DraftChunk, DraftDocument, Parsed
+from services.runtime.moments import now
 from stack_client.errors import InvalidArgumentError
 
 ID_DIGITS = 32

@@ -20,10 +20,10 @@ from services.memory.embedder import Embedder, EmbeddingModel
 from services.memory.filters import Filter, facts_of
 from services.memory.indexes.filter_sql import sql_filter
 from services.memory.ingest_metrics import IngestMetrics
-from services.memory.moments import now
 from services.memory.reembedding import Reembedding, Report
 from services.memory.tables import banks, chunks, documents
 from services.memory.text import DraftDocument
+from services.runtime.moments import now
 from stack_client.errors import ConflictError, InvalidArgumentError, NotFoundError
 
 DELETE_BATCH = 500

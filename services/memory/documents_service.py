@@ -9,10 +9,10 @@ from services.memory.database import Database
 from services.memory.documents import DocumentRow, DocumentStore, Stored, etag
 from services.memory.filters import parse
 from services.memory.ingestor import Ingestor, Refused
-from services.memory.moments import SECOND, now, stamp
 from services.memory.requests import recall, remember
 from services.memory.text import DraftDocument
 from services.runtime.calls import current_tenant
+from services.runtime.moments import SECOND, now, stamp
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import RpcContext
 from stack_client.content import content, struct

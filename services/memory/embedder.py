@@ -14,8 +14,8 @@ from google.protobuf import json_format
 from llamastack import v1
 from services.memory.chunks import Vector
 from services.memory.database import Database
-from services.memory.moments import now
 from services.memory.tables import embeddings
+from services.runtime.moments import now
 from services.runtime.together import together
 from stack_client.calls import DEFAULT_TIMEOUT, every_page, unary
 from stack_client.content import content, plain

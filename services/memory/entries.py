@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llamastack import v1
 from services.memory import requests
-from services.memory.background import Signals
 from services.memory.bank import Bank
 from services.memory.database import Database, next_revision
-from services.memory.moments import SECOND, now, stamp
 from services.memory.tables import banks, entries, entry_changes, entry_logs
+from services.runtime.background import Signals
+from services.runtime.moments import SECOND, now, stamp
 from stack_client.errors import ConflictError, NotFoundError, OutOfRangeError, ResourceExhaustedError
 
 KEPT_REVISIONS = 10_000

@@ -7,10 +7,10 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from llamastack import v1
-from services.memory.background import wait
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
 from services.memory.entries import EntryStore
+from services.runtime.background import wait
 from services.runtime.calls import current_tenant
 from services.runtime.offload import offload
 from services.runtime.pages import decode_token, encode_token, page_size

@@ -7,10 +7,8 @@ name. Redirects are followed here, each checked like the first. Proxies of the e
 import asyncio
 import base64
 import binascii
-import ipaddress
-import socket
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,10 @@ from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlspl
 
 import httpcore
 
+from services.runtime.egress import CheckedBackend, Egress, Resolve, forms, is_public, system_resolve
 from stack_client.errors import InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, UnavailableError
+
+__all__ = ["FetchRules", "Fetched", "Fetcher", "Resolve", "forms", "is_data", "is_public", "system_resolve"]
 
 REDIRECTS = 5
 PIECE = 64 * 1024
@@ -27,11 +28,6 @@ _MOVED = {301, 302, 303, 307, 308}
 _LATER = {408, 425, 429, 500, 502, 503, 504}
 _NO_TEXT = ("image/", "audio/", "video/", "font/")
 _PORTS = {"http": 80, "https": 443}
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Addresses of a host."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,6 @@ class FetchRules:
     """From the first connection to the last byte, redirects included."""
 
 
-async def system_resolve(host: str, port: int) -> Sequence[str]:
-    """Addresses as the system knows them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
-
-
 @dataclass
 class Fetcher:
     """Fetches documents.
@@ -78,7 +68,7 @@ class Fetcher:
     tls: Any = None
 
     def __post_init__(self) -> None:
-        self._hosts, self._networks = read_allowed(self.rules.allow)
+        self._egress = Egress(self.rules.allow, setting="memory.fetch_allow", resolve=self.resolve)
 
     async def fetch(self, url: str) -> Fetched:
         """The content of a URL.
@@ -134,7 +124,7 @@ class Fetcher:
         shown = literal if port == _PORTS[parts.scheme] else f"{literal}:{port}"
         headers = [(b"Host", shown.encode()), (b"User-Agent", AGENT), (b"Accept", b"*/*")]
         headers.append((b"Accept-Encoding", b"gzip, deflate"))
-        backend = _CheckedBackend(self._addresses)
+        backend = CheckedBackend(self._egress)
         async with (
             httpcore.AsyncConnectionPool(ssl_context=self.tls, network_backend=backend, retries=0) as pool,
             pool.stream("GET", url, headers=headers) as response,
@@ -164,32 +154,6 @@ class Fetcher:
             except zlib.error as error:
                 raise InvalidArgumentError(f"{_short(url)}: its {encoding} content is damaged ({error})") from error
         return b"".join(pieces)
-
-    async def _addresses(self, host: str, port: int) -> Sequence[str]:
-        """Where a host may be reached.
-
-        Raises:
-            PermissionDeniedError: If one of its addresses is not public and not allowed.
-            UnavailableError: If it has none.
-        """
-        try:
-            found = list(dict.fromkeys(await self.resolve(host, port)))
-        except (OSError, UnicodeError) as error:
-            raise UnavailableError(f"{host}: no address is known ({error})") from error
-        if not found:
-            raise UnavailableError(f"{host}: no address is known")
-        if host.lower().rstrip(".") in self._hosts:
-            return found
-        for text in found:
-            address = ipaddress.ip_address(text.partition("%")[0])
-            if not is_public(address) and not any(
-                one in network for one in forms(address) for network in self._networks
-            ):
-                message = (
-                    f"{host} is at {text}, which is not public: refused; the operator can name it in memory.fetch_allow"
-                )
-                raise PermissionDeniedError(message)
-        return found
 
     def _data(self, url: str) -> Fetched:
         head, comma, body = url[len("data:") :].partition(",")
@@ -232,100 +196,6 @@ class Fetcher:
             raise ResourceExhaustedError(message, reason="MESSAGE_TOO_LARGE")
 
 
-class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that were checked, and to nothing else."""
-
-    def __init__(self, addresses: Resolve) -> None:
-        self._addresses = addresses
-        self._inner = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (httpcore's interface)
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Resolve, check, connect to the first address that answers."""
-        addresses = await self._addresses(host, port)
-        for address in addresses[:-1]:
-            try:
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
-
-    async def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 (httpcore's interface)
-        socket_options: Iterable[Any] | None = None,  # noqa: ARG002
-    ) -> httpcore.AsyncNetworkStream:
-        """Refuse: nothing on this machine is fetched."""
-        raise PermissionDeniedError(f"unix sockets are not fetched: {path}")
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._inner.sleep(seconds)
-
-
-def read_allowed(allow: Sequence[str]) -> tuple[frozenset[str], tuple[Network, ...]]:
-    """Hosts and networks of a list.
-
-    Raises:
-        InvalidArgumentError: If an entry is neither.
-    """
-    hosts, networks = set(), []
-    for entry in allow:
-        try:
-            networks.append(ipaddress.ip_network(entry))
-        except ValueError as error:
-            if "/" in entry or not entry.strip() or ":" in entry:
-                message = f"memory.fetch_allow: {entry!r} is neither a host nor a network such as 10.1.0.0/16"
-                raise InvalidArgumentError(message) from error
-            hosts.add(entry.lower().rstrip("."))
-    return frozenset(hosts), tuple(networks)
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address is a place on the public internet, also what it holds inside (RFC 6052, 4291, 3056, 4380)."""
-    inner = forms(address)
-    return all(_is_global(one) for one in inner[1:] or inner)
-
-
-def _is_global(address: Address) -> bool:
-    odd = address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
-    # Python calls site-local addresses (RFC 3879) and relays of 6to4 (RFC 7526), both withdrawn, global.
-    odd = odd or (address.version == 6 and address.is_site_local) or address in _RELAYS
-    return address.is_global and not odd
-
-
-def forms(address: Address) -> list[Address]:
-    """An address, and the IPv4 address that it stands for."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return [address]
-    number = int(address)
-    for network, shift in _EMBEDDED:
-        if address in network:
-            inner = (number >> shift) & 0xFFFF_FFFF
-            return [address, ipaddress.IPv4Address(inner ^ 0xFFFF_FFFF if network == _TEREDO else inner)]
-    if address in _LOCAL_NAT64:
-        return [address, ipaddress.IPv4Address(0)]  # where it leads only its gateway knows
-    return [address]
-
-
-_TEREDO = ipaddress.IPv6Network("2001::/32")
-_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")
-_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
-_EMBEDDED = (
-    (ipaddress.IPv6Network("::ffff:0:0/96"), 0),
-    (ipaddress.IPv6Network("::ffff:0:0:0/96"), 0),
-    (ipaddress.IPv6Network("::/96"), 0),
-    (ipaddress.IPv6Network("64:ff9b::/96"), 0),
-    (ipaddress.IPv6Network("2002::/16"), 80),
-    (_TEREDO, 0),
-)
 _NO_SPACE = {ord(space): None for space in " \t\r\n"}
 
 

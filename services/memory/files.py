@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llamastack import v1
 from services.memory.database import Database
 from services.memory.jobs import ENDED
-from services.memory.moments import SECOND, now, stamp
 from services.memory.parse.kinds import guess_mime_type
 from services.memory.tables import file_parts, files, job_items, jobs
+from services.runtime.moments import SECOND, now, stamp
 from stack_client.errors import DataLossError, FailedPreconditionError, NotFoundError, ResourceExhaustedError
 
 PART = 1 << 20

@@ -14,8 +14,8 @@ from services.memory.database import Database, next_revision
 from services.memory.graph_plan import FOREVER, Edge, Plan, make_plan, slot_of
 from services.memory.graph_words import words_of
 from services.memory.lists import among, matching
-from services.memory.moments import now
 from services.memory.tables import edges, entities, entity_words
+from services.runtime.moments import now
 from stack_client.errors import InvalidArgumentError
 
 _EDGE = ("number", "edge_id", "source", "relation", "target", "valid_from", "valid_to", "recorded_at", "body")

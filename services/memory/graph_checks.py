@@ -8,8 +8,8 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from llamastack import v1
 from services.memory.graph_queries import Direction, Scope
-from services.memory.moments import moment_of, now
-from services.memory.names import check_printable
+from services.runtime.moments import moment_of, now
+from services.runtime.names import check_printable
 from stack_client.errors import InvalidArgumentError
 
 MAX_ITEMS = 10_000

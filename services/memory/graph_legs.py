@@ -13,7 +13,7 @@ from services.memory.entries import EntryStore
 from services.memory.entries_service import check_key
 from services.memory.graph_queries import GraphReader
 from services.memory.graph_text import GraphChunk, chunks
-from services.memory.moments import moment_of
+from services.runtime.moments import moment_of
 from stack_client.content import content, plain
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from llamastack import v1
-from services.memory.moments import moment_of
+from services.runtime.moments import moment_of
 from stack_client.errors import InvalidArgumentError
 
 BEGINNING = -(1 << 62)

@@ -17,8 +17,8 @@ from services.memory.graph_paths import Step, TangledError, paths_of_length
 from services.memory.graph_plan import BEGINNING, FOREVER
 from services.memory.graph_words import rank, weights_of, words_of
 from services.memory.lists import among, outside
-from services.memory.moments import now
 from services.memory.tables import edges, entities, entity_words
+from services.runtime.moments import now
 from stack_client.errors import NotFoundError
 
 Direction = Literal["out", "in", "both"]

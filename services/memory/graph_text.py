@@ -9,7 +9,7 @@ from google.protobuf import json_format
 from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.graph_queries import GraphReader, Scope
-from services.memory.moments import now
+from services.runtime.moments import now
 from stack_client.content import plain
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

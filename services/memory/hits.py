@@ -7,8 +7,8 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
 from services.memory.bank import Bank
-from services.memory.moments import stamp
 from services.memory.retrieve import Hit
+from services.runtime.moments import stamp
 from stack_client.content import content, struct
 
 

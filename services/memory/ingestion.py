@@ -6,7 +6,6 @@ from typing import Self
 
 import grpc
 
-from services.memory.background import background, repeat
 from services.memory.banks import BankStore
 from services.memory.config import MemoryConfig
 from services.memory.cut.context import ContextWriter
@@ -20,6 +19,7 @@ from services.memory.jobs import JobStore, refuse_while_running
 from services.memory.parse.extract import Limits
 from services.memory.parse.pool import ParserPool, check_parser
 from services.memory.pipeline import Pipeline
+from services.runtime.background import background, repeat
 from services.runtime.config import ConfigError
 from stack_client.errors import StackError
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Protocol, Self
 
 from llamastack import v1
-from services.memory.background import wait
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
 from services.memory.cut.cutter import cutting_of
@@ -25,6 +24,7 @@ from services.memory.files import FileStore
 from services.memory.ingest_metrics import IngestMetrics
 from services.memory.jobs import Item, JobStore, Lease, LeaseLostError, Outcome, this_worker
 from services.memory.pipeline import Pipeline, Source, Store, fetched_source, file_source, source_of
+from services.runtime.background import wait
 from stack_client.errors import (
     ConflictError,
     DataLossError,

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llamastack import v1
-from services.memory.background import Signals
 from services.memory.bank import Bank
 from services.memory.database import Database
-from services.memory.moments import SECOND, now, stamp
 from services.memory.tables import banks, job_events, job_items, jobs
+from services.runtime.background import Signals
+from services.runtime.moments import SECOND, now, stamp
 from stack_client.content import struct
 from stack_client.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, StackError, to_error_message
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from llamastack import v1
 from services.memory import requests
-from services.memory.background import wait
 from services.memory.bank import Bank
 from services.memory.banks import BankStore
 from services.memory.cut.context import check_prompt
@@ -18,10 +17,11 @@ from services.memory.files import FileStore
 from services.memory.filters import facts_of
 from services.memory.jobs import ENDED, Item, JobRow, JobStore, job_message
 from services.memory.metadata import metadata_of
-from services.memory.moments import SECOND, now
-from services.memory.names import check_printable
 from services.memory.pipeline import MAX_DOCUMENT_ID, source_of
+from services.runtime.background import wait
 from services.runtime.calls import current_tenant
+from services.runtime.moments import SECOND, now
+from services.runtime.names import check_printable
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.calls import terminal_events

@@ -12,7 +12,6 @@ import grpc
 import sqlalchemy as sa
 
 from llamastack import v1
-from services.memory.background import background, repeat
 from services.memory.banks import BankStore
 from services.memory.banks_service import MemoryBanksService
 from services.memory.catalog import Catalog
@@ -41,6 +40,7 @@ from services.memory.vector_dbs_service import VectorDBsService
 from services.memory.vector_io_service import VectorIOService
 from services.memory.vector_stores import VectorStores, delete_store
 from services.memory.vector_stores_service import VectorStoresService
+from services.runtime.background import background, repeat
 from services.runtime.config import ConfigError
 from services.runtime.service import ServiceContext
 from stack_client.errors import FailedPreconditionError

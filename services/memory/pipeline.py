@@ -18,9 +18,9 @@ from services.memory.embedder import Embedder, EmbeddingModel
 from services.memory.fetch import Fetched, Fetcher, is_data
 from services.memory.ingest_metrics import IngestMetrics
 from services.memory.metadata import metadata_of
-from services.memory.names import check_printable
 from services.memory.parse.pool import ParserPool
 from services.memory.text import DraftChunk, DraftDocument, Parsed, Structure
+from services.runtime.names import check_printable
 from stack_client.content import text_of
 from stack_client.errors import InvalidArgumentError
 

@@ -19,7 +19,6 @@ from services.memory.fusion import DEFAULT_FEEDBACK, ByRank, ByScore
 from services.memory.graph_legs import GraphLegs
 from services.memory.highlight import highlight
 from services.memory.hits import bank_chunk
-from services.memory.moments import now
 from services.memory.registry_service import check_keyword_fields
 from services.memory.retrieve import ChunkView, Leg, LegView, Retriever, Spec
 from services.memory.searches import (
@@ -33,6 +32,7 @@ from services.memory.searches import (
     search_spec,
 )
 from services.runtime.calls import current_tenant
+from services.runtime.moments import now
 from services.runtime.stream import RpcContext
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 

@@ -9,9 +9,9 @@ from services.memory.bank import Bank
 from services.memory.banks import BankStore
 from services.memory.database import Database
 from services.memory.embedder import Embedder
-from services.memory.moments import stamp
-from services.memory.names import check_printable
 from services.runtime.calls import current_tenant
+from services.runtime.moments import stamp
+from services.runtime.names import check_printable
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import RpcContext
 from stack_client.errors import InvalidArgumentError

@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.memory.moments import SECOND, now
 from services.memory.tables import requests
+from services.runtime.moments import SECOND, now
 from stack_client.errors import InvalidArgumentError
 
 MessageT = TypeVar("MessageT", bound=Message)

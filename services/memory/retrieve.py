@@ -15,9 +15,9 @@ from services.memory.database import Database
 from services.memory.embedder import Embedder
 from services.memory.filters import Filter, matches
 from services.memory.fusion import ByRank, ByScoreOnly, Fusion, Joined, Ranked, diversify, fed_back, join
-from services.memory.moments import now
 from services.memory.rerank import Reranker
 from services.memory.tables import chunks, documents
+from services.runtime.moments import now
 from services.runtime.together import together
 
 MIN_DEPTH = 50

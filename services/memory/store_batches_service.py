@@ -4,12 +4,12 @@ import sqlalchemy as sa
 
 from llamastack import v1
 from services.memory import requests
-from services.memory.background import wait
 from services.memory.bank import Bank
 from services.memory.store_files import IN_PROGRESS, Attachment, attachment_of, file_message
 from services.memory.store_parts import StoreParts, file_page, once
 from services.memory.store_progress import BatchRow
 from services.memory.tables import batch_files
+from services.runtime.background import wait
 from services.runtime.calls import current_tenant
 from services.runtime.pages import decode_token, encode_token, page_size
 from services.runtime.stream import EventWriter, RpcContext

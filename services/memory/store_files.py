@@ -21,9 +21,9 @@ from services.memory.documents import DocumentStore
 from services.memory.filters import facts_of
 from services.memory.jobs import Item, JobStore
 from services.memory.metadata import metadata_of
-from services.memory.moments import now, stamp
 from services.memory.tables import files, store_files, store_jobs
 from services.memory.vector_stores import hold, numbered, own_fields, touch
+from services.runtime.moments import now, stamp
 from stack_client.content import struct
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 

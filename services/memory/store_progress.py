@@ -18,7 +18,6 @@ from services.memory.bank import Bank
 from services.memory.banks import bank_of
 from services.memory.database import Database
 from services.memory.jobs import JobStore
-from services.memory.moments import now, stamp
 from services.memory.store_files import (
     CANCELLED,
     COMPLETED,
@@ -41,6 +40,7 @@ from services.memory.tables import (
     store_jobs,
 )
 from services.memory.vector_stores import counts_message, hold
+from services.runtime.moments import now, stamp
 from stack_client.errors import FailedPreconditionError, NotFoundError
 
 MAX_ERROR = 1000

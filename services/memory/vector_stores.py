@@ -16,8 +16,8 @@ from llamastack import v1
 from services.memory.bank import Bank
 from services.memory.banks import bank_of
 from services.memory.database import Database
-from services.memory.moments import SECOND, now
 from services.memory.tables import banks, batch_events, batch_files, documents, file_batches, store_files, store_jobs
+from services.runtime.moments import SECOND, now
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 DAY = 24 * 3600 * SECOND

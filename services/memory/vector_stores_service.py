@@ -7,13 +7,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
 from services.memory import requests
-from services.memory.background import wait
 from services.memory.bank import Bank
 from services.memory.embedder import Embedder
 from services.memory.hits import metadata_of
 from services.memory.metadata import metadata_of as given_metadata
-from services.memory.moments import now
-from services.memory.names import check_printable
 from services.memory.questions import QuestionWriter
 from services.memory.registry_service import MAX_NAME, CheckProvider, fill_vector
 from services.memory.retrieve import Hit, Retriever
@@ -23,7 +20,10 @@ from services.memory.store_files_service import StoreFileCalls
 from services.memory.store_parts import StoreParts, listing, once
 from services.memory.store_search import MAX_QUERIES, StoreSearch, ranking_of, search, threshold_of
 from services.memory.vector_stores import check_expiration, refuse_expired, store_columns
+from services.runtime.background import wait
 from services.runtime.calls import current_tenant
+from services.runtime.moments import now
+from services.runtime.names import check_printable
 from services.runtime.pages import decode_token, encode_token
 from services.runtime.stream import RpcContext
 from services.runtime.together import together

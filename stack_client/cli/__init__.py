@@ -24,6 +24,7 @@ GROUPS = [
     "complete",
     "embed",
     "memory",
+    "tools",
     "shield",
     "audit",
     "eval",

@@ -10,8 +10,8 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from llamastack import v1
 from services.memory import entries as module
-from services.memory.background import Signals
-from services.memory.moments import SECOND, now
+from services.runtime.background import Signals
+from services.runtime.moments import SECOND, now
 from stack_client.calls import EventStream, unary
 from stack_client.errors import (
     ConflictError,

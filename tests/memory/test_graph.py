@@ -15,7 +15,7 @@ from llamastack import v1
 from services.memory.graph_queries import GraphReader
 from services.memory.graph_text import chunks
 from services.memory.graph_words import words_of
-from services.memory.moments import moment_of, now, stamp
+from services.runtime.moments import moment_of, now, stamp
 from stack_client.calls import unary
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, StackError
 from tests.memory.mesh import MemoryMesh

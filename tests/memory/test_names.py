@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.memory.names import check_printable
+from services.runtime.names import check_printable
 from stack_client.errors import InvalidArgumentError
 
 

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
-from services.memory.moments import now
 from services.memory.tables import banks, chunks
+from services.runtime.moments import now
 from stack_client.calls import EventStream, unary
 from stack_client.errors import (
     FailedPreconditionError,

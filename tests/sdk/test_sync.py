@@ -95,7 +95,8 @@ with ThreadPoolExecutor(16) as threads:
 
 def test_a_namespace_or_method_that_does_not_exist_is_named(sync_client: SyncStackClient) -> None:
     with pytest.raises(
-        AttributeError, match="no namespace 'chat'; it has: inference, models, safety, shields, memory, files, agents"
+        AttributeError,
+        match="no namespace 'chat'; it has: inference, models, safety, shields, memory, files, tools, agents",
     ):
         sync_client.chat  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'caht'"):

@@ -3,5 +3,29 @@
 from collections.abc import Callable
 
 from services.tools.provider import ProviderContext, ToolProvider
+from services.tools.providers.openapi import OpenApiProvider
+from services.tools.providers.python_functions import PythonProvider
+from services.tools.providers.rag import RagProvider
+from services.tools.providers.remember import RememberProvider
+from services.tools.providers.websearch.engines import WEB_SEARCH
+from services.tools.providers.websearch.recorded import RecordedProvider
+from services.tools.providers.wolfram_alpha import WolframAlphaProvider
 
-PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {}
+PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {
+    **WEB_SEARCH,
+    "agent-memory": RememberProvider,
+    "openapi": OpenApiProvider,
+    "python": PythonProvider,
+    "rag-runtime": RagProvider,
+    "recorded": RecordedProvider,
+    "wolfram-alpha": WolframAlphaProvider,
+}
+"""Builders by provider id."""
+
+BUILTIN_GROUPS: dict[str, str] = {
+    "builtin::memory": "agent-memory",
+    "builtin::rag": "rag-runtime",
+    "builtin::websearch": "recorded",
+    "builtin::wolfram_alpha": "wolfram-alpha",
+}
+"""Provider by identifier of the groups that are there for every tenant without any configuration."""

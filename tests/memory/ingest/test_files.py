@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from llamastack import v1
-from services.memory.moments import SECOND, now
 from services.memory.tables import file_parts, files
+from services.runtime.moments import SECOND, now
 from stack_client.calls import EventStream, unary
 from stack_client.errors import (
     DataLossError,

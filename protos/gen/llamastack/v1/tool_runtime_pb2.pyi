@@ -456,16 +456,20 @@ class GetInvocationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    FULL_OUTPUT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """The key that names it."""
+    full_output: _builtins.bool
+    """Answer the whole output where the result has only its head and tail and no file; it is kept for some days."""
     def __init__(
         self,
         *,
         idempotency_key: _builtins.str = ...,
+        full_output: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full_output", b"full_output", "idempotency_key", b"idempotency_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,7 +108,7 @@ class ToolRuntimeServiceServicer(object):
 
     def GetInvocation(self, request, context):
         """Answers a call by its idempotency key, running or ended, for 24 hours. Read only. Errors: NOT_FOUND (NOT_FOUND)
-        when the invocation does not exist.
+        when the invocation, or the whole output that was asked for, does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,7 @@ class ToolRuntimeServiceStub:
     """
     GetInvocation: _grpc.UnaryUnaryMultiCallable[_tool_runtime_pb2.GetInvocationRequest, _tool_runtime_pb2.GetInvocationResponse]
     """Answers a call by its idempotency key, running or ended, for 24 hours. Read only. Errors: NOT_FOUND (NOT_FOUND)
-    when the invocation does not exist.
+    when the invocation, or the whole output that was asked for, does not exist.
     """
     CancelInvocation: _grpc.UnaryUnaryMultiCallable[_tool_runtime_pb2.CancelInvocationRequest, _tool_runtime_pb2.CancelInvocationResponse]
     """Asks a running call to stop and answers its state. Idempotent; an ended call is answered as it is. Errors:
@@ -101,7 +101,7 @@ class ToolRuntimeServiceAsyncStub(ToolRuntimeServiceStub):
     """
     GetInvocation: _aio.UnaryUnaryMultiCallable[_tool_runtime_pb2.GetInvocationRequest, _tool_runtime_pb2.GetInvocationResponse]  # type: ignore[assignment]
     """Answers a call by its idempotency key, running or ended, for 24 hours. Read only. Errors: NOT_FOUND (NOT_FOUND)
-    when the invocation does not exist.
+    when the invocation, or the whole output that was asked for, does not exist.
     """
     CancelInvocation: _aio.UnaryUnaryMultiCallable[_tool_runtime_pb2.CancelInvocationRequest, _tool_runtime_pb2.CancelInvocationResponse]  # type: ignore[assignment]
     """Asks a running call to stop and answers its state. Idempotent; an ended call is answered as it is. Errors:
@@ -162,7 +162,7 @@ class ToolRuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tool_runtime_pb2.GetInvocationResponse, _abc.Awaitable[_tool_runtime_pb2.GetInvocationResponse]]:
         """Answers a call by its idempotency key, running or ended, for 24 hours. Read only. Errors: NOT_FOUND (NOT_FOUND)
-        when the invocation does not exist.
+        when the invocation, or the whole output that was asked for, does not exist.
         """
 
     @_abc_1.abstractmethod

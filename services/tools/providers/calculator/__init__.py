@@ -1,0 +1,1 @@
+"""Exact arithmetic on this machine, for questions that would go to Wolfram Alpha."""

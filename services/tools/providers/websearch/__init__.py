@@ -1,0 +1,1 @@
+"""Web search: one tool, `web_search`, over several engines."""
