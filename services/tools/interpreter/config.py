@@ -47,6 +47,9 @@ class InterpreterConfig:
 
     tier: Literal["auto", "wasm", "native"] = "auto"
     """`wasm`, `native`, or `auto`: wasm where its packages are installed, else native where the kernel allows it."""
+    prepare: Literal["start", "use"] = "start"
+    """When a tier is made ready (python.wasm compiled, the sandbox tried): in the background of the service's start, or
+    with the first call."""
     seconds: float = 30.0
     """Wall clock of a call; a call's own shorter timeout goes first."""
     concurrency: int = 4

@@ -35,6 +35,7 @@ class CodeInterpreter:
         self._tiers = Tiers(self._config, cache_dir=context.service.cache_dir)
         self._sessions = Sessions(context.data_dir / "sessions", self._config, forget=self._tiers.forget)
         self._slots = asyncio.Semaphore(self._config.concurrency)
+        self._wanted = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._background: list[asyncio.Task[None]] = []
 
@@ -44,8 +45,10 @@ class CodeInterpreter:
         await self._tasks.__aenter__()
         self._background = [
             self._tasks.create_task(self._sessions.sweep()),
-            self._tasks.create_task(self._tiers.prepare()),
+            self._tasks.create_task(self._prepare()),
         ]
+        if self._config.prepare == "start":
+            self._wanted.set()
         return self
 
     async def __aexit__(
@@ -100,6 +103,7 @@ class CodeInterpreter:
 
     async def invoke(self, call: Call) -> v1.ToolInvocationResult:
         """See `ToolProvider`."""
+        self._wanted.set()
         code = str(call.arguments["code"])
         deadline = asyncio.get_running_loop().time() + max(call.timeout - _MARGIN, call.timeout / 2)
         output = Output(call.report.output, most=self._config.output_bytes, flood=self._config.flood_bytes)
@@ -128,6 +132,10 @@ class CodeInterpreter:
 
     async def removed(self, group: v1.ToolGroup, access: Access) -> None:
         """See `ToolProvider`; sessions belong to agents and expire by themselves."""
+
+    async def _prepare(self) -> None:
+        await self._wanted.wait()
+        await self._tiers.prepare()
 
     async def _run(
         self, tier: Tier, room: Room, code: str, *, output: Output, seconds: float

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from services.tools.interpreter.provider import CodeInterpreter
 from services.tools.provider import ProviderContext, ToolProvider
 from services.tools.providers.openapi import OpenApiProvider
 from services.tools.providers.python_functions import PythonProvider
@@ -14,6 +15,7 @@ from services.tools.providers.wolfram_alpha import WolframAlphaProvider
 PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {
     **WEB_SEARCH,
     "agent-memory": RememberProvider,
+    "code-interpreter": CodeInterpreter,
     "openapi": OpenApiProvider,
     "python": PythonProvider,
     "rag-runtime": RagProvider,
@@ -23,6 +25,7 @@ PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {
 """Builders by provider id."""
 
 BUILTIN_GROUPS: dict[str, str] = {
+    "builtin::code_interpreter": "code-interpreter",
     "builtin::memory": "agent-memory",
     "builtin::rag": "rag-runtime",
     "builtin::websearch": "recorded",

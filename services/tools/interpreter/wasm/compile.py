@@ -29,4 +29,5 @@ def main(source: str, target: str) -> None:
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]), signal_number=9)
+    os.nice(10)  # calls of the service go first
     main(sys.argv[3], sys.argv[4])
