@@ -32,7 +32,9 @@ class CodeInterpreter:
         self._config = read_config(
             InterpreterConfig, context.config, file=context.service.config.file, at="tools.providers.code-interpreter"
         )
-        self._tiers = Tiers(self._config, cache_dir=context.service.cache_dir)
+        self._details = context.service.readiness.details
+        self._details["code interpreter"] = "not tried yet"
+        self._tiers = Tiers(self._config, cache_dir=context.service.cache_dir, tell=self._tell)
         self._sessions = Sessions(context.data_dir / "sessions", self._config, forget=self._tiers.forget)
         self._slots = asyncio.Semaphore(self._config.concurrency)
         self._wanted = asyncio.Event()
@@ -132,6 +134,10 @@ class CodeInterpreter:
 
     async def removed(self, group: v1.ToolGroup, access: Access) -> None:
         """See `ToolProvider`; sessions belong to agents and expire by themselves."""
+
+    def _tell(self, state: str) -> None:
+        """For `stack status`."""
+        self._details["code interpreter"] = state
 
     async def _prepare(self) -> None:
         await self._wanted.wait()

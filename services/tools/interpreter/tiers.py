@@ -1,7 +1,7 @@
 """Which sandbox runs the code: the configured one, or the first that can."""
 
 import asyncio
-import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from services.tools.interpreter.config import InterpreterConfig
@@ -10,8 +10,6 @@ from services.tools.interpreter.native.tier import NativeTier
 from services.tools.interpreter.wasm import module
 from services.tools.interpreter.wasm.tier import WasmTier
 
-_log = logging.getLogger(__name__)
-
 
 class Tiers:
     """The tiers of one provider. Run `prepare` beside the calls; there is never code without a sandbox.
@@ -19,13 +17,14 @@ class Tiers:
     Args:
         config: Which is wanted.
         cache_dir: For what can be made again.
+        tell: Told the tier that is ready, or why none is.
     """
 
-    def __init__(self, config: InterpreterConfig, *, cache_dir: Path) -> None:
+    def __init__(self, config: InterpreterConfig, *, cache_dir: Path, tell: Callable[[str], object]) -> None:
         self._wanted = config.tier
         wasm = config.tier == "wasm" or (config.tier == "auto" and not module.missing())
-        self._wasm = WasmTier(config, cache_dir) if wasm else None
-        self._native = None if wasm else NativeTier(config)
+        self._wasm = WasmTier(config, cache_dir, tell=tell) if wasm else None
+        self._native = None if wasm else NativeTier(config, tell=tell)
 
     @property
     def figures(self) -> bool:

@@ -235,6 +235,7 @@ async def test_a_tier_that_fails_its_probe_refuses_with_the_reason(opened: Open,
         assert answer.error_code == result.UNAVAILABLE
         assert said in answer.error_message
         assert "tier native" in answer.error_message
+        assert said in interpreter.provider._details["code interpreter"]
 
 
 async def test_groups_cannot_set_what_would_be_ignored(opened: Open) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from services.runtime.spawn import spawn
 from services.tools.interpreter import folder
 from services.tools.interpreter.config import InterpreterConfig
 from services.tools.interpreter.job import End, Room, Unavailable
@@ -179,26 +180,29 @@ async def start(config: InterpreterConfig, room: Room) -> Kernel:
     Raises:
         Unavailable: If it does not start; says what the launcher said.
     """
+    await asyncio.to_thread(_hand_over, config, room)
+    answers = asyncio.StreamReader(limit=_LINE)
     reading, writing = os.pipe()
     pipes = Pipes()
     try:
-        await asyncio.to_thread(_hand_over, config, room)
-        process = await asyncio.create_subprocess_exec(
-            *command(config, room, answers=writing), stdin=asyncio.subprocess.PIPE, stdout=pipes.writing[0],
-            stderr=pipes.writing[1], pass_fds=(writing,), env={}, cwd="/",
-        )  # fmt: skip
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(answers), os.fdopen(reading, "rb", buffering=0)
+        )
+        try:
+            process = await spawn(
+                *command(config, room, answers=writing), stdin=asyncio.subprocess.PIPE, stdout=pipes.writing[0],
+                stderr=pipes.writing[1], pass_fds=(writing,), env={}, cwd="/",
+            )  # fmt: skip
+        except BaseException:
+            transport.close()
+            raise
     except BaseException:
-        os.close(reading)
-        os.close(writing)
         pipes.close()
         raise
-    os.close(writing)
+    finally:
+        os.close(writing)
+    # From here to the block below nothing waits: a cancelled start must not leave the process.
     pipes.close_writing()
-    answers = asyncio.StreamReader(limit=_LINE)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(answers), os.fdopen(reading, "rb", buffering=0)
-    )
     kernel = Kernel(room, config, process, pipes, answers, transport)
     said = Output(lambda _stream, _text: None, most=4096, flood=1 << 20)
     try:

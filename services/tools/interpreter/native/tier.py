@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from services.tools.interpreter import folder
@@ -23,12 +24,14 @@ class NativeTier:
 
     Args:
         config: What a call may cost.
+        tell: Told once that it is ready, or why it is not.
     """
 
     name = "native"
     figures = True
 
-    def __init__(self, config: InterpreterConfig) -> None:
+    def __init__(self, config: InterpreterConfig, *, tell: Callable[[str], object] = str) -> None:
+        self._tell = tell
         self._config = config
         self._kernels: dict[str, Kernel] = {}
         self._probed = asyncio.Event()
@@ -38,9 +41,11 @@ class NativeTier:
         """Run a piece of code in the full profile, then end idle kernels, for ever."""
         try:
             held = await self._probe()
+            self._tell(f"{self.name}, held by {', '.join(held)}")
             _log.info("code interpreter ready", extra={"tier": self.name, "held_by": held})
         except (Unavailable, OSError) as error:
             self._problem = f"{error}; {_HELP}"
+            self._tell(f"none: {self._problem}")
             _log.warning("code interpreter without its native tier", extra={"reason": self._problem})
         finally:
             self._probed.set()

@@ -10,6 +10,7 @@ import stat
 import sys
 from pathlib import Path
 
+from services.runtime.spawn import spawn
 from services.tools.interpreter.job import Unavailable
 from services.tools.interpreter.wasm.engine import SETTINGS
 
@@ -91,7 +92,7 @@ def _is_ours(path: Path) -> bool:
 
 
 async def _compile(source: Path, target: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
+    process = await spawn(
         *child_command("compile.py"), str(source), str(target),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={},
     )  # fmt: skip

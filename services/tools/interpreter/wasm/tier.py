@@ -7,9 +7,11 @@ import json
 import logging
 import signal
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.runtime.spawn import spawn
 from services.tools.interpreter.config import InterpreterConfig
 from services.tools.interpreter.job import End, Outcome, Room, Unavailable
 from services.tools.interpreter.output import Output, Pipes
@@ -40,12 +42,14 @@ class WasmTier:
     Args:
         config: What a call may cost.
         cache_dir: Where the compiled module is kept.
+        tell: Told once that it is ready, or why it is not.
     """
 
     name = "wasm"
     figures = False
 
-    def __init__(self, config: InterpreterConfig, cache_dir: Path) -> None:
+    def __init__(self, config: InterpreterConfig, cache_dir: Path, *, tell: Callable[[str], object] = str) -> None:
+        self._tell = tell
         self._config = config
         self._cache_dir = cache_dir
         self._prepared = asyncio.Event()
@@ -58,9 +62,11 @@ class WasmTier:
         """Find or compile the module, then keep processes ready, for ever; `run` says what is wrong."""
         try:
             self._module = await module.compiled(self._cache_dir)
+            self._tell(self.name)
             _log.info("code interpreter ready", extra={"tier": self.name})
         except (Unavailable, OSError) as error:
             self._problem = str(error)
+            self._tell(f"none: {error}")
             _log.warning("code interpreter without its WebAssembly tier", extra={"reason": self._problem})
         finally:
             self._prepared.set()
@@ -107,7 +113,7 @@ class WasmTier:
     async def _start(self, file: Path) -> _Child:
         pipes = Pipes()
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await spawn(
                 *module.child_command("child.py"), str(file), str(self._config.wasm.memory_bytes),
                 stdin=asyncio.subprocess.PIPE, stdout=pipes.writing[0], stderr=pipes.writing[1], env={},
             )  # fmt: skip
