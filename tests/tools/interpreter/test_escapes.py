@@ -251,6 +251,28 @@ async def test_folders_closed_to_their_owner_are_deleted_too(opened: Open, nativ
         assert interpreter.folders == []
 
 
+async def test_a_start_that_is_cancelled_at_any_step_leaves_nothing(opened: Open, native: str) -> None:
+    async with opened(native) as interpreter:
+        await interpreter.text("1")
+        for steps in range(0, 600, 15):
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(interpreter.run("while True: pass"))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+            assert interpreter.folders == []
+            assert inside(interpreter.folder) == []
+
+
+def inside(folder: Path) -> list[str]:
+    """Processes anywhere on this machine that were started for a folder."""
+    lines = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            lines.append(" ".join(one.cmdline()))
+    return [line for line in lines if f"{folder}/" in line]
+
+
 async def test_a_service_that_is_cancelled_in_many_calls_leaves_nothing(opened: Open, tier: str) -> None:
     async with opened(tier, wasm={"warm": 0}) as interpreter:
         await interpreter.text("1")
@@ -261,4 +283,5 @@ async def test_a_service_that_is_cancelled_in_many_calls_leaves_nothing(opened: 
             for task in tasks:
                 task.cancel()
         assert set(psutil.Process().children(recursive=True)) <= before
+        assert inside(interpreter.folder) == []
         assert interpreter.folders == []

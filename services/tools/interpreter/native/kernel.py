@@ -132,7 +132,7 @@ class Kernel:
         except psutil.Error:
             pass
         with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+            _kill_all(self.process)
 
     def _everyone(self) -> list[psutil.Process]:
         try:
@@ -190,8 +190,8 @@ async def start(config: InterpreterConfig, room: Room) -> Kernel:
         )
         try:
             process = await spawn(
-                *command(config, room, answers=writing), stdin=asyncio.subprocess.PIPE, stdout=pipes.writing[0],
-                stderr=pipes.writing[1], pass_fds=(writing,), env={}, cwd="/",
+                *command(config, room, answers=writing), kill=_kill_all, stdin=asyncio.subprocess.PIPE,
+                stdout=pipes.writing[0], stderr=pipes.writing[1], pass_fds=(writing,), env={}, cwd="/",
             )  # fmt: skip
         except BaseException:
             transport.close()
@@ -217,6 +217,17 @@ async def start(config: InterpreterConfig, room: Room) -> Kernel:
         await kernel.end()
         raise
     return kernel
+
+
+def _kill_all(process: asyncio.subprocess.Process) -> None:
+    """Kill a launcher and its children; one that it has just made would wait for it for ever (bubblewrap 0.8)."""
+    with contextlib.suppress(psutil.Error):
+        launcher = psutil.Process(process.pid)
+        launcher.suspend()
+        for one in launcher.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+    process.kill()
 
 
 def _gone(processes: list[psutil.Process]) -> None:
