@@ -67,7 +67,7 @@ def _facts(step: v1.Step) -> str:
 def _violation(step: v1.ShieldCallStep) -> str:
     if not step.HasField("violation"):
         return "nothing found"
-    facts = step.violation.metadata
+    facts = dict(step.violation.metadata.items())
     return f"{step.violation.violation_level}: {facts.get('violation_type', '')}"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from llamastack import v1
 from stack_client import Agent
-from stack_client.agent import AgentEvent
+from stack_client.results import AgentEvent
 from stack_client.content import content
 from tests.safety.mesh import SafetyMesh
 
