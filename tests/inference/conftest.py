@@ -21,6 +21,7 @@ SCRIPT = [
         {"tool_name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]},
     {"role": "tool", "reply": "The tool says: {0}"},
     {"match": "^slow (.*)$", "reply": "{1}", "token_seconds": 0.002},
+    {"match": "^as JSON", "reply": '{"city": "Oslo", "degrees": 18}'},
     {"match": "^hang", "reply": "before", "hang": True},
     {"match": "^break", "reply": "half an", "error": "the script breaks here"},
 ]  # fmt: skip

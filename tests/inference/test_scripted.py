@@ -6,8 +6,8 @@ import json
 import pytest
 
 from llamastack import v1
-from stack_client.content import content, text_of
-from stack_client.errors import UnavailableError, UnsupportedError
+from stack_client.content import content, struct, text_of
+from stack_client.errors import FailedPreconditionError, UnavailableError, UnsupportedError
 from tests.inference.conftest import Node
 
 WEATHER = v1.ToolDefinition(tool_name="get_weather")
@@ -73,6 +73,40 @@ async def test_what_a_script_cannot_do_is_refused(scripted: Node) -> None:
     assert failure.value.field == "logprobs"
     with pytest.raises(UnsupportedError):
         await scripted.client.inference.tokenize("scripted", "Hi")
+
+
+WEATHER_SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
+    "required": ["city", "degrees"],
+}
+FORMS = [
+    v1.ResponseFormat(json_schema=struct(WEATHER_SCHEMA)),
+    v1.ResponseFormat(json_object=v1.JsonObjectFormat()),
+    v1.ResponseFormat(regex=r"\{.*\}"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["schema", "object", "regex"])
+async def test_a_reply_of_the_form_that_was_asked_for_is_given(scripted: Node, form: v1.ResponseFormat) -> None:
+    answer = await scripted.client.inference.chat("scripted", "as JSON", response_format=form)
+    assert json.loads(text_of(answer.completion_message.content)) == {"city": "Oslo", "degrees": 18}
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["schema", "object", "regex"])
+async def test_a_reply_of_another_form_fails_and_names_the_reply(scripted: Node, form: v1.ResponseFormat) -> None:
+    with pytest.raises(FailedPreconditionError, match="reply 'in words' does not have the form"):
+        await scripted.client.inference.chat("scripted", "in words", response_format=form)
+
+
+async def test_half_a_form_is_no_form(scripted: Node) -> None:
+    with pytest.raises(FailedPreconditionError):
+        await scripted.client.inference.chat("scripted", '{"city": "Oslo", ', response_format=FORMS[0])
+
+
+async def test_a_tool_call_needs_no_form(scripted: Node) -> None:
+    answer = await scripted.client.inference.chat("scripted", "weather?", tools=[WEATHER], response_format=FORMS[0])
+    assert answer.completion_message.tool_calls
 
 
 async def test_scripted_embeddings_are_repeatable_and_show_shared_words(scripted: Node) -> None:

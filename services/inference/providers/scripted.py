@@ -11,7 +11,8 @@ message answers. Without a rule that matches, the answer is the last message its
 group. `role` (user, tool, system) restricts the rule. `tools` (true or false) restricts it to requests with or without
 tools. `token_seconds` waits before every token; `hang` waits for ever after the reply, as a stuck model would;
 `error` ends the call with UNAVAILABLE and this message after the reply. A token is a word with the space before it.
-Sampling settings are checked like everywhere and change nothing: a script has no randomness. Rerank models have no
+A reply that does not have the request's `response_format` ends the call with FAILED_PRECONDITION: a script cannot be
+constrained. Sampling settings are checked like everywhere and change nothing: a script has no randomness. Rerank models have no
 script: an item's score is the share of the query's distinct words that occur in it, whatever their case.
 """
 
@@ -25,17 +26,19 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from google.protobuf import json_format
+from llguidance import LLMatcher, LLTokenizer
 
 from llamastack import v1
 from services.inference import dialog
 from services.inference.adapter_names import split_adapter
 from services.inference.config import ScriptedConfig
+from services.inference.constraints import format_grammar
 from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.scripted_classifier import ScriptedClassifier
 from services.inference.rerank_text import rerank_response, texts_of
 from services.inference.validate import sampling_of
 from stack_client.content import plain
-from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
+from stack_client.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError, UnsupportedError
 
 SLOT = re.compile(r"\{(\d+)\}")  # anything else in braces is text
 WORD = re.compile(r"\w+")
@@ -115,13 +118,15 @@ class ScriptedProvider:
     async def chat(self, request: v1.ChatCompletionRequest, sink: Sink) -> Answer:
         """Answer by the first rule that matches the last message."""
         _refuse(request.HasField("logprobs"), "logprobs")
-        _refuse(request.HasField("response_format"), "response_format")
+        grammar = format_grammar(request.response_format) if request.HasField("response_format") else ""
         sampling_of(request.sampling_params, None)
         tools = {tool.name for tool in dialog.tool_definitions(request.tools)}
         messages = dialog.chat_messages(request.messages)
         prompt_tokens = sum(len(TOKEN.findall(message.content)) for message in messages)
         usable = bool(tools) and request.tool_config.tool_choice != "none"
         reply = self._reply(request.model_id, messages[-1].role, messages[-1].content, with_tools=usable)
+        if grammar and not (usable and reply.rule.tool_calls):
+            _check_form(reply.text, grammar)
         sink.admitted()
         spoken, finish = await self._speak(reply, request.sampling_params, sink)
         calls = [call for call in reply.rule.tool_calls if usable] if finish == v1.FINISH_REASON_STOP else []
@@ -244,6 +249,19 @@ def _rule(entry: object) -> Rule:
         message = f"match {entry['match']!r} is no regular expression: {error}"
         raise InvalidArgumentError(message, field="metadata.script") from error
     return Rule(**{**entry, "tool_calls": tuple(entry.get("tool_calls", ()))})
+
+
+def _check_form(text: str, grammar: str) -> None:
+    """Refuse a reply that constrained decoding could not have written."""
+    matcher = LLMatcher(_bytes_as_tokens(), grammar)
+    if not matcher.consume_tokens(list(text.encode())) or not matcher.is_accepting():
+        message = f"the script's reply {text!r} does not have the form that response_format asks for; change the script"
+        raise FailedPreconditionError(message, field="response_format")
+
+
+@functools.cache
+def _bytes_as_tokens() -> LLTokenizer:
+    return LLTokenizer("byte")
 
 
 def _group(groups: Sequence[str], slot: re.Match[str]) -> str:
