@@ -33,6 +33,20 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
     {"role": "user", "tools": True, "match": "weather", "tool_calls": [
         {"tool_name": "get_weather", "arguments": {"city": "Oslo"}},
     ]},
+    {"role": "user", "tools": True, "match": "order A17[?]", "tool_calls": [
+        {"tool_name": "order_status", "arguments": {"order_id": "A17"}},
+    ]},
+    {"role": "user", "tools": True, "match": "^Refund", "tool_calls": [
+        {"tool_name": "refund", "arguments": {"order_id": "A17", "amount": 5.0}},
+    ]},
+    {"role": "user", "tools": True, "match": "^Ask the poet", "tool_calls": [
+        {"tool_name": "poet", "arguments": {"message": "say Rain writes on the roof."}},
+    ]},
+    {"role": "user", "tools": True, "match": "invoice", "tool_calls": [{"tool_name": "transfer_to_billing"}]},
+    {"role": "user", "tools": True, "match": "^Book the room", "tool_calls": [
+        {"tool_name": "book_room", "arguments": {"day": "Monday"}},
+    ]},
+    {"role": "user", "match": "heating", "reply": '{"subject": "No heating", "urgency": "high"}'},
     {"role": "tool", "reply": "The tool says: {0}"},
 )  # fmt: skip
 
@@ -57,6 +71,7 @@ class StackProcess:
             "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
             "inference": {"models": [scripted, guard, embedding]},
             "safety": {"baseline": False},
+            "tools": {"egress_allow": ["127.0.0.1"]},  # for the MCP servers that examples start
         }
         (home / "stack.yaml").write_text(json.dumps(config))
 

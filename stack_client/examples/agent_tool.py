@@ -5,9 +5,10 @@ Run: `stack up --detach`, then `python stack_client/examples/agent_tool.py --mod
 
 import argparse
 
-from stack_client import Agent
+from stack_client import Agent, tool
 
 
+@tool(effect="read", timeout=10)  # optional: it changes nothing, and has ten seconds
 def get_weather(city: str, days: int = 1) -> str:
     """The weather forecast of a city.
 

@@ -15,11 +15,21 @@ SHOWS = {
     "hello.py": ["Say hello.", "2 tokens"],
     "streaming.py": ["Write two lines about the sea."],
     "agent_tool.py": ['calls get_weather {"city": "Oslo"}', "The tool says: sunny in Oslo for 1 day(s)"],
+    "agents.py": [
+        "asked: poet", "The tool says: Rain writes on the roof.", "handed over: transfer_to_billing", "Who are you?",
+    ],
+    "approval.py": [
+        "waits: refund {'amount': 5, 'order_id': 'A17'}", "The tool says: refunded 3.0 EUR on A17", "once is enough",
+    ],
     "embeddings.py": ["The cat sleeps on the sofa.", "It will rain in Oslo."],
+    "mcp_server.py": ['[call] order_status({"order_id": "A17"})', "The tool says: order A17 has left the warehouse"],
     "memory.py": ["manual.md, characters 0 to", "The engine is cooled by glycol."],
+    "rag_folder.py": ["found: ", "30 days of leave", "How many days of leave do I have?"],
+    "resume.py": ["the first program ended with SIGKILL", "The tool says: the room is yours on Monday"],
+    "structured.py": ["Ticket high 'No heating'"],
     "sync_client.py": ["models: scripted, the-guard, words", "Once upon a time", "Count to three."],
     "sessions.py": ["user:      My name is Ada.", "user:      What is my name?", "assistant: What is my name?"],
-}
+}  # fmt: skip
 
 
 def run(example: Path, *arguments: str, stack: StackProcess) -> str:

@@ -12,8 +12,8 @@ group. `role` (user, tool, system) restricts the rule. `tools` (true or false) r
 tools. `token_seconds` waits before every token; `hang` waits for ever after the reply, as a stuck model would;
 `error` ends the call with UNAVAILABLE and this message after the reply. A token is a word with the space before it.
 A reply that does not have the request's `response_format` ends the call with FAILED_PRECONDITION: a script cannot be
-constrained. Sampling settings are checked like everywhere and change nothing: a script has no randomness. Rerank models have no
-script: an item's score is the share of the query's distinct words that occur in it, whatever their case.
+constrained. Sampling settings are checked like everywhere and change nothing: a script has no randomness. Rerank models
+have no script: an item's score is the share of the query's distinct words that occur in it, whatever their case.
 """
 
 import asyncio

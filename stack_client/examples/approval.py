@@ -1,0 +1,39 @@
+"""A tool that runs only when a person allows it. The turn waits in the stack, for days if need be.
+
+Run: `stack up --detach`, then `python stack_client/examples/approval.py --model smollm2-135m`
+"""
+
+import argparse
+
+from stack_client import Agent, tool
+
+
+@tool(approval="always")
+def refund(order_id: str, amount: float) -> str:
+    """Give money back.
+
+    Args:
+        order_id: The order.
+        amount: Euros.
+    """
+    return f"refunded {amount} EUR on {order_id}"
+
+
+def main(model: str) -> None:
+    agent = Agent(model, instructions="Use the tools.", tools=[refund])
+    result = agent.run("Refund order A17.")
+    for one in result.pending:
+        print("waits:", one.tool, dict(one.arguments))
+    if result.pending:  # a small model may answer without calling
+        result = agent.run(result.approve(arguments={"order_id": "A17", "amount": 3.0}, by="Ada"))
+    print(result)
+    result = agent.run("Refund it again.")
+    if result.pending:
+        result = agent.run(result.deny(why="once is enough", by="Ada"))
+    print(result)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    main(parser.parse_args().model)
