@@ -46,6 +46,9 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
     {"role": "user", "tools": True, "match": "^Book the room", "tool_calls": [
         {"tool_name": "book_room", "arguments": {"day": "Monday"}},
     ]},
+    {"role": "user", "tools": True, "match": "^calculate", "tool_calls": [
+        {"tool_name": "wolfram_alpha", "arguments": {"query": "6 * 7"}},
+    ]},
     {"role": "user", "match": "heating", "reply": '{"subject": "No heating", "urgency": "high"}'},
     {"role": "tool", "reply": "The tool says: {0}"},
 )  # fmt: skip
