@@ -26,8 +26,8 @@ The engine of the Ardent 7 is cooled by glycol. Its level is checked every 200 h
 
 The oil is changed every 500 hours of operation.
 """
-WEAK = """Tools. A model this small neither chooses them well nor uses what they give: tool_choice demands each call, and
-the answer shown is the tool's. A larger model needs neither."""
+WEAK = """Tools. A model this small neither chooses them well nor uses what they give: tool_choice demands each
+call, and the answer shown is the tool's. A larger model needs neither."""
 
 
 def main() -> int:
