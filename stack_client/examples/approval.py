@@ -23,7 +23,7 @@ def main(model: str) -> None:
     agent = Agent(model, instructions="Use the tools.", tools=[refund])
     result = agent.run("Refund order A17.")
     for one in result.pending:
-        print("waits:", one.tool, dict(one.arguments))
+        print(f"waits: {one.tool} of {one.arguments['amount']} EUR on {one.arguments['order_id']}")
     if result.pending:  # a small model may answer without calling
         result = agent.run(result.approve(arguments={"order_id": "A17", "amount": 3.0}, by="Ada"))
     print(result)
