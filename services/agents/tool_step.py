@@ -16,7 +16,7 @@ from services.agents.config import AgentsConfig
 from services.agents.offered import Offered
 from services.agents.toolbox import Toolbox
 from services.agents.turn_log import TurnLog, now
-from stack_client.content import content
+from stack_client.content import content, text_of
 from stack_client.errors import (
     DeadlineExceededError,
     InternalError,
@@ -224,7 +224,7 @@ class ToolStep:
         if facts or result.HasField("metadata"):
             response.metadata.CopyFrom(result.metadata)
             response.metadata.update(facts)
-        if failed and result.error_message:
+        if failed and result.error_message not in text_of(result.content):
             response.content.items.add(text=result.error_message)
         ledger.answer(self.step, call, response, failed=failed)
         self._log.turn.output_attachments.extend(result.attachments)
