@@ -60,6 +60,7 @@ class InferenceSteps:
         self._config = speaker.config
         self._earlier = earlier
         self._inference = inference
+        self._limits = limits
         self._attempts = limits.inference_attempts
         self._pause = limits.inference_retry_seconds
 
@@ -192,6 +193,9 @@ class InferenceSteps:
         if ledger.repeats(called, REPEATED_CALLS):
             # A model that goes in circles has its answer; without tools it must use it.
             tool_config.tool_choice = "none"
+        if config.HasField("response_format") and self.taken() + 1 >= self.most:
+            # The last step must give the answer that was asked for, not calls that nobody will make.
+            tool_config.tool_choice = "none"
         return v1.ChatCompletionRequest(
             model_id=config.model,
             messages=history.dialog(config, self._earlier, self._turn),
@@ -201,6 +205,17 @@ class InferenceSteps:
             response_format=config.response_format if config.HasField("response_format") else None,
             output_shields=config.output_shields,
         )
+
+    @property
+    def most(self) -> int:
+        """Inference steps that the turn may take."""
+        config = self._config
+        return config.max_infer_iters if config.HasField("max_infer_iters") else self._limits.max_infer_iters
+
+    def taken(self) -> int:
+        """Inference steps that are complete."""
+        steps = self._turn.steps
+        return sum(step.WhichOneof("details") == "inference" and step.HasField("completed_at") for step in steps)
 
     async def too_long(self) -> bool:
         """Whether the next prompt has more tokens than the agent's bound."""
