@@ -187,13 +187,14 @@ class InferenceSteps:
         tool_config = v1.ToolConfig()
         tool_config.CopyFrom(config.tool_config)
         called = [step.tool_execution for step in self._turn.steps if step.WhichOneof("details") == "tool_execution"]
-        if called and tool_config.tool_choice not in {"", "auto", "none"}:
+        if called and _demands(tool_config):
             # A required call holds for the first step only; otherwise the turn could never end.
             tool_config.tool_choice = "auto"
         if ledger.repeats(called, REPEATED_CALLS):
             # A model that goes in circles has its answer; without tools it must use it.
             tool_config.tool_choice = "none"
-        if config.HasField("response_format") and self.taken() + 1 >= self.most:
+        formatted = config.HasField("response_format")
+        if formatted and self.taken() + 1 >= self.most:
             # The last step must give the answer that was asked for, not calls that nobody will make.
             tool_config.tool_choice = "none"
         return v1.ChatCompletionRequest(
@@ -202,7 +203,8 @@ class InferenceSteps:
             sampling_params=config.sampling_params,
             tools=[tool.declared() for tool in self._speaker.tools.values()],
             tool_config=tool_config,
-            response_format=config.response_format if config.HasField("response_format") else None,
+            # A step that must call a tool is not the one that answers.
+            response_format=config.response_format if formatted and not _demands(tool_config) else None,
             output_shields=config.output_shields,
         )
 
@@ -273,3 +275,8 @@ class InferenceSteps:
         ids = [turn.turn_id for turn in self._earlier]
         begin = ids.index(through) + 1 if through in ids else 0
         return history.of_turns(self._earlier[begin : ids.index(cut.turn_id) + 1], self._config)
+
+
+def _demands(config: v1.ToolConfig) -> bool:
+    """Whether the model must call a tool."""
+    return config.tool_choice not in {"", "auto", "none"}
