@@ -425,7 +425,19 @@ def _response_format(output_type: Any) -> v1.ResponseFormat | None:  # noqa: ANN
     from pydantic import TypeAdapter  # noqa: PLC0415 (slow to import)
 
     schema = TypeAdapter(output_type).json_schema()
-    return v1.ResponseFormat(json_schema=content.struct(schema))
+    return v1.ResponseFormat(json_schema=content.struct(_closed(schema)))
+
+
+def _closed(schema: Any) -> Any:  # noqa: ANN401 (JSON)
+    """A schema whose objects have no members but the declared ones: a model would go on inventing some."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _refuse(attachments: Sequence[Attachment]) -> None:

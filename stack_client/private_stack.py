@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ class PrivateStack:
         atexit.register(self.stop)
         self._addresses = {name: f"unix:{self._folder}/{name}.sock" for name in ("inference", *SERVICES)}
         portal().run(self._serve())
-        self._start(self._folder)
+        portal().run(self._start(self._folder))
         portal().run(self._ready())
         return self._addresses
 
@@ -93,14 +94,18 @@ class PrivateStack:
         self._server.add_insecure_port(self._addresses["inference"])
         await self._server.start()
 
-    def _start(self, folder: Path) -> None:
+    async def _start(self, folder: Path) -> None:
+        # On the portal's thread: the kernel ends the services with the thread that started them.
         runtime = {"tcp": False, "socket_dir": str(folder), "log_level": "WARNING"}
         config = folder / "stack.json"
         config.write_text(json.dumps({"addresses": dict(self._addresses), "runtime": runtime}))
         command = [sys.executable, "-m", "stack_client.cli", "serve", *SERVICES, "--config", str(config)]
         with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 (our own command)
-                [*command, "--home", str(folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            self._process = subprocess.Popen(  # noqa: ASYNC220, S603 (our own command; returns at once)
+                [*command, "--home", str(folder), "--parent", str(os.getpid())],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
 
     async def _ready(self) -> None:

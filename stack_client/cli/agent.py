@@ -227,7 +227,7 @@ def _told(result: AgentResult | None) -> int:
         return 1
     print(f"session {result.session_id}  turn {result.turn_id}", file=sys.stderr)
     for one in result.pending:
-        print(f"waits: {describe(one)}\n  stack agent resume {result.turn_id} --approve {one.id}", file=sys.stderr)
+        print(f"{describe(one)}\n  stack agent resume {result.turn_id} --approve {one.id}", file=sys.stderr)
     return 0
 
 

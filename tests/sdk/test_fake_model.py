@@ -177,6 +177,16 @@ def test_an_answer_has_the_type_that_was_asked_for(kind: Any, text: str, value: 
     assert model.requests[0].response_format.HasField("json_schema")
 
 
+def test_a_typed_answer_comes_after_the_calls_and_in_the_last_step_at_the_latest() -> None:
+    model = FakeModel([REFUND, '{"x": 1, "y": 2}'])
+    agent = Agent(model, tools=[refund], output_type=Point, tool_choice="refund", max_infer_iters=2)
+    assert agent.run("go").output == Point(1, 2)
+    first, last = model.requests
+    assert not first.HasField("response_format"), "a step that must call a tool does not answer"
+    assert last.response_format.json_schema["additionalProperties"] is False
+    assert last.tool_config.tool_choice == "none", "no calls that nobody would make"
+
+
 def test_an_answer_of_another_type_says_so() -> None:
     result = Agent(FakeModel(["no JSON"]), output_type=Weather).run("hi")
     with pytest.raises(FailedPreconditionError, match="no Weather"):
