@@ -1,6 +1,7 @@
 """An agent that calls a Python function; type hints and docstring tell the model how.
 
 Run: `stack up --detach`, then `python stack_client/examples/agent_tool.py --model smollm2-135m`
+Small models rarely call tools by themselves; a larger one will.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Agents that work together: one asks another like a tool, one hands the dialog over.
 
 Run: `stack up --detach`, then `python stack_client/examples/agents.py --model smollm2-135m`
+Small models rarely call tools by themselves; a larger one will.
 """
 
 import argparse

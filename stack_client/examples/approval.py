@@ -10,27 +10,21 @@ from stack_client import Agent, tool
 
 @tool(approval="always")
 def refund(order_id: str, amount: float) -> str:
-    """Give money back.
-
-    Args:
-        order_id: The order.
-        amount: Euros.
-    """
+    """Give money back, in euros."""
+    print(f"pays {amount} EUR")
     return f"refunded {amount} EUR on {order_id}"
 
 
 def main(model: str) -> None:
-    agent = Agent(model, instructions="Use the tools.", tools=[refund])
+    # Small models call nothing by themselves, so the call is demanded, and the second step ends the turn.
+    agent = Agent(model, tools=[refund], tool_choice="refund", max_infer_iters=2)
     result = agent.run("Refund order A17.")
     for one in result.pending:
         print(f"waits: {one.tool} of {one.arguments['amount']} EUR on {one.arguments['order_id']}")
-    if result.pending:  # a small model may answer without calling
-        result = agent.run(result.approve(arguments={"order_id": "A17", "amount": 3.0}, by="Ada"))
-    print(result)
+    # `result.approve()` would do; this one pays less than the model wanted.
+    print(agent.run(result.approve(arguments={"order_id": "A17", "amount": 3.0}, by="Ada")))
     result = agent.run("Refund it again.")
-    if result.pending:
-        result = agent.run(result.deny(why="once is enough", by="Ada"))
-    print(result)
+    print(agent.run(result.deny(why="once is enough", by="Ada")))
 
 
 if __name__ == "__main__":

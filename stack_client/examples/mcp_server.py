@@ -4,6 +4,7 @@ The stack reaches servers on loopback and private addresses only if its operator
 `tools: {egress_allow: [127.0.0.1]}`. Needs the packages of `llama-stack-mesh[server]`.
 Run: `stack up --detach --config stack.yaml`, then
 `python stack_client/examples/mcp_server.py --model smollm2-135m`
+Small models rarely call tools by themselves; a larger one will.
 """
 
 import argparse

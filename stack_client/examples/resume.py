@@ -18,6 +18,7 @@ def book_room(day: str) -> str:
     if arguments.crash:
         print(agent.session_id, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
+    print("books the room on", day)
     return f"the room is yours on {day}"
 
 
@@ -26,6 +27,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--crash", action="store_true", help="what the first program does")
     arguments = parser.parse_args()
+    # Small models call nothing by themselves, so the call is demanded, and the second step ends the turn.
     agent = Agent(arguments.model, tools=[book_room], tool_choice="book_room", max_infer_iters=2)
     if arguments.crash:
         agent.run("Book the room for Monday.")

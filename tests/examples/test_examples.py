@@ -19,7 +19,7 @@ SHOWS = {
         "asked: poet", "The tool says: Rain writes on the roof.", "handed over: transfer_to_billing", "Who are you?",
     ],
     "approval.py": [
-        "waits: refund of 5 EUR on A17", "The tool says: refunded 3.0 EUR on A17", "once is enough",
+        "waits: refund of 5 EUR on A17", "pays 3.0 EUR", "The tool says: refunded 3.0 EUR on A17", "once is enough",
     ],
     "embeddings.py": ["The cat sleeps on the sofa.", "It will rain in Oslo."],
     "mcp_server.py": ['[call] order_status({"order_id": "A17"})', "The tool says: order A17 has left the warehouse"],
