@@ -194,8 +194,8 @@ class InferenceSteps:
             # A model that goes in circles has its answer; without tools it must use it.
             tool_config.tool_choice = "none"
         formatted = config.HasField("response_format")
-        if formatted and self.taken() + 1 >= self.most:
-            # The last step must give the answer that was asked for, not calls that nobody will make.
+        if self.taken() + 1 >= self.most and (formatted or called):
+            # The last step must answer: nobody would make its calls.
             tool_config.tool_choice = "none"
         return v1.ChatCompletionRequest(
             model_id=config.model,

@@ -205,7 +205,8 @@ async def test_max_infer_iters_ends_a_turn_that_would_call_tools_for_ever(mesh: 
         await mesh.answer(turn.turn_id, **{waiting.output_message.tool_calls[0].call_id: f"again {step}"})
     done = (await mesh.watch(turn.turn_id, sequence))[-1].turn_complete.turn
     assert sum(step.HasField("inference") for step in done.steps) == 3
-    assert done.output_message.tool_calls
+    assert not done.output_message.tool_calls, "the last step answers"
+    assert text_in(done.output_message.content) == "The tool says: again 1"
 
 
 async def test_a_model_that_repeats_a_call_three_times_must_answer_without_tools(mesh: Mesh) -> None:

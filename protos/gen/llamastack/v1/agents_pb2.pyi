@@ -450,7 +450,9 @@ class AgentConfig(_message.Message):
     enable_session_persistence: _builtins.bool
     """Accepted for compatibility: sessions are always durable."""
     max_infer_iters: _builtins.int
-    """Inference steps per turn at most, counted over resumes, 1 to 100; unset means 10."""
+    """Inference steps per turn at most, counted over resumes, 1 to 100; unset means 10. Behind tool calls the last one may
+    call no further tools: it answers.
+    """
     max_parallel_tools: _builtins.int
     """Tools that run side by side, 1 to 64; unset = 8."""
     @_builtins.property
