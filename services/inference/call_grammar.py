@@ -1,6 +1,6 @@
 """Grammars of tool calls: of a call that the caller demands, and of an answer that may be a call or text.
 
-What a grammar lets pass, `services.llama.tool_calls` reads back, with arguments that obey the tool's schema.
+What a grammar lets pass, `services.llama.tool_parser` reads back, with arguments that obey the tool's schema.
 """
 
 import json
@@ -15,7 +15,7 @@ from llguidance import LLMatcher
 from services.inference.constraints import WHITE_SPACE, check_grammar, check_schema
 from services.inference.engine.request import Calls
 from services.llama.messages import ToolDefinition, ToolPromptFormat
-from services.llama.tool_openings import BLANK, FUNCTION_KEY, NAME_KEY, TYPE_KEY, Opening, openings
+from services.llama.tool_openings import BLANK, FUNCTION_KEY, NAME_KEY, TYPE_KEY, AnyName, Opening, openings
 from services.llama.tool_prompts import BUILTIN_TOOLS, CODE_INTERPRETER
 from stack_client.errors import UnsupportedError
 
@@ -29,16 +29,6 @@ _KEYWORD_SCHEMA = {
 # What lets arguments be listed elsewhere than in `properties`, or allows others by itself.
 _OPEN_SCHEMA = {"additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf", "$ref"}
 _ANY_STRING = {"type", "title", "description", "default", "examples"}
-
-
-@dataclass(frozen=True)
-class OfferedCalls:
-    """What an answer may be when the model is free to call tools."""
-
-    calls: Calls
-    """For the engine."""
-    openings: tuple[Opening, ...]
-    """How its calls begin."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +127,7 @@ def demanded_call(
     return _grammar(start, rules)
 
 
-def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = None) -> OfferedCalls:
+def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = None) -> Calls:
     """What a model may answer that is free to call tools, in whichever form it begins to.
 
     Args:
@@ -163,7 +153,7 @@ def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = N
         f"{tag if any(tool.runs_code for tool in known) else ''} TEXT",
         [f"BEGUN: {' | '.join(map(_lark, begun))}", r"TEXT: /(.|\n)*/ & ~(BEGUN /(.|\n)*/)"],
     )
-    return OfferedCalls(Calls(calls=calls, text=text), begun)
+    return Calls(calls=calls, text=text)
 
 
 def _offered_forms(known: Sequence[_Tool]) -> tuple[list[str], list[str]]:
@@ -220,6 +210,7 @@ def _lark(atoms: Opening) -> str:
         if atom is BLANK:
             parts.append("BLANK")
         else:
+            assert not isinstance(atom, AnyName)  # a grammar knows its tools
             parts.append(_any(json.dumps(option) for option in ((atom,) if isinstance(atom, str) else atom)))
     return " ".join(parts)
 

@@ -126,7 +126,7 @@ async def test_a_tool_call_comes_after_the_text_before_it_and_before_the_text_af
 def run_tools(pieces: Iterable[str], *, complete: bool = True) -> tuple[str, list[str], bool]:
     said = Collector()
     names = ["get_weather", "now"]
-    stream = ToolStream(said, tool_names=names, tool_prompt_format=None, openings=openings(names, python_names=names))
+    stream = ToolStream(said, tool_names=names)
     for piece in pieces:
         stream.text(piece, tokens=1)
     called = stream.finish(complete=complete)
@@ -216,8 +216,7 @@ def test_calls_in_any_form_are_the_same_in_any_split_of_text_or_bytes(
     else:
         pieces = [text[a:b] for a, b in pairwise(edges)]
     said = Collector()
-    known = openings(NAMES, python_names=NAMES, builtin_names=["brave_search"])
-    stream = ToolStream(said, tool_names=NAMES, tool_prompt_format=None, openings=known)
+    stream = ToolStream(said, tool_names=NAMES)
     for piece in pieces:
         stream.text(piece, tokens=1)
     assert stream.finish(complete=True)

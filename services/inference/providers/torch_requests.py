@@ -8,9 +8,10 @@ from google.protobuf import json_format
 
 from llamastack import v1
 from services.inference import dialog
-from services.inference.call_grammar import OfferedCalls, demanded_call, offered_calls
+from services.inference.call_grammar import demanded_call, offered_calls
 from services.inference.constraints import format_grammar
 from services.inference.engine import commands
+from services.inference.engine.request import Calls
 from services.inference.reading import PYTHON_TAG
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
@@ -80,7 +81,7 @@ def check_ids(ids: Sequence[int], size: int, *, field: str) -> None:
 
 def grammars(
     model: TextModel, request: v1.ChatCompletionRequest, tools: Sequence[ToolDefinition]
-) -> tuple[str, OfferedCalls | None]:
+) -> tuple[str, Calls | None]:
     """What the answer must match, "" for any text; and the calls that it may be instead."""
     config = request.tool_config
     python_tag = model.tokenizer.special_tokens.get(PYTHON_TAG)
