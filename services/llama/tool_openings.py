@@ -19,9 +19,10 @@ class AnyName(Enum):
     """A tool's name that need not be declared."""
 
     ANY_NAME = auto()
+    WITHOUT_DOTS = auto()
 
 
-_NAME = re.compile(r"[\w.\-]*", re.ASCII)
+_NAMES = {AnyName.ANY_NAME: re.compile(r"[\w.\-]*", re.ASCII), AnyName.WITHOUT_DOTS: re.compile(r"[\w\-]*", re.ASCII)}
 _LONGEST_NAME = 64  # characters, as for declared tools
 Atom = str | tuple[str, ...] | AnyName | None
 """A literal, one of several literals of which none begins another, any name, or `BLANK`."""
@@ -80,7 +81,7 @@ def unmistakable_openings(*, tagged: bool, code: bool) -> tuple[Opening, ...]:
     found: list[Opening] = [(*wrapper, *head, '"', name, '"') for wrapper in marked for head in JSON_HEADS]
     found.append(("<function=", name, ">"))
     if tagged and not code:
-        found += [("[", BLANK, name, "("), (name, ".call(")]
+        found += [("[", BLANK, name, "("), (AnyName.WITHOUT_DOTS, ".call(")]
     return tuple(found)
 
 
@@ -101,7 +102,7 @@ def _follow(text: str, opening: Opening) -> Literal["call", "text", "open"]:
             at += count
             continue
         if isinstance(atom, AnyName):
-            name = _NAME.match(rest)
+            name = _NAMES[atom].match(rest)
             assert name is not None
             if not name[0] or len(name[0]) > _LONGEST_NAME:
                 return "text" if rest else "open"

@@ -187,8 +187,7 @@ class ToolParser:
 
     def _begin_code(self, held: str) -> None:
         """What follows the python tag is Python."""
-        self._blanks, self._held, self._step = [], [held], self._in_code
-        self._may_be_code = False
+        self._held, self._step, self._may_be_code = [held], self._in_code, False
         self._emit(CallStarted(), CallPiece(held))
 
     def _in_code(self, text: str, at: int) -> int:
@@ -217,7 +216,7 @@ class ToolParser:
         if calls and (body.marked or all(name in self._names for name, _ in calls)):
             self._complete(calls)
         elif self._may_be_code:
-            self._blanks, self._step, self._may_be_code = [], self._in_code, False
+            self._step, self._may_be_code = self._in_code, False
         else:
             self._emit(CallFailed())
             self._say(text)
