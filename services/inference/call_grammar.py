@@ -15,6 +15,7 @@ from llguidance import LLMatcher
 from services.inference.constraints import WHITE_SPACE, check_grammar, check_schema
 from services.inference.engine.request import Calls
 from services.llama.messages import ToolDefinition, ToolPromptFormat
+from services.llama.tool_formats import TOOL_FORMATS
 from services.llama.tool_openings import BLANK, FUNCTION_KEY, NAME_KEY, TYPE_KEY, AnyName, Opening, openings
 from services.llama.tool_prompts import BUILTIN_TOOLS, CODE_INTERPRETER
 from stack_client.errors import UnsupportedError
@@ -107,11 +108,12 @@ def demanded_call(
         UnsupportedError: If a tool cannot be called in this form.
     """
     wanted = [tool for tool in _checked(tools) if choice in {"required", tool.name}]
-    tag = _optional_tag(python_tag)
+    form = TOOL_FORMATS[tool_prompt_format]
+    tag = _optional_tag(python_tag) if form.tagged else ""
     rules = [f"args{tool.number}: {_json(tool.schema)}" for tool in wanted]
     match tool_prompt_format:
         case "function_tag":
-            start = _any(_function_tag(tool) for tool in wanted)
+            call = _any(_function_tag(tool) for tool in wanted)
         case "python_list":
             for tool in wanted:
                 if not tool.pythonic:
@@ -119,12 +121,13 @@ def demanded_call(
                     message = f"{field}: {tool.name} cannot be written as a Python call; use tool_prompt_format json"
                     raise UnsupportedError(message, field=field)
             rules = [rule for tool in wanted for rule in _python_rules(tool)]
-            start = f"{tag} {_listed(_python_call(tool) for tool in wanted)}"
+            calls = [_python_call(tool) for tool in wanted]
+            call = _listed(calls) if form.several else f'"[" BLANK {_any(calls)} BLANK "]"'
         case "json":
             typed = TYPE_KEY if argument_key == "parameters" else ()
             named = _any(_named(tool, argument_keys=[argument_key]) for tool in wanted)
-            start = f'{tag} {_lark(("{", BLANK, *typed, *NAME_KEY))} {named} BLANK "}}"'
-    return _grammar(start, rules)
+            call = f'{_lark(("{", BLANK, *typed, *NAME_KEY))} {named} BLANK "}}"'
+    return _grammar(f"{tag} {call}", rules)
 
 
 def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = None) -> Calls:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from services.llama.messages import ToolCall, ToolPromptFormat
+from services.llama.tool_formats import calls_text
 from services.llama.tool_parser import parse_tool_calls
-from services.llama.tool_prompts import calls_text
 
 NAMES = ("get_weather", "brave_search", "files.read", "code_interpreter")
 

@@ -229,7 +229,7 @@ def test_case_17_the_text_of_a_special_token_is_ordinary_text(llama3_tokenizer: 
     for name in ("<|python_tag|>", "<|eom_id|>", "<|eot_id|>"):
         assert read(f"{name}print(1)", names=WITH_CODE) == (f"{name}print(1)", [])
         for role in ("user", "tool"):
-            messages = [ChatMessage(role=role, content=f"{name}print(1)")]  # type: ignore[arg-type]
+            messages = [ChatMessage(role=role, content=f"{name}print(1)")]
             ids = Llama3ChatFormat(llama3_tokenizer, "3.1").render(messages, add_generation_prompt=False)
             expected = int(name == "<|eot_id|>")  # the one that ends the message
             assert ids.count(llama3_tokenizer.special_id(name)) == expected
