@@ -85,10 +85,17 @@ def unmistakable_openings(*, tagged: bool, code: bool) -> tuple[Opening, ...]:
     return tuple(found)
 
 
-def decide(text: str, known: Sequence[Opening]) -> Literal["call", "text", "open"]:
-    """What an answer that begins with `text` is; "open" while it can still be either."""
-    states = {_follow(text, opening) for opening in known}
-    return "call" if "call" in states else "open" if "open" in states else "text"
+def decide(text: str, known: Sequence[Opening]) -> tuple[Literal["call", "text", "open"], Sequence[Opening]]:
+    """What an answer that begins with `text` is; "open" while it can still be either.
+
+    Returns:
+        That, and the openings that are still possible: more text need not be compared with others.
+    """
+    states = [(_follow(text, opening), opening) for opening in known]
+    left = [opening for state, opening in states if state != "text"]
+    if any(state == "call" for state, _ in states):
+        return "call", left
+    return ("open" if left else "text"), left
 
 
 def _follow(text: str, opening: Opening) -> Literal["call", "text", "open"]:

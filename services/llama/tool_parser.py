@@ -10,7 +10,7 @@ data. An unknown tool's call is one only where the form leaves no doubt that it 
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from services.llama.messages import ToolCall
@@ -37,7 +37,8 @@ class ToolParser:
         self._runs_code = CODE_INTERPRETER in self._names
         self._plain = self._openings(tagged=False) if self._names else ()
         self._inline = tuple(opening for opening in self._plain if str(opening[0]).startswith("<"))
-        self._known = self._live = self._plain
+        self._known = self._plain
+        self._live: Sequence[Opening] = ()  # openings of what is held
         self._step: Callable[[str, int], int] = self._text if self._names else self._rest
         self._events: list[Event] = []
         self._texts: list[str] = []  # to be emitted
@@ -161,7 +162,8 @@ class ToolParser:
         """Something that may be a call has begun."""
         self._held.append(text[at])
         held = "".join(self._held)
-        match decide(held, self._live):
+        decision, self._live = decide(held, self._live)
+        match decision:
             case "call":
                 self._body, self._step = body_of(held, tagged=self._tagged), self._in_body
                 self._body.scan(held, 0)
