@@ -17,8 +17,9 @@ from services.inference.engine.grammar import Constraint, Grammars
 from services.inference.packaged import find_packaged
 from services.inference.tool_stream import ToolStream
 from services.llama import checkpoint
-from services.llama.messages import ToolDefinition
+from services.llama.messages import ToolCall, ToolDefinition
 from services.llama.tokenizer import Tokenizer
+from services.llama.tool_formats import calls_text
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 from tests.inference.test_constraints import json_schema, random_schema
 
@@ -321,3 +322,22 @@ def test_a_tool_that_is_only_offered_is_refused_too_when_its_schema_cannot_be_co
     with pytest.raises(InvalidArgumentError) as failure:
         offered_calls([tool("good", QUERY), tool("bad", {"properties": {"x": {"type": "foo"}}})])
     assert failure.value.field == "tools[1].input_schema.properties.x"
+
+
+@pytest.mark.parametrize("form", ["json", "function_tag", "python_list"])
+def test_what_is_written_into_the_history_is_what_the_grammar_takes_and_the_parser_reads(
+    smollm2: Vocabulary, form: Any
+) -> None:
+    tools = [tool("f.g", QUERY), tool("fo", {"type": "object", "properties": {}})]
+    for name, arguments in (("f.g", {"query": "ä \"b\"\n'c' \\ ]})"}), ("fo", {})):
+        call = ToolCall(call_id="", tool_name=name, arguments_json=json.dumps(arguments))
+        text = calls_text([call], tools=(), tool_prompt_format=form)
+        demanded = demanded_call(tools, choice="required", argument_key="parameters", tool_prompt_format=form)
+        for constraint in (
+            smollm2.grammars.constraint(demanded, None),
+            smollm2.grammars.constraint("", offered_calls(tools)),
+        ):
+            for token in smollm2.tokenizer.encode(text):
+                assert token in smollm2.allowed(constraint), text
+                constraint.accept(token)
+        assert read(tools, [text], tagged=False) == ("", [(name, arguments)])
