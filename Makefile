@@ -27,7 +27,7 @@ $(VENV)/.run: pyproject.toml compose/constraints.txt $(wildcard $(KERNELS)/*.h $
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --quiet --constraint compose/constraints.txt --editable '.[dev]'
-	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps --no-build-isolation llama-models==0.3.0 llama-cookbook==0.0.5.post1 fairscale pillow
+	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps --no-build-isolation llama-models==0.3.0 llama-cookbook==0.0.5.post1 fairscale pillow bfcl-eval==2026.3.23
 	touch $@
 
 setup: $(VENV)/.dev ## Make the virtual environment for development

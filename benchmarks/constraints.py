@@ -48,7 +48,7 @@ def main() -> None:
     schema = format_grammar(v1.ResponseFormat(json_schema=struct(SCHEMA)))
     call = demanded_call(TOOLS, choice="required", argument_key="arguments", tool_prompt_format="json")
     kinds: dict[str, tuple[str, Calls | None]] = {
-        "text where 5 tools are offered": ("", offered_calls(TOOLS).calls),
+        "text where 5 tools are offered": ("", offered_calls(TOOLS)),
         "JSON schema": (schema, None),
         "demanded call": (call, None),
     }

@@ -1,6 +1,6 @@
 """Grammars of tool calls: of a call that the caller demands, and of an answer that may be a call or text.
 
-What a grammar lets pass, `services.llama.tool_calls` reads back, with arguments that obey the tool's schema.
+What a grammar lets pass, `services.llama.tool_parser` reads back, with arguments that obey the tool's schema.
 """
 
 import json
@@ -15,7 +15,8 @@ from llguidance import LLMatcher
 from services.inference.constraints import WHITE_SPACE, check_grammar, check_schema
 from services.inference.engine.request import Calls
 from services.llama.messages import ToolDefinition, ToolPromptFormat
-from services.llama.tool_openings import BLANK, FUNCTION_KEY, NAME_KEY, TYPE_KEY, Opening, openings
+from services.llama.tool_formats import TOOL_FORMATS
+from services.llama.tool_openings import BLANK, FUNCTION_KEY, NAME_KEY, TYPE_KEY, AnyName, Opening, openings
 from services.llama.tool_prompts import BUILTIN_TOOLS, CODE_INTERPRETER
 from stack_client.errors import UnsupportedError
 
@@ -29,16 +30,6 @@ _KEYWORD_SCHEMA = {
 # What lets arguments be listed elsewhere than in `properties`, or allows others by itself.
 _OPEN_SCHEMA = {"additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf", "$ref"}
 _ANY_STRING = {"type", "title", "description", "default", "examples"}
-
-
-@dataclass(frozen=True)
-class OfferedCalls:
-    """What an answer may be when the model is free to call tools."""
-
-    calls: Calls
-    """For the engine."""
-    openings: tuple[Opening, ...]
-    """How its calls begin."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +108,12 @@ def demanded_call(
         UnsupportedError: If a tool cannot be called in this form.
     """
     wanted = [tool for tool in _checked(tools) if choice in {"required", tool.name}]
-    tag = _optional_tag(python_tag)
+    form = TOOL_FORMATS[tool_prompt_format]
+    tag = _optional_tag(python_tag) if form.tagged else ""
     rules = [f"args{tool.number}: {_json(tool.schema)}" for tool in wanted]
     match tool_prompt_format:
         case "function_tag":
-            start = _any(_function_tag(tool) for tool in wanted)
+            call = _any(_function_tag(tool) for tool in wanted)
         case "python_list":
             for tool in wanted:
                 if not tool.pythonic:
@@ -129,15 +121,16 @@ def demanded_call(
                     message = f"{field}: {tool.name} cannot be written as a Python call; use tool_prompt_format json"
                     raise UnsupportedError(message, field=field)
             rules = [rule for tool in wanted for rule in _python_rules(tool)]
-            start = f"{tag} {_listed(_python_call(tool) for tool in wanted)}"
+            calls = [_python_call(tool) for tool in wanted]
+            call = _listed(calls) if form.several else f'"[" BLANK {_any(calls)} BLANK "]"'
         case "json":
             typed = TYPE_KEY if argument_key == "parameters" else ()
             named = _any(_named(tool, argument_keys=[argument_key]) for tool in wanted)
-            start = f'{tag} {_lark(("{", BLANK, *typed, *NAME_KEY))} {named} BLANK "}}"'
-    return _grammar(start, rules)
+            call = f'{_lark(("{", BLANK, *typed, *NAME_KEY))} {named} BLANK "}}"'
+    return _grammar(f"{tag} {call}", rules)
 
 
-def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = None) -> OfferedCalls:
+def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = None) -> Calls:
     """What a model may answer that is free to call tools, in whichever form it begins to.
 
     Args:
@@ -163,7 +156,7 @@ def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = N
         f"{tag if any(tool.runs_code for tool in known) else ''} TEXT",
         [f"BEGUN: {' | '.join(map(_lark, begun))}", r"TEXT: /(.|\n)*/ & ~(BEGUN /(.|\n)*/)"],
     )
-    return OfferedCalls(Calls(calls=calls, text=text), begun)
+    return Calls(calls=calls, text=text)
 
 
 def _offered_forms(known: Sequence[_Tool]) -> tuple[list[str], list[str]]:
@@ -220,6 +213,7 @@ def _lark(atoms: Opening) -> str:
         if atom is BLANK:
             parts.append("BLANK")
         else:
+            assert not isinstance(atom, AnyName)  # a grammar knows its tools
             parts.append(_any(json.dumps(option) for option in ((atom,) if isinstance(atom, str) else atom)))
     return " ".join(parts)
 

@@ -7,8 +7,14 @@ from services.inference.engine.request import Emission, Sampling
 from services.inference.provider import Answer, Sink
 from services.inference.text_stream import TextPiece, TextStream
 from services.llama.tokenizer import Tokenizer
+from services.llama.tool_formats import TOOL_FAMILIES
 
-PYTHON_TAG = "<|python_tag|>"  # Llama 3 opens built-in and code calls with it
+PYTHON_TAGS = frozenset(family.python_tag for family in TOOL_FAMILIES.values()) - {""}  # they open built-in calls, code
+
+
+def python_tag_of(tokenizer: Tokenizer) -> int | None:
+    """Id of the token that opens built-in calls and code, where the vocabulary has one."""
+    return next((tokenizer.special_tokens[tag] for tag in PYTHON_TAGS if tag in tokenizer.special_tokens), None)
 
 
 class Reading:
@@ -26,7 +32,7 @@ class Reading:
         self.stopped = False
         self.on_stop: Callable[[], object] = lambda: None
         self.on_python_tag: Callable[[], object] = lambda: None
-        self._python_tag = tokenizer.special_tokens.get(PYTHON_TAG)
+        self._python_tag = python_tag_of(tokenizer)
 
     def on_token(self, emission: Emission) -> None:
         """Take one token; called by the engine client."""

@@ -1,7 +1,7 @@
-"""Tool calls in a streamed answer: text that may be a call is held back until that is decided.
+"""Tool calls in a streamed answer: text goes on as soon as it can be no call any more, calls when the answer is whole.
 
-An answer that begins like a call is held to its end and then read; anything else is text from its first character on.
-Text once shown is never taken back.
+Text once shown is never taken back. An answer that the token limit cuts has no calls: of several, some may be missing,
+so all of it is text. For this, text behind a call waits for the end too.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from llamastack import v1
 from services.inference import dialog
 from services.inference.provider import Sink
-from services.llama.messages import ToolPromptFormat
-from services.llama.tool_calls import parse_tool_calls
-from services.llama.tool_openings import Opening, decide
+from services.llama.messages import ToolCall
+from services.llama.tool_events import CallComplete, Event, Text
+from services.llama.tool_parser import ToolParser
 
 
 class ToolStream:
@@ -20,26 +20,15 @@ class ToolStream:
     Args:
         sink: The real one.
         tool_names: Tools that may be called.
-        tool_prompt_format: The form of calls that was asked for.
-        openings: How calls begin; None where the answer is known to be one.
     """
 
-    def __init__(
-        self,
-        sink: Sink,
-        *,
-        tool_names: Sequence[str],
-        tool_prompt_format: ToolPromptFormat | None,
-        openings: Sequence[Opening] | None,
-    ) -> None:
+    def __init__(self, sink: Sink, *, tool_names: Sequence[str]) -> None:
         self._sink = sink
-        self._tool_names = tool_names
-        self._format = tool_prompt_format
-        self._openings = openings
-        self._holding = bool(tool_names)
-        self._is_call = openings is None
-        self._tagged = False
-        self._held: list[str] = []
+        self._parser = ToolParser(tool_names=tool_names)
+        self._calls: list[ToolCall] = []
+        self._behind: list[str] = []  # text behind the first call
+        self._raw: list[str] = []  # all that came
+        self._shown = 0  # characters; before the first call what is shown is the beginning of what came
         self._logprobs: list[v1.TokenLogProbs] = []
 
     def admitted(self) -> None:
@@ -48,25 +37,13 @@ class ToolStream:
 
     def python_tag(self) -> None:
         """The model opened a call with Llama 3's python tag, which is no text."""
-        if self._holding:
-            self._tagged = self._is_call = True
+        self._take(self._parser.python_tag(), tokens=0)
 
     def text(self, text: str, *, tokens: int, logprobs: Sequence[v1.TokenLogProbs] = ()) -> None:
-        """Pass text on, or hold it."""
-        if not self._holding:
-            self._sink.text(text, tokens=tokens, logprobs=logprobs)
-            return
-        self._held.append(text)
-        self._sink.text("", tokens=tokens)  # the tokens are counted when they come, their text is not shown yet
+        """Pass text on, or hold it; tokens are counted when they come, though their text is not shown yet."""
+        self._raw.append(text)
         self._logprobs.extend(logprobs)
-        if self._is_call or self._openings is None:
-            return
-        held = "".join(self._held)
-        match decide(held, self._openings):
-            case "call":
-                self._is_call = True
-            case "text":
-                self._release(held)
+        self._take(self._parser.feed(text), tokens=tokens)
 
     def tool_call(self, call: v1.ToolCall) -> None:
         """Pass a call on."""
@@ -74,20 +51,32 @@ class ToolStream:
 
     def finish(self, *, complete: bool) -> bool:
         """End the answer; True when it was tool calls. An answer cut by the token limit (not `complete`) is text."""
-        if not self._holding:
-            return False
-        text = "".join(self._held)
-        if not (complete and self._is_call):
-            self._release(text)
-            return False
-        rest, calls = parse_tool_calls(
-            text, tool_names=self._tool_names, tool_prompt_format=self._format, python_tag=self._tagged
-        )
-        self._release(rest)
-        for call in calls:
+        self._take(self._parser.finish("stop" if complete else "length"), tokens=0)
+        if complete:
+            self._show("".join(self._behind), tokens=0, last=True)
+        else:
+            self._show("".join(self._raw)[self._shown :], tokens=0, last=True)
+            self._calls = []
+        for call in self._calls:
             self._sink.tool_call(dialog.tool_call(call))
-        return bool(calls)
+        return bool(self._calls)
 
-    def _release(self, text: str) -> None:
-        self._holding = False
-        self._sink.text(text, tokens=0, logprobs=self._logprobs)
+    def _take(self, events: Sequence[Event], *, tokens: int) -> None:
+        shown = ""
+        for event in events:
+            match event:
+                case Text(text) if self._calls:
+                    self._behind.append(text)
+                case Text(text):
+                    shown += text
+                case CallComplete(call):
+                    self._calls.append(call)
+        self._show(shown, tokens=tokens)
+
+    def _show(self, text: str, *, tokens: int, last: bool = False) -> None:
+        self._shown += len(text)
+        logprobs: Sequence[v1.TokenLogProbs] = ()
+        if text or last:  # they go with the text of their tokens, as far as it is text
+            logprobs, self._logprobs = self._logprobs, []
+        if text or tokens or logprobs:
+            self._sink.text(text, tokens=tokens, logprobs=logprobs)

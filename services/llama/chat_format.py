@@ -12,7 +12,7 @@ from services.llama.chat_template import JinjaChatFormat
 from services.llama.errors import ChatFormatError
 from services.llama.messages import ChatFormat, ChatMessage, Role, ToolCall, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
-from services.llama.tool_prompts import calls_text, is_builtin, system_text, user_prompt
+from services.llama.tool_formats import TOOL_FAMILIES, TOOL_FORMATS, calls_text, is_builtin, system_text, user_prompt
 
 __all__ = [
     "ChatFormat", "ChatMessage", "JinjaChatFormat", "Llama3ChatFormat", "Llama3Family", "Role", "ToolCall",
@@ -20,8 +20,6 @@ __all__ = [
 ]  # fmt: skip
 
 Llama3Family = Literal["3.1", "3.2", "3.3"]
-# 3.2 and 3.3 were trained to answer zero-shot tool prompts with Python lists, 3.1 with JSON.
-_OWN_TOOL_FORMAT: dict[Llama3Family, ToolPromptFormat] = {"3.1": "json", "3.2": "python_list", "3.3": "python_list"}
 _ROLE_NAMES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython"}
 
 
@@ -32,7 +30,6 @@ class Llama3ChatFormat:
     system message. Dates are stated when `today` is given.
     """
 
-    argument_key: Literal["arguments", "parameters"] = "parameters"
     template_variables: frozenset[str] = frozenset()
 
     def __init__(self, tokenizer: Tokenizer, family: Llama3Family) -> None:
@@ -40,13 +37,14 @@ class Llama3ChatFormat:
             raise ChatFormatError(f"no Llama 3 family {family!r}; there are {get_args(Llama3Family)}")
         self.tokenizer = tokenizer
         self.family: Llama3Family = family
-        own = _OWN_TOOL_FORMAT[family]
-        self.tool_prompt_formats: Sequence[ToolPromptFormat] = sorted(
-            get_args(ToolPromptFormat), key=lambda form: form != own
+        taught = TOOL_FAMILIES[family]
+        self.tool_prompt_formats: Sequence[ToolPromptFormat] = taught.formats
+        self.argument_key: Literal["arguments", "parameters"] = taught.argument_key
+        self._python_tag, self._end_message, self._end_turn = map(
+            tokenizer.special_id, (taught.python_tag, taught.end_of_message, taught.end_of_turn)
         )
-        self._begin, self._python_tag, self._end_message, self._end_turn, self._open, self._close = (
-            tokenizer.special_id(f"<|{name}|>")
-            for name in ("begin_of_text", "python_tag", "eom_id", "eot_id", "start_header_id", "end_header_id")
+        self._begin, self._open, self._close = (
+            tokenizer.special_id(f"<|{name}|>") for name in ("begin_of_text", "start_header_id", "end_header_id")
         )
 
     def render(
@@ -97,9 +95,11 @@ class Llama3ChatFormat:
         end_of_message = message.end_of_message
         if message.tool_calls:
             builtin = any(is_builtin(call.tool_name, tools) for call in message.tool_calls)
-            in_ipython = builtin or (form == "json" and bool(tools))
-            if in_ipython or form == "python_list":
+            taught = TOOL_FORMATS[form]
+            # JSON is tagged in ipython only, which declared tools turn on.
+            tagged = builtin or (taught.tagged and (bool(tools) or not taught.ends_message))
+            if tagged:
                 ids.append(self._python_tag)
             ids += self.tokenizer.encode(calls_text(message.tool_calls, tools=tools, tool_prompt_format=form))
-            end_of_message = end_of_message or in_ipython
+            end_of_message = end_of_message or builtin or (tagged and taught.ends_message)
         return [*ids, self._end_message if end_of_message else self._end_turn]

@@ -27,6 +27,7 @@ from services.llama.errors import ChatFormatError
 from services.llama.messages import ChatMessage, ToolDefinition, ToolPromptFormat
 from services.llama.template_ast import free_variables, wants_parts
 from services.llama.tokenizer import Tokenizer
+from services.llama.tool_formats import TOOL_FAMILIES
 
 # Characters that no text should hold: Unicode's noncharacters, then private use.
 _MARKS = (*map(chr, range(0xFDD0, 0xFDF0)), *map(chr, range(0xE000, 0xF900)))
@@ -63,8 +64,8 @@ class JinjaChatFormat:
         ChatFormatError: the template is not valid Jinja.
     """
 
-    argument_key: Literal["arguments", "parameters"] = "arguments"
-    tool_prompt_formats: Sequence[ToolPromptFormat] = ("json",)
+    argument_key: Literal["arguments", "parameters"] = TOOL_FAMILIES["other"].argument_key
+    tool_prompt_formats: Sequence[ToolPromptFormat] = TOOL_FAMILIES["other"].formats
 
     def __init__(self, tokenizer: Tokenizer, template: str | None, bos: str, eos: str) -> None:
         self.tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""How Llama 3.1 to 3.3 are told of tools, and how a call they made is written back into the history.
+"""How Llama models are told of custom tools, in each form of calls; `tool_formats` says which form is whose.
 
 The wording and layout are the published ones (llama-models: `llama3_1/prompt_format.md`,
 `llama3_2/text_prompt_format.md`), since the models were trained on them to the letter. One deviation: published JSON
@@ -7,56 +7,16 @@ declarations give every parameter the type "object"; ours give the parameter's o
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import date
 from typing import Any
 
-from services.llama.messages import ToolCall, ToolDefinition, ToolPromptFormat
+from services.llama.messages import ToolDefinition
 
 CODE_INTERPRETER = "code_interpreter"
 BUILTIN_TOOLS = frozenset({"brave_search", "wolfram_alpha", "photogen", CODE_INTERPRETER})
 """Tools called as `name.call(query="...")`, but for the code interpreter, whose call is bare Python."""
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
 _PYTHON_TYPES = {
     "string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict",
 }  # fmt: skip
-
-
-def is_builtin(name: str, tools: Sequence[ToolDefinition]) -> bool:
-    """Whether calls of `name` take the built-in form: as declared, or by name where it is not declared."""
-    declared = [tool.builtin for tool in tools if tool.name == name]
-    return declared[0] if declared else name in BUILTIN_TOOLS
-
-
-def system_text(
-    text: str, *, tools: Sequence[ToolDefinition], tool_prompt_format: ToolPromptFormat, today: date | None
-) -> str:
-    """The whole system message: environment and built-in tools, dates, Python-list tools, the caller's `text`."""
-    builtin, custom = [tool.name for tool in tools if tool.builtin], [tool for tool in tools if not tool.builtin]
-    in_system = bool(custom) and tool_prompt_format == "python_list"
-    body = "\n".join(part for part in (python_list_prompt(custom) if in_system else "", text) if part)
-    dates = ""
-    if today is not None:
-        # Month names of our own: strftime follows the process's language.
-        spoken = f"{today.day:02d} {_MONTHS[today.month - 1]} {today.year}"
-        dates = f"Cutting Knowledge Date: December 2023\nToday Date: {spoken}\n"
-    environment = ""
-    if builtin or (custom and not in_system):
-        named = ", ".join(name for name in builtin if name != CODE_INTERPRETER)
-        if not (named or dates or body):
-            return "Environment: ipython"
-        environment = "Environment: ipython\n" + (f"Tools: {named}\n" if named else "\n")
-    head = environment + dates
-    return f"{head}\n{body}" if head and body else head + body
-
-
-def user_prompt(custom: Sequence[ToolDefinition], *, tool_prompt_format: ToolPromptFormat) -> str:
-    """The user message that declares custom tools ahead of the conversation; empty where the system message does."""
-    if not custom or tool_prompt_format == "python_list":
-        return ""
-    return _json_prompt(custom) if tool_prompt_format == "json" else _function_tag_prompt(custom)
 
 
 def _properties(tool: ToolDefinition) -> dict[str, dict[str, Any]]:
@@ -72,7 +32,8 @@ def _dump(value: object, *, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _json_prompt(custom: Sequence[ToolDefinition]) -> str:
+def json_prompt(custom: Sequence[ToolDefinition]) -> str:
+    """The user message that declares custom tools to be called in JSON."""
     parts = []
     for tool in custom:
         properties = [
@@ -92,7 +53,8 @@ def _json_prompt(custom: Sequence[ToolDefinition]) -> str:
     )
 
 
-def _function_tag_prompt(custom: Sequence[ToolDefinition]) -> str:
+def function_tag_prompt(custom: Sequence[ToolDefinition]) -> str:
+    """The user message that declares custom tools to be called in function tags."""
     lines = []
     for tool in custom:
         required = _required(tool)
@@ -119,7 +81,7 @@ def _function_tag_prompt(custom: Sequence[ToolDefinition]) -> str:
 
 
 def python_list_prompt(custom: Sequence[ToolDefinition]) -> str:
-    """The system text that declares custom tools to Llama 3.2 and 3.3, which answer with a Python list of calls."""
+    """The system text that declares custom tools to Llama 3.2, 3.3 and 4, which answer with a Python list of calls."""
     declared = []
     for tool in custom:
         properties = {
@@ -138,42 +100,3 @@ def python_list_prompt(custom: Sequence[ToolDefinition]) -> str:
         "You SHOULD NOT include any other text in the response.\n\n"
         "Here is a list of functions in JSON format that you can invoke.\n\n" + _dump(declared, indent=4)
     )
-
-
-def calls_text(
-    calls: Sequence[ToolCall], *, tools: Sequence[ToolDefinition], tool_prompt_format: ToolPromptFormat
-) -> str:
-    """The calls as the model writes them. Several share one Python list; other forms are joined by "; "."""
-    custom = [call for call in calls if not is_builtin(call.tool_name, tools)]
-    if custom and len(custom) == len(calls) and tool_prompt_format == "python_list":
-        return f"[{', '.join(map(_python_call, calls))}]"
-    return "; ".join(_call_text(call, tools=tools, tool_prompt_format=tool_prompt_format) for call in calls)
-
-
-def _call_text(call: ToolCall, *, tools: Sequence[ToolDefinition], tool_prompt_format: ToolPromptFormat) -> str:
-    arguments = call.arguments()
-    if is_builtin(call.tool_name, tools):
-        if call.tool_name == CODE_INTERPRETER:
-            return str(arguments.get("code", ""))
-        return f'{call.tool_name}.call(query="{arguments.get("query", "")}")'
-    if tool_prompt_format == "function_tag":
-        return f"<function={call.tool_name}>{_dump(arguments)}</function>"
-    if tool_prompt_format == "python_list":
-        return f"[{_python_call(call)}]"
-    return _dump({"type": "function", "name": call.tool_name, "parameters": arguments})
-
-
-def _python_call(call: ToolCall) -> str:
-    arguments = ", ".join(f"{name}={_python_value(value)}" for name, value in call.arguments().items())
-    return f"{call.tool_name}({arguments})"
-
-
-def _python_value(value: object) -> str:
-    """A Python literal in the published style: strings in double quotes. A JSON string is a valid Python one."""
-    if isinstance(value, str):
-        return _dump(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(_python_value, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_dump(key)}: {_python_value(item)}' for key, item in value.items())}}}"
-    return repr(value)

@@ -17,8 +17,9 @@ from services.inference.engine.grammar import Constraint, Grammars
 from services.inference.packaged import find_packaged
 from services.inference.tool_stream import ToolStream
 from services.llama import checkpoint
-from services.llama.messages import ToolDefinition
+from services.llama.messages import ToolCall, ToolDefinition
 from services.llama.tokenizer import Tokenizer
+from services.llama.tool_formats import calls_text
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 from tests.inference.test_constraints import json_schema, random_schema
 
@@ -99,10 +100,10 @@ def random_tools(source: random.Random) -> list[ToolDefinition]:
 
 
 def read(
-    tools: Sequence[ToolDefinition], pieces: Sequence[str], *, tagged: bool, known: Any, complete: bool = True
+    tools: Sequence[ToolDefinition], pieces: Sequence[str], *, tagged: bool, complete: bool = True
 ) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
     said = Collector()
-    stream = ToolStream(said, tool_names=[t.name for t in tools], tool_prompt_format=None, openings=known)
+    stream = ToolStream(said, tool_names=[t.name for t in tools])
     if tagged:
         stream.python_tag()
     for piece in pieces:
@@ -135,18 +136,18 @@ def test_a_call_that_was_begun_freely_is_whole_valid_and_the_same_in_any_split(
         offered = offered_calls(tools, python_tag=words.python_tag)
         tag = [words.python_tag] if words.python_tag is not None and number % 2 else []
         begun = [*tag, *words.tokenizer.encode(opening)]
-        ids, ended = words.draw(words.grammars.constraint("", offered.calls), begun, source)
+        ids, ended = words.draw(words.grammars.constraint("", offered), begun, source)
         text = words.text(ids)
         if not ended:
-            assert read(tools, [text], tagged=bool(tag), known=offered.openings, complete=False) == (text, [])
+            assert read(tools, [text], tagged=bool(tag), complete=False) == (text, [])
             continue
         finished += 1
-        rest, calls = read(tools, [text], tagged=bool(tag), known=offered.openings)
+        rest, calls = read(tools, [text], tagged=bool(tag))
         assert rest.strip() == ""
         assert calls
         check_calls(tools, calls)
         for _ in range(3):
-            assert read(tools, split(text, source), tagged=bool(tag), known=offered.openings) == (rest, calls)
+            assert read(tools, split(text, source), tagged=bool(tag)) == (rest, calls)
     assert finished >= ANSWERS - 2
 
 
@@ -161,19 +162,19 @@ def test_text_that_is_no_call_passes_whatever_it_looks_like_and_is_not_masked_on
 ) -> None:
     tools = random_tools(random.Random(1))
     offered = offered_calls(tools)
-    constraint = smollm2.grammars.constraint("", offered.calls)
+    constraint = smollm2.grammars.constraint("", offered)
     for token in smollm2.tokenizer.encode(text):
         assert token in smollm2.allowed(constraint)
         constraint.accept(token)
     assert set(smollm2.tokenizer.eos_ids) <= set(smollm2.allowed(constraint))
-    assert read(tools, list(text), tagged=False, known=offered.openings) == (text, [])
+    assert read(tools, list(text), tagged=False) == (text, [])
     if len(text) > 1 and text != "brave_search":
         assert constraint.apply(smollm2.zeros_V) is smollm2.zeros_V
 
 
 def test_a_free_answer_loses_no_ordinary_first_token(smollm2: Vocabulary) -> None:
     offered = offered_calls(random_tools(random.Random(1)))
-    allowed = set(smollm2.allowed(smollm2.grammars.constraint("", offered.calls)))
+    allowed = set(smollm2.allowed(smollm2.grammars.constraint("", offered)))
     for token in range(smollm2.tokenizer.vocab_size):
         raw = smollm2.tokenizer.token_bytes(token)
         whole = raw.decode(errors="ignore").encode() == raw and not smollm2.tokenizer.is_special(token)
@@ -184,7 +185,7 @@ def test_a_free_answer_loses_no_ordinary_first_token(smollm2: Vocabulary) -> Non
 def test_an_opening_is_followed_however_its_letters_fall_into_tokens(smollm2: Vocabulary) -> None:
     offered = offered_calls([tool("f", QUERY), tool("brave_search", QUERY)])
     for opening in OPENINGS:
-        constraint = smollm2.grammars.constraint("", offered.calls)
+        constraint = smollm2.grammars.constraint("", offered)
         for letter in opening:
             [token] = smollm2.tokenizer.encode(letter)
             assert token in smollm2.allowed(constraint), opening
@@ -195,7 +196,7 @@ def test_an_opening_is_followed_however_its_letters_fall_into_tokens(smollm2: Vo
 
 def test_a_token_that_would_break_a_call_is_not_allowed(smollm2: Vocabulary) -> None:
     offered = offered_calls([tool("f", QUERY)])
-    constraint = smollm2.grammars.constraint("", offered.calls)
+    constraint = smollm2.grammars.constraint("", offered)
     for token in smollm2.tokenizer.encode('{"name": "f", "parameters": {"query'):
         constraint.accept(token)
     [after] = {smollm2.text([token])[:1] for token in smollm2.allowed(constraint)}
@@ -215,7 +216,7 @@ def test_a_demanded_call_of_the_llama_3_family_may_open_with_its_tag(llama3: Voc
         assert (llama3.python_tag in llama3.allowed(constraint)) == tagged
         ids, ended = llama3.draw(constraint, [llama3.python_tag] if tagged and llama3.python_tag else [], source)
         if ended:
-            rest, calls = read(tools, [llama3.text(ids)], tagged=tagged, known=None)
+            rest, calls = read(tools, [llama3.text(ids)], tagged=tagged)
             assert (rest, len(calls)) == ("", 1) or (form == "python_list" and rest == "" and calls)
             check_calls(tools, calls)
 
@@ -225,12 +226,12 @@ def test_after_the_python_tag_there_is_a_call_or_code_for_the_interpreter(llama3
     tag, code = [llama3.python_tag], "for n in range(3):\n    print([n, {'a': n}])"
     with_code = [tool("code_interpreter", CODE), tool("f", QUERY)]
     offered = offered_calls(with_code, python_tag=llama3.python_tag)
-    constraint = llama3.grammars.constraint("", offered.calls)
+    constraint = llama3.grammars.constraint("", offered)
     for token in [*tag, *llama3.tokenizer.encode(code)]:
         assert token in llama3.allowed(constraint)
         constraint.accept(token)
-    assert read(with_code, [code], tagged=True, known=offered.openings) == ("", [("code_interpreter", {"code": code})])
-    without = llama3.grammars.constraint("", offered_calls(with_code[1:], python_tag=llama3.python_tag).calls)
+    assert read(with_code, [code], tagged=True) == ("", [("code_interpreter", {"code": code})])
+    without = llama3.grammars.constraint("", offered_calls(with_code[1:], python_tag=llama3.python_tag))
     without.accept(llama3.python_tag)
     assert llama3.tokenizer.encode("for")[0] not in llama3.allowed(without)
 
@@ -242,18 +243,16 @@ def test_with_a_response_format_the_answer_is_a_call_or_has_that_form(smollm2: V
     source = random.Random(3)
 
     def drawn(begun: str) -> str:
-        place = smollm2.grammars.constraint(grammar, offered.calls)
+        place = smollm2.grammars.constraint(grammar, offered)
         ids, ended = smollm2.draw(place, smollm2.tokenizer.encode(begun), source)
         assert ended
         return smollm2.text(ids)
 
     assert json.loads(drawn('{"name": "A')) == {"name": "Ada"}
     for opening in ('{"name": "f', "[f(", "<function"):
-        _, [call, *_] = read([tool("f", QUERY)], [drawn(opening)], tagged=False, known=offered.openings)
+        _, [call, *_] = read([tool("f", QUERY)], [drawn(opening)], tagged=False)
         check_calls([tool("f", QUERY)], [call])
-    assert smollm2.tokenizer.encode("Hello")[0] not in smollm2.allowed(
-        smollm2.grammars.constraint(grammar, offered.calls)
-    )
+    assert smollm2.tokenizer.encode("Hello")[0] not in smollm2.allowed(smollm2.grammars.constraint(grammar, offered))
 
 
 @pytest.mark.parametrize("form", ["json", "function_tag", "python_list"])
@@ -271,7 +270,7 @@ def test_schemas_with_definitions_can_be_called_in_every_form(smollm2: Vocabular
     grammar = demanded_call(tools, choice="go", argument_key="arguments", tool_prompt_format=form)
     ids, ended = smollm2.draw(smollm2.grammars.constraint(grammar, None), [], random.Random(2))
     assert ended
-    rest, calls = read(tools, [smollm2.text(ids)], tagged=False, known=None)
+    rest, calls = read(tools, [smollm2.text(ids)], tagged=False)
     assert rest == ""
     check_calls(tools, calls)
 
@@ -285,16 +284,15 @@ def test_python_words_stand_for_jsons_in_python_calls(smollm2: Vocabulary) -> No
     tools = [tool("switch", schema)]
     offered = offered_calls(tools)
     for text in ("[switch(on=True, to=None)]", '[switch(on=false, to="x")]', "[switch(on=True), switch(on=False)]"):
-        constraint = smollm2.grammars.constraint("", offered.calls)
+        constraint = smollm2.grammars.constraint("", offered)
         for token in smollm2.tokenizer.encode(text):
             assert token in smollm2.allowed(constraint), text
             constraint.accept(token)
-        check_calls(tools, read(tools, [text], tagged=False, known=offered.openings)[1])
+        check_calls(tools, read(tools, [text], tagged=False)[1])
 
 
 def test_what_is_written_in_a_calls_strings_is_never_a_call_itself() -> None:
     tools = [tool("f", QUERY), tool("fo", {"type": "object", "properties": {}})]
-    known = offered_calls(tools).openings
     inner = ("<function=fo>{}</function>", "[fo()]", '{"name": "fo", "parameters": {}}', 'f.call(query="x")')
     for text in inner:
         argument = json.dumps(text)
@@ -303,7 +301,7 @@ def test_what_is_written_in_a_calls_strings_is_never_a_call_itself() -> None:
             f'<function=f>{{"query": {argument}}}</function>',
             f"[f(query={argument})]",
         ):
-            assert read(tools, [call], tagged=False, known=known) == ("", [("f", {"query": text})])
+            assert read(tools, [call], tagged=False) == ("", [("f", {"query": text})])
 
 
 def test_a_tool_that_python_cannot_name_is_refused_in_that_form_and_offered_in_others() -> None:
@@ -317,10 +315,29 @@ def test_a_tool_that_python_cannot_name_is_refused_in_that_form_and_offered_in_o
             demanded_call(tools, choice="required", argument_key="parameters", tool_prompt_format="python_list")
         assert failure.value.field == "tools[1]"
         assert demanded_call(tools, choice="g", argument_key="parameters", tool_prompt_format="python_list")
-        assert offered_calls(tools).openings
+        assert offered_calls(tools).calls
 
 
 def test_a_tool_that_is_only_offered_is_refused_too_when_its_schema_cannot_be_compiled() -> None:
     with pytest.raises(InvalidArgumentError) as failure:
         offered_calls([tool("good", QUERY), tool("bad", {"properties": {"x": {"type": "foo"}}})])
     assert failure.value.field == "tools[1].input_schema.properties.x"
+
+
+@pytest.mark.parametrize("form", ["json", "function_tag", "python_list"])
+def test_what_is_written_into_the_history_is_what_the_grammar_takes_and_the_parser_reads(
+    smollm2: Vocabulary, form: Any
+) -> None:
+    tools = [tool("f.g", QUERY), tool("fo", {"type": "object", "properties": {}})]
+    for name, arguments in (("f.g", {"query": "ä \"b\"\n'c' \\ ]})"}), ("fo", {})):
+        call = ToolCall(call_id="", tool_name=name, arguments_json=json.dumps(arguments))
+        text = calls_text([call], tools=(), tool_prompt_format=form)
+        demanded = demanded_call(tools, choice="required", argument_key="parameters", tool_prompt_format=form)
+        for constraint in (
+            smollm2.grammars.constraint(demanded, None),
+            smollm2.grammars.constraint("", offered_calls(tools)),
+        ):
+            for token in smollm2.tokenizer.encode(text):
+                assert token in smollm2.allowed(constraint), text
+                constraint.accept(token)
+        assert read(tools, [text], tagged=False) == ("", [(name, arguments)])

@@ -17,7 +17,7 @@ from services.inference.engine.request import EngineLimits, Request, Sampling
 from services.inference.packaged import find_packaged
 from services.llama import checkpoint
 from services.llama.messages import ToolDefinition
-from services.llama.tool_calls import parse_tool_calls
+from services.llama.tool_parser import parse_tool_calls
 from stack_client.content import content, struct, text_of
 from stack_client.errors import InvalidArgumentError, StackError, UnsupportedError
 from tests.inference.conftest import Node
@@ -130,7 +130,7 @@ def test_a_demanded_call_always_parses_and_obeys_its_schema(engine: Engine, form
         [(text, cause)] = generate(engine, [grammar])
         if cause != "stop":
             continue
-        rest, calls = parse_tool_calls(text, tool_names=["f", "g"], tool_prompt_format=form)
+        rest, calls = parse_tool_calls(text, tool_names=["f", "g"])
         assert rest.strip() == ""
         assert len(calls) == 1 or (calls and form == "python_list")
         for call in calls:

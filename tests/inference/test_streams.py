@@ -126,7 +126,7 @@ async def test_a_tool_call_comes_after_the_text_before_it_and_before_the_text_af
 def run_tools(pieces: Iterable[str], *, complete: bool = True) -> tuple[str, list[str], bool]:
     said = Collector()
     names = ["get_weather", "now"]
-    stream = ToolStream(said, tool_names=names, tool_prompt_format=None, openings=openings(names, python_names=names))
+    stream = ToolStream(said, tool_names=names)
     for piece in pieces:
         stream.text(piece, tokens=1)
     called = stream.finish(complete=complete)
@@ -216,8 +216,7 @@ def test_calls_in_any_form_are_the_same_in_any_split_of_text_or_bytes(
     else:
         pieces = [text[a:b] for a, b in pairwise(edges)]
     said = Collector()
-    known = openings(NAMES, python_names=NAMES, builtin_names=["brave_search"])
-    stream = ToolStream(said, tool_names=NAMES, tool_prompt_format=None, openings=known)
+    stream = ToolStream(said, tool_names=NAMES)
     for piece in pieces:
         stream.text(piece, tokens=1)
     assert stream.finish(complete=True)
@@ -234,9 +233,41 @@ def test_text_is_held_no_longer_than_it_can_become_a_call() -> None:
     }
     for decision, texts in cases.items():
         for text in texts:
-            assert decide(text, known) == decision, text
+            assert decide(text, known)[0] == decision, text
 
 
 def test_a_call_cut_by_the_token_limit_is_text() -> None:
     text, calls, called = run_tools([CALLS[0][:30]], complete=False)
     assert (text, calls, called) == (CALLS[0][:30], [], False)
+
+
+def test_text_before_a_call_is_shown_at_once_and_the_call_at_the_end() -> None:
+    said = Collector()
+    stream = ToolStream(said, tool_names=["now"])
+    stream.text("Let me see. <function=now>{}", tokens=9)
+    assert "".join(said.texts) == "Let me see. "
+    stream.text("</function>\nDone.", tokens=5)
+    assert "".join(said.texts) == "Let me see. "
+    assert not said.tool_calls
+    assert stream.finish(complete=True)
+    assert "".join(said.texts) == "Let me see. \nDone."
+    assert [call.tool_name for call in said.tool_calls] == ["now"]
+
+
+def test_an_answer_that_is_cut_behind_a_whole_call_is_text_as_it_was_written() -> None:
+    text = f"Look:\n{CALLS[0]}; {CALLS[0][:30]}"
+    for pieces in ([text], list(text)):
+        assert run_tools(pieces, complete=False) == (text, [], False)
+
+
+def test_a_call_fits_its_message_whatever_is_in_its_arguments() -> None:
+    deep = f"{'[' * 20}{']' * 20}"
+    text = f'{{"name": "now", "parameters": {{"half": "\\ud83d", "deep": {deep}, "huge": {10**300}, "": null}}}}'
+    _, [call], _ = run_tools([text])
+    assert json.loads(call.removeprefix("now"))["half"] == "\ufffd"
+    objects = '{"a": ' * 28 + "{}" + "}" * 28
+    said = Collector()
+    stream = ToolStream(said, tool_names=["now"])
+    stream.text(f"<function=now>{objects}</function>", tokens=1)
+    assert stream.finish(complete=True)
+    assert v1.ToolCall.FromString(said.tool_calls[0].SerializeToString()) == said.tool_calls[0]

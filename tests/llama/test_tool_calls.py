@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from services.llama.messages import ToolCall, ToolPromptFormat
-from services.llama.tool_calls import parse_tool_calls
-from services.llama.tool_prompts import calls_text
+from services.llama.tool_formats import calls_text
+from services.llama.tool_parser import parse_tool_calls
 
 NAMES = ("get_weather", "brave_search", "files.read", "code_interpreter")
 
@@ -56,7 +56,6 @@ def test_calls_are_read_in_every_form(text: str, calls: list[tuple[str, dict[str
         '{"name": "get_weather", "parameters": {"x": NaN}}',
         '{"name": "get_weather", "parameters": {"city": "S',
         '<function=get_weather>{"city": "SF"}',
-        '<function=other>{"city": "SF"}</function>',
         "[get_weather(city='SF'",
         "[get_weather('SF')]",
         "[get_weather(city=open('x'))]",
@@ -102,4 +101,4 @@ def test_python_after_the_python_tag_is_for_the_code_interpreter() -> None:
 def test_what_is_written_into_the_history_is_read_back(form: ToolPromptFormat, arguments: dict[str, Any]) -> None:
     call = ToolCall(call_id="1", tool_name="get_weather", arguments_json=json.dumps(arguments))
     text = calls_text([call, call], tools=(), tool_prompt_format=form)
-    assert _parsed(text, tool_prompt_format=form) == ("", [("get_weather", arguments)] * 2)
+    assert _parsed(text) == ("", [("get_weather", arguments)] * 2)

@@ -209,12 +209,7 @@ class TorchProvider:
         tools = dialog.tool_definitions(request.tools) if choice != "none" else []
         grammar, offered = await asyncio.to_thread(grammars, model, request, tools)
         prompt = await self._render(model, request.messages, tools=tools, config=request.tool_config)
-        reader = ToolStream(
-            sink,
-            tool_names=[tool.name for tool in tools],
-            tool_prompt_format=prompt_format(request.tool_config),
-            openings=offered.openings if offered else None,
-        )
+        reader = ToolStream(sink, tool_names=[tool.name for tool in tools])
         answer = await self._generate(
             request.model_id,
             model,
@@ -224,7 +219,7 @@ class TorchProvider:
             reader,
             priority=request.priority,
             grammar=grammar,
-            calls=offered.calls if offered else None,
+            calls=offered,
         )
         if reader.finish(complete=answer.finish_reason == v1.FINISH_REASON_STOP):
             return replace(answer, stop_reason=v1.STOP_REASON_END_OF_MESSAGE, finish_reason=v1.FINISH_REASON_TOOL_CALLS)

@@ -8,10 +8,11 @@ from google.protobuf import json_format
 
 from llamastack import v1
 from services.inference import dialog
-from services.inference.call_grammar import OfferedCalls, demanded_call, offered_calls
+from services.inference.call_grammar import demanded_call, offered_calls
 from services.inference.constraints import format_grammar
 from services.inference.engine import commands
-from services.inference.reading import PYTHON_TAG
+from services.inference.engine.request import Calls
+from services.inference.reading import python_tag_of
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from stack_client.errors import InvalidArgumentError
@@ -80,10 +81,10 @@ def check_ids(ids: Sequence[int], size: int, *, field: str) -> None:
 
 def grammars(
     model: TextModel, request: v1.ChatCompletionRequest, tools: Sequence[ToolDefinition]
-) -> tuple[str, OfferedCalls | None]:
+) -> tuple[str, Calls | None]:
     """What the answer must match, "" for any text; and the calls that it may be instead."""
     config = request.tool_config
-    python_tag = model.tokenizer.special_tokens.get(PYTHON_TAG)
+    python_tag = python_tag_of(model.tokenizer)
     if not _demands_call(config):
         grammar = format_grammar(request.response_format) if request.HasField("response_format") else ""
         return grammar, offered_calls(tools, python_tag=python_tag) if tools else None
