@@ -103,6 +103,8 @@ class TurnLoop:
             earlier=self._earlier,
             inference=self._around.inference,
             limits=self._around.limits,
+            before=self._context.history,
+            max_output_tokens=self._context.max_output_tokens,
         )
 
     async def _next_step(self) -> None:
@@ -113,7 +115,7 @@ class TurnLoop:
             case "inference" if last and last.HasField("completed_at"):
                 said = last.inference.model_response
                 taken = sum(step.WhichOneof("details") == "inference" for step in self._turn.steps)
-                if said.tool_calls and taken < self._max_iters():
+                if said.tool_calls and taken < self._max_iters() and not self._infer.out_of_tokens():
                     await self._call_tools(said)
                 else:
                     self._infer.complete_turn(said)
