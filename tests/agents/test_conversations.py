@@ -133,7 +133,9 @@ async def test_a_response_that_is_not_stored_still_writes_to_its_conversation(me
 async def test_tenants_do_not_see_each_others_conversations(mesh: Mesh) -> None:
     stub: Any = v1.ConversationsServiceStub(mesh.client.channel("agents"))
     mine, yours = (("x-tenant", "mine"),), (("x-tenant", "yours"),)
-    made = (await stub.CreateConversation(v1.CreateConversationRequest(items=[user_item("x")]), metadata=mine)).conversation
+    made = (
+        await stub.CreateConversation(v1.CreateConversationRequest(items=[user_item("x")]), metadata=mine)
+    ).conversation
     assert made not in (await stub.ListConversations(v1.ListConversationsRequest(), metadata=yours)).data
     key = {"conversation_id": made.id}
     calls = [

@@ -77,7 +77,7 @@ async def test_a_response_uses_a_prompt_as_its_instructions(mesh: Mesh) -> None:
     response = await create(language=text("French"), name=text("{{ name }}"))
     assert response.instructions == "Speak French, {{ name }}.\n\nBe kind."
     assert response.prompt.id == made.prompt_id
-    with pytest.raises(InvalidArgumentError, match="'name'.* is missing"):
+    with pytest.raises(InvalidArgumentError, match=r"'name'.* is missing"):
         await create(language=text("French"))
     with pytest.raises(InvalidArgumentError, match="has no such variable"):
         await create(language=text("French"), name=text("x"), colour=text("red"))

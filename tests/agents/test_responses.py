@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 
 from llamastack import v1
 from services.agents.responses import records
-from stack_client.content import struct, text_of
+from stack_client.content import plain, struct, text_of
 from stack_client.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -59,7 +60,7 @@ async def dialog(mesh: Mesh, response_id: str) -> list[tuple[str, str]]:
     messages = await store.read(
         lambda connection: records.dialog_through(connection, records.find(connection, response_id, tenant=""))
     )
-    shown = []
+    shown: list[tuple[str, str]] = []
     for message in messages:
         member = message.WhichOneof("message") or ""
         calls = "".join(f"[{call.tool_name}]" for call in message.assistant.tool_calls)
@@ -75,7 +76,8 @@ def check_stream(events: Sequence[Any], stored: v1.ResponseObject) -> None:
     assert getattr(events[-1], names[-1]) == stored
     assert stored.last_sequence == len(events)
     texts: dict[str, str] = {}
-    added, done = [], []
+    added: list[v1.ResponseOutputItemEvent] = []
+    done: list[v1.ResponseOutputItemEvent] = []
     for event in events[:-1]:
         progress = event.progress
         match progress.WhichOneof("progress"):
@@ -196,7 +198,10 @@ async def test_searches_are_items_and_later_responses_know_what_they_found(toole
     assert items(files) == ["file_search_call", "message"]
     assert files.output[0].file_search_call.queries == ["news"]
     seen = tooled.tools.seen[-1]
-    assert list(seen.args["vector_db_ids"]) == ["vs_1"]
+    assert plain(json_format.MessageToDict(seen.args)) == {
+        "vector_db_ids": ["vs_1"],
+        "query_config": {"max_chunks": 10},
+    }
 
 
 async def test_an_mcp_server_is_registered_for_its_response_alone(tooled: Mesh) -> None:

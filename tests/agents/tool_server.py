@@ -24,7 +24,7 @@ BUILT_IN = {"builtin::websearch": "web_search", "builtin::rag": "knowledge_searc
 
 
 class ToolServer:
-    """One group, `test`, whose tools have every effect, the built-in searches, and MCP servers with the tools of `test`.
+    """One group, `test`, whose tools have every effect, the built-in searches, and MCP servers like `test`.
 
     A call is recorded before its effect and its result after it, as the real service does. `slow_*` tools wait for a
     file called `go` in the folder, behind their effect.
@@ -56,7 +56,7 @@ class ToolServer:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         v1.add_ToolRuntimeServiceServicer_to_server(Edge(self), server)
-        v1.add_ToolGroupsServiceServicer_to_server(GroupsEdge(self), server)
+        v1.add_ToolGroupsServiceServicer_to_server(GroupsEdge(self), server)  # type: ignore[abstract] # the rest
         return ["llamastack.v1.ToolRuntimeService", "llamastack.v1.ToolGroupsService"]
 
     def count(self, name: str) -> int:

@@ -192,6 +192,9 @@ class Responses:
         """Read a response no more."""
         self._readers[response_id] -= 1
         if self._readers[response_id] > 0:
+            follower = self._following.get(response_id)
+            if response_id in self._doomed and follower is not None:
+                await asyncio.wait([follower])  # it is about to end: what is not stored is gone with the answer
             return
         del self._readers[response_id]
         if response_id in self._doomed:
