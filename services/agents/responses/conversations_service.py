@@ -11,7 +11,7 @@ from services.agents.responses import records
 from services.agents.responses.creating import writing
 from services.agents.responses.engine import Responses
 from services.agents.responses.items import Item, new_id, taken
-from services.agents.responses.lists import cut, page, start
+from services.agents.responses.lists import Found, Listed, cut, start
 from services.agents.responses.request import check_include, check_metadata
 from services.agents.tables import conversation_items, conversations
 from services.agents.turn_log import now
@@ -128,31 +128,40 @@ class ConversationsService(v1.ConversationsServiceServicer):
     ) -> v1.ListConversationItemsResponse:
         """List items."""
         check_include(request.include)
-        conversation_id = request.conversation_id
-        items = await self._items(conversation_id)
-        scope = f"conversation items {conversation_id}"
-        chosen, token = page(items, key=lambda one: one.item_id, request=request, scope=scope, what="item")
-        return v1.ListConversationItemsResponse(data=[one.item for one in chosen], next_page_token=token)
-
-    async def _items(self, conversation_id: str) -> list[Item]:
-        tenant = current_tenant()
+        tenant, conversation_id = current_tenant(), request.conversation_id
         await self._engine.settle_writer(conversation_id, tenant=tenant)
+        items = conversation_items.c
+        listed = Listed(
+            columns=(items.number, items.item_id, items.message, items.dialog),
+            where=items.conversation_id == conversation_id,
+            scope=f"conversation items {conversation_id}",
+            what="item",
+        )
 
-        def find(connection: sa.Connection) -> list[Item]:
+        def find(connection: sa.Connection) -> Found:
             records.conversation_of(connection, conversation_id, tenant=tenant)
-            return records.items_in(connection, conversation_id)
+            return listed.page(connection, request)
 
-        return await self._store.read(find)
+        found, token = await self._store.read(find)
+        data = [records.item_of(row).item for row in found]
+        return v1.ListConversationItemsResponse(data=data, next_page_token=token)
 
     async def GetConversationItem(
         self, request: v1.GetConversationItemRequest, context: RpcContext
     ) -> v1.GetConversationItemResponse:
         """Return one item."""
         check_include(request.include)
-        for one in await self._items(request.conversation_id):
-            if one.item_id == request.item_id:
-                return v1.GetConversationItemResponse(item=one.item)
-        raise rows.not_found("item", request.item_id)
+        tenant, conversation_id = current_tenant(), request.conversation_id
+        await self._engine.settle_writer(conversation_id, tenant=tenant)
+        items = conversation_items.c
+        where = (items.conversation_id == conversation_id) & (items.item_id == request.item_id)
+
+        def find(connection: sa.Connection) -> v1.ResponseItem:
+            records.conversation_of(connection, conversation_id, tenant=tenant)
+            query = sa.select(items.message).where(where)
+            return v1.ResponseItem.FromString(rows.one(connection, query, what="item", key=request.item_id))
+
+        return v1.GetConversationItemResponse(item=await self._store.read(find))
 
     async def DeleteConversationItem(
         self, request: v1.DeleteConversationItemRequest, context: RpcContext

@@ -62,7 +62,8 @@ def store(connection: sa.Connection, draft: Draft, runner: TurnRunner) -> v1.Tur
     for index, item in enumerate(items):
         own += messages_of(item, field=f"input[{index}]", approvals=approval)
     turn = _turn(draft, joined([*before, *own]))
-    _approve(draft, turn, items, approval)
+    # Only what a response of this stack made: a caller must not make up calls that no model asked for.
+    _approve(draft, turn, items, lambda item_id: records.approval_of(connection, item_id, tenant=draft.tenant))
     if not turn.input_messages and not turn.steps and not draft.setup.config.instructions:
         raise InvalidArgumentError("input is empty; ask something", reason="MISSING_FIELD", field="input")
     _add_turn(connection, draft, turn, runner)
@@ -101,10 +102,9 @@ def writing(conversation_id: str, response_id: str) -> ConflictError:
 
 def _turn(draft: Draft, messages: list[v1.Message]) -> v1.Turn:
     """The turn: what the user and tools said last is its own, the rest stands before it (see `_add_turn`)."""
-    turn_id = str(uuid.uuid5(uuid.NAMESPACE_OID, draft.response.id))
     turn = v1.Turn(
-        turn_id=turn_id,
-        session_id=str(uuid.uuid5(uuid.NAMESPACE_OID, turn_id)),
+        turn_id=str(uuid.uuid4()),
+        session_id=str(uuid.uuid4()),
         started_at=now(),
         status=v1.TURN_STATUS_QUEUED,
         agent_id=draft.response.id,

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import sqlalchemy as sa
 
@@ -246,7 +246,7 @@ class Responses:
 
     async def events(
         self, response_id: str, *, tenant: str | None, after: int = 0, hidden: bool = True
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """The events of a response behind one, to its end, which is stored before the last event is given.
 
         Raises:
@@ -296,7 +296,7 @@ class Responses:
             if fold.ended:
                 await self.settle(fold, found)
                 break
-        return fold.response
+        return fold.snapshot()
 
     async def end_of(self, response_id: str, *, tenant: str) -> v1.ResponseObject:
         """A response once it has ended.
@@ -305,11 +305,12 @@ class Responses:
             FailedPreconditionError: If it has ended before, and was not stored.
         """
         try:
-            async for event in self.events(response_id, tenant=tenant):
-                kind = event.WhichOneof("event") or ""
-                if kind != "progress":
-                    response: v1.ResponseObject = getattr(event, kind)
-                    return response
+            async with contextlib.aclosing(self.events(response_id, tenant=tenant)) as events:
+                async for event in events:
+                    kind = event.WhichOneof("event") or ""
+                    if kind != "progress":
+                        response: v1.ResponseObject = getattr(event, kind)
+                        return response
         except NotFoundError:
             message = f"response {response_id} was answered before and not stored; ask again under a new request_id"
             raise FailedPreconditionError(message, metadata={"response": response_id}) from None

@@ -98,6 +98,13 @@ class Fold:
                 self._end("cancelled", v1.RESPONSE_STATUS_CANCELLED, event.turn_cancelled.turn)
         return self._take()
 
+    def snapshot(self) -> v1.ResponseObject:
+        """The response as it stands, with what is written so far of its last message."""
+        if self._open is not None:
+            message = self.response.output[self._open.index].message
+            message.content[0].output_text.text = self._open.text
+        return self.response
+
     def _take(self) -> list[Event]:
         made, self._made = self._made, []
         return made
@@ -201,7 +208,6 @@ class Fold:
             return
         self._open.text += text
         message = self.response.output[self._open.index].message
-        message.content[0].output_text.text = self._open.text
         delta = v1.ResponseTextDeltaEvent(item_id=message.id, output_index=self._open.index, delta=text)
         self._progress(output_text_delta=delta)
 
@@ -211,6 +217,7 @@ class Fold:
         index, text = self._open.index, self._open.text
         self._open = None
         message = self.response.output[index].message
+        message.content[0].output_text.text = text
         self._progress(output_text_done=v1.ResponseTextDoneEvent(item_id=message.id, output_index=index, text=text))
         self._progress(content_part_done=self._part(index))
         message.status = status

@@ -128,8 +128,8 @@ def set_writer(connection: sa.Connection, conversation_id: str, response_id: str
 
 
 def approval_of(connection: sa.Connection, item_id: str, *, tenant: str) -> v1.MCPApprovalRequestItem | None:
-    """A request for approval that a response made."""
-    where = (response_items.c.item_id == item_id) & (response_items.c.tenant == tenant)
+    """A request for approval that a stored response made."""
+    where = (response_items.c.item_id == item_id) & (response_items.c.tenant == tenant) & response_items.c.made
     message = connection.execute(sa.select(response_items.c.message).where(where).limit(1)).scalar()
     item = v1.ResponseItem.FromString(message) if message else v1.ResponseItem()
     return item.mcp_approval_request if item.HasField("mcp_approval_request") else None

@@ -1,6 +1,7 @@
 """The RPC edge of responses."""
 
 import asyncio
+from contextlib import aclosing
 
 import sqlalchemy as sa
 
@@ -9,10 +10,9 @@ from services.agents.responses import records
 from services.agents.responses.compact import compact
 from services.agents.responses.engine import Responses
 from services.agents.responses.fold import Event
-from services.agents.responses.items import Item
-from services.agents.responses.lists import page
+from services.agents.responses.lists import Found, Listed
 from services.agents.responses.request import check_include
-from services.agents.tables import responses
+from services.agents.tables import response_items, responses
 from services.runtime.calls import current_tenant
 from services.runtime.stream import EventWriter, RpcContext
 from stack_client.errors import InvalidArgumentError, UnsupportedError
@@ -55,8 +55,9 @@ class ResponsesService(v1.ResponsesServiceServicer):
         writer = EventWriter(context, v1.StreamCreateResponseResponse, draining=self._draining)
 
         async def forward() -> None:
-            async for event in self._engine.events(response_id, tenant=tenant):
-                await writer.forward(v1.StreamCreateResponseResponse.FromString(event.SerializeToString()))
+            async with aclosing(self._engine.events(response_id, tenant=tenant)) as events:
+                async for event in events:
+                    await writer.forward(v1.StreamCreateResponseResponse.FromString(event.SerializeToString()))
 
         try:
             await writer.run(forward())
@@ -73,8 +74,10 @@ class ResponsesService(v1.ResponsesServiceServicer):
 
         async def forward() -> None:
             after = request.resume_after_sequence
-            async for event in self._engine.events(request.response_id, tenant=tenant, after=after, hidden=False):
-                await writer.forward(event)
+            following = self._engine.events(request.response_id, tenant=tenant, after=after, hidden=False)
+            async with aclosing(following) as events:
+                async for event in events:
+                    await writer.forward(event)
 
         await writer.run(forward())
 
@@ -86,14 +89,16 @@ class ResponsesService(v1.ResponsesServiceServicer):
     async def ListResponses(self, request: v1.ListResponsesRequest, context: RpcContext) -> v1.ListResponsesResponse:
         """List stored responses with their input."""
         tenant = current_tenant()
-        query = sa.select(responses.c.response_id).where(responses.c.tenant == tenant, responses.c.stored)
-        query = query.where(responses.c.model == request.model) if request.model else query
-        query = query.order_by(responses.c.number)
-        ids = await self._engine.store.read(lambda connection: connection.execute(query).scalars().all())
-        scope = f"responses {request.model}"
-        chosen, token = page(ids, key=str, request=request, scope=scope, what="response")
+        where = (responses.c.tenant == tenant) & responses.c.stored
+        listed = Listed(
+            columns=(responses.c.number, responses.c.response_id),
+            where=where & (responses.c.model == request.model) if request.model else where,
+            scope=f"responses {request.model}",
+            what="response",
+        )
+        found, token = await self._engine.store.read(lambda connection: listed.page(connection, request))
         data = []
-        for response_id in chosen:
+        for response_id in [row.response_id for row in found]:
             data.append(v1.ResponseObject())
             data[-1].CopyFrom(await self._engine.now(response_id, tenant=tenant))
             data[-1].input.extend(await self._inputs(response_id))
@@ -109,15 +114,21 @@ class ResponsesService(v1.ResponsesServiceServicer):
         """List what a response was asked."""
         check_include(request.include)
         tenant, response_id = current_tenant(), request.response_id
+        items = response_items.c
+        listed = Listed(
+            columns=(items.number, items.item_id, items.message, items.dialog),
+            where=(items.response_id == response_id) & (items.made == sa.false()),
+            scope=f"input items {response_id}",
+            what="item",
+        )
 
-        def find(connection: sa.Connection) -> list[Item]:
+        def find(connection: sa.Connection) -> Found:
             records.find(connection, response_id, tenant=tenant)
-            return records.items_of(connection, response_id, made=False)
+            return listed.page(connection, request)
 
-        items = await self._engine.store.read(find)
-        scope = f"input items {response_id}"
-        chosen, token = page(items, key=lambda one: one.item_id, request=request, scope=scope, what="item")
-        return v1.ListResponseInputItemsResponse(data=[one.item for one in chosen], next_page_token=token)
+        found, token = await self._engine.store.read(find)
+        data = [records.item_of(row).item for row in found]
+        return v1.ListResponseInputItemsResponse(data=data, next_page_token=token)
 
     async def DeleteResponse(self, request: v1.DeleteResponseRequest, context: RpcContext) -> v1.DeleteResponseResponse:
         """Delete a response that has ended."""

@@ -1,6 +1,7 @@
 """What a response needs to run: the request as an agent's configuration, with its tools and their names."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 WEB = "builtin::websearch"
 FILES = "builtin::rag/knowledge_search"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MODES = {
     v1.RESPONSE_TOOL_CHOICE_MODE_UNSPECIFIED: "auto",
     v1.RESPONSE_TOOL_CHOICE_MODE_AUTO: "auto",
@@ -126,6 +128,7 @@ def _take_tool(tool: v1.ResponseTool, setup: Setup, *, field: str, group: str) -
     match tool.WhichOneof("tool"):
         case "function":
             function = tool.function
+            _check_name(function.name, config, field=f"{field}.function.name")
             declared = config.client_tools.add(name=function.name)
             if function.HasField("description"):
                 declared.description = function.description
@@ -141,6 +144,13 @@ def _take_tool(tool: v1.ResponseTool, setup: Setup, *, field: str, group: str) -
             _take_mcp(tool.mcp, setup, group=group)
         case _:
             raise InvalidArgumentError(f"{field} has no kind", reason="MISSING_FIELD", field=field)
+
+
+def _check_name(name: str, config: v1.AgentConfig, *, field: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidArgumentError(f"{field} is {name!r}; use letters, digits, '_' and '-', at most 64", field=field)
+    if any(tool.name == name for tool in config.client_tools):
+        raise InvalidArgumentError(f"{field}: there are two functions called {name!r}", field=field)
 
 
 def _refuse_web(tool: v1.WebSearchTool, *, field: str) -> None:
