@@ -216,6 +216,21 @@ async def test_an_mcp_server_is_registered_for_its_response_alone(tooled: Mesh) 
     await until(lambda: not tooled.tools.registered)
 
 
+async def test_tools_of_the_stack_run_beside_functions_of_the_caller(tooled: Mesh) -> None:
+    tools = [FUNCTION, mcp()]
+    first = await tooled.client.responses.create("scripted", "mixed", tools=tools)
+    check_stream(await watch(tooled, first.id), first)
+    assert sorted(items(first)) == ["function_call", "mcp_call", "mcp_call", "mcp_list_tools"]
+    call = next(item.function_call for item in first.output if item.HasField("function_call"))
+    answer = [function_output(call.call_id, "rain")]
+    second = await tooled.client.responses.create("scripted", answer, previous_response_id=first.id, tools=tools)
+    assert output_text(second) == "The tool says: rain"
+    # Calls that were made side by side stand one after the other in later dialogs, each with its result.
+    assert [text for _, text in await dialog(tooled, second.id)] == [
+        "mixed", "[pay]", 'pay {"n": 1}', "[get_weather][look]", "look {}", "rain", "The tool says: rain",
+    ]  # fmt: skip
+
+
 async def test_a_failed_mcp_call_says_why(tooled: Mesh) -> None:
     response = await tooled.client.responses.create("scripted", "use fails", tools=[mcp()])
     call = response.output[1].mcp_call
@@ -412,6 +427,9 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("metadata", {"metadata": {str(number): "" for number in range(17)}}),
     ("previous_response_id", {"previous_response_id": "resp_1", "conversation": "conv_1"}),
     ("tool_choice", {"tool_choice": v1.ResponseToolChoice(function=v1.FunctionToolChoice(name="fly"))}),
+    ("tools[0].function.name", {"tools": [v1.ResponseTool(function=v1.FunctionTool(name="a b"))]}),
+    ("tools[0].mcp.server_label", {"tools": [mcp(server_label="a/b")]}),
+    ("tools[0].mcp.server_url", {"tools": [mcp(server_url="")]}),
     ("tools[0].file_search.vector_store_ids", {"tools": [v1.ResponseTool(file_search=v1.FileSearchTool())]}),
 ]
 

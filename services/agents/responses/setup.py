@@ -249,8 +249,8 @@ def mcp_tools(tools: Sequence[v1.ResponseTool]) -> list[tuple[int, v1.MCPTool]]:
         if tool.WhichOneof("tool") != "mcp":
             continue
         where, mcp = f"tools[{index}].mcp", tool.mcp
-        if not mcp.server_label or mcp.server_label in labels:
-            message = f"{where}.server_label is empty or used twice"
+        if not _NAME.fullmatch(mcp.server_label) or mcp.server_label in labels:
+            message = f"{where}.server_label: use letters, digits, '_' and '-', at most 64, each label once"
             raise InvalidArgumentError(message, field=f"{where}.server_label")
         if bool(mcp.server_url) == bool(mcp.connector_id):
             message = f"{where}: give server_url, or connector_id, the name of a registered tool group"
