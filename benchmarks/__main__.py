@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import constraints, gpu, inference, inference_overhead, memory, quality, safety, sdk, start
+from benchmarks import agents, constraints, gpu, inference, inference_overhead, memory, quality, safety, sdk, start
 
 ALL = {
     "gpu": gpu.main,
@@ -14,6 +14,7 @@ ALL = {
     "constraints": constraints.main,
     "safety": safety.main,
     "memory": memory.main,
+    "agents": agents.main,
 }
 
 

@@ -10,7 +10,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Agent:
         instructions: The system message.
         tools: Python functions, names of tool groups (`"builtin::websearch"`, `"group/tool"`), `ToolGroup`, `MCP`, and
             other agents. Functions run in this program: plain ones in threads, asynchronous ones on the run's loop;
-            type hints and docstring tell the model how to call them, `@tool` says more. Everything else runs in the stack.
+            type hints and docstring tell the model how to call them, `@tool` says more. All else runs in the stack.
         tool_choice: `auto`, `required`, `none` or the name of a tool; empty means auto.
         handoffs: Agents that may take the dialog over.
         memory: What the agent remembers: banks by name, paths and patterns of files, or `Memory` objects. They are
@@ -256,15 +256,22 @@ class Agent:
     def _sync(self) -> SyncStackClient:
         if self._sync_client is None:
             other = self._client
-            where = self._serves.addresses() if self._serves else None
+            where = self._serving()
             self._sync_client = SyncStackClient(other.addresses, tls=other.tls) if other else SyncStackClient(where)
         return self._sync_client
 
     def _async(self) -> StackClient:
         if self._client is None:
-            where = self._serves.addresses() if self._serves else None
+            where = self._serving()
             self._client = self._sync_client.client.copy() if self._sync_client else StackClient(where)
         return self._client
+
+    def _serving(self) -> Mapping[str, str] | None:
+        """The stack of a FakeModel, which then also serves those of agents that this one may call."""
+        for other in [*self._toolset.agents, *self._handoffs]:
+            other._serving()  # noqa: SLF001 (an agent like this one)
+        where: Mapping[str, str] | None = self._serves.addresses() if self._serves else None
+        return where
 
     async def _events(
         self, client: StackClient, message: str | Answers, attachments: Sequence[Attachment]
@@ -418,7 +425,19 @@ def _response_format(output_type: Any) -> v1.ResponseFormat | None:  # noqa: ANN
     from pydantic import TypeAdapter  # noqa: PLC0415 (slow to import)
 
     schema = TypeAdapter(output_type).json_schema()
-    return v1.ResponseFormat(json_schema=content.struct(schema))
+    return v1.ResponseFormat(json_schema=content.struct(_closed(schema)))
+
+
+def _closed(schema: Any) -> Any:  # noqa: ANN401 (JSON)
+    """A schema whose objects have no members but the declared ones: a model would go on inventing some."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _refuse(attachments: Sequence[Attachment]) -> None:

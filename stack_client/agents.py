@@ -64,7 +64,7 @@ class Agents:
             NotFoundError: If there is no such agent.
         """
         request = v1.CreateSessionRequest(agent_id=agent_id, session_name=name, request_id=str(uuid.uuid4()))
-        response: v1.CreateSessionResponse = await unary(self._stub.CreateSession(request, timeout=timeout))
+        response: v1.CreateSessionResponse = await _again(lambda: self._stub.CreateSession(request, timeout=timeout))
         return response.session_id
 
     async def get_session(self, session_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Session:
@@ -118,7 +118,7 @@ class Agents:
             tool_config=tool_config,
             request_id=str(uuid.uuid4()),
         )
-        response: v1.CreateTurnResponse = await unary(self._stub.CreateTurn(request, timeout=timeout))
+        response: v1.CreateTurnResponse = await _again(lambda: self._stub.CreateTurn(request, timeout=timeout))
         return response.turn
 
     async def resume_turn(
@@ -138,16 +138,8 @@ class Agents:
             UnavailableError: If the service stays away.
         """
         request = v1.ResumeTurnRequest(turn_id=turn_id, tool_responses=tool_responses, decisions=decisions)
-        attempts = 0
-        while True:
-            try:
-                response: v1.ResumeTurnResponse = await unary(self._stub.ResumeTurn(request, timeout=timeout))
-                return response.turn
-            except UnavailableError:
-                attempts += 1
-                if attempts > REATTACH_ATTEMPTS:
-                    raise
-                await asyncio.sleep(REATTACH_SECONDS * attempts)
+        response: v1.ResumeTurnResponse = await _again(lambda: self._stub.ResumeTurn(request, timeout=timeout))
+        return response.turn
 
     async def get_turn(self, turn_id: str, *, timeout: float = DEFAULT_TIMEOUT) -> v1.Turn:
         """A turn with its steps.
@@ -177,6 +169,24 @@ class Agents:
     def follow_turn(self, turn_id: str, *, after_sequence: int = 0) -> "TurnEvents":
         """A turn's events like `watch_turn`, attached again by itself when a connection or a service goes away."""
         return TurnEvents(lambda sequence: self.watch_turn(turn_id, after_sequence=sequence), after_sequence)
+
+
+async def _again(call: Callable[[], Any]) -> Any:  # noqa: ANN401 (the call's response)
+    """The answer of a call whose repeat does nothing, also when the service went away meanwhile.
+
+    Raises:
+        StackError: As the service raised it.
+        UnavailableError: If the service stays away.
+    """
+    attempts = 0
+    while True:
+        try:
+            return await unary(call())
+        except UnavailableError:
+            attempts += 1
+            if attempts > REATTACH_ATTEMPTS:
+                raise
+            await asyncio.sleep(REATTACH_SECONDS * attempts)
 
 
 class TurnEvents:

@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 
@@ -67,7 +68,7 @@ class PrivateStack:
         atexit.register(self.stop)
         self._addresses = {name: f"unix:{self._folder}/{name}.sock" for name in ("inference", *SERVICES)}
         portal().run(self._serve())
-        self._start(self._folder)
+        portal().run(self._start(self._folder))
         portal().run(self._ready())
         return self._addresses
 
@@ -88,18 +89,23 @@ class PrivateStack:
 
     async def _serve(self) -> None:
         self._server = grpc.aio.server()
-        v1.add_InferenceServiceServicer_to_server(_Edge(self.models), self._server)
+        edge = cast("Any", _Edge)(self.models)  # other calls answer UNIMPLEMENTED
+        v1.add_InferenceServiceServicer_to_server(edge, self._server)
         self._server.add_insecure_port(self._addresses["inference"])
         await self._server.start()
 
-    def _start(self, folder: Path) -> None:
+    async def _start(self, folder: Path) -> None:
+        # On the portal's thread: the kernel ends the services with the thread that started them.
         runtime = {"tcp": False, "socket_dir": str(folder), "log_level": "WARNING"}
         config = folder / "stack.json"
         config.write_text(json.dumps({"addresses": dict(self._addresses), "runtime": runtime}))
         command = [sys.executable, "-m", "stack_client.cli", "serve", *SERVICES, "--config", str(config)]
         with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 (our own command)
-                [*command, "--home", str(folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            self._process = subprocess.Popen(  # noqa: ASYNC220, S603 (our own command; returns at once)
+                [*command, "--home", str(folder), "--parent", str(os.getpid())],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
 
     async def _ready(self) -> None:
@@ -121,12 +127,12 @@ class PrivateStack:
 
 
 class _Edge(v1.InferenceServiceServicer):
-    """The model calls of the services."""
+    """The model calls of the services; they make no others."""
 
     def __init__(self, models: Mapping[str, Answerer]) -> None:
         self._models = models
 
-    async def StreamChatCompletion(  # type: ignore[override] # noqa: N802 (as in the protos)
+    async def StreamChatCompletion(  # noqa: N802 (as in the protos)
         self, request: v1.StreamChatCompletionRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> AsyncIterator[v1.StreamChatCompletionResponse]:
         """The events of an answer."""

@@ -127,8 +127,8 @@ class Recording:
         kept = await self._load()
         key = _key(asked)
         if key in kept:
-            for event in kept[key]:
-                yield json_format.ParseDict(event, v1.StreamChatCompletionResponse())
+            for stored in kept[key]:
+                yield json_format.ParseDict(stored, v1.StreamChatCompletionResponse())
             return
         if self._mode == "replay":
             last = text_of(asked.messages[-1].user.content) or "a tool's result"

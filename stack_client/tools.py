@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints, overload
 
 from google.protobuf import json_format
 
@@ -37,6 +37,19 @@ APPROVALS = {
 _SETTINGS = "__stack_tool__"
 
 
+F = TypeVar("F", bound=ToolFunction)
+
+
+@overload
+def tool(function: F) -> F: ...
+
+
+@overload
+def tool(
+    *, effect: str = "unsafe", approval: str = "never", timeout: float | None = None, name: str = ""
+) -> Callable[[F], F]: ...
+
+
 def tool(
     function: ToolFunction | None = None,
     *,
@@ -44,7 +57,7 @@ def tool(
     approval: str = "never",
     timeout: float | None = None,
     name: str = "",
-) -> Any:  # noqa: ANN401 (the function itself, or a decorator of one)
+) -> Any:
     """Say more of a function that is a tool: `@tool(effect="idempotent", approval="always", timeout=10)`.
 
     Args:

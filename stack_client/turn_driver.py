@@ -72,9 +72,11 @@ class TurnDriver:
             decisions = await self._decide(waiting)
             for response in responses:
                 yield AgentEvent(tool_response=response)
+            known = {(one.call.call_id, one.kind) for one in waiting.pending}
             if responses or decisions:
                 waiting = await self._client.agents.resume_turn(turn_id, responses, decisions=decisions)
-            if waiting.pending:
+            news = any((one.call.call_id, one.kind) not in known for one in waiting.pending)
+            if waiting.pending and not news:
                 left = [Pending.of(one) for one in waiting.pending]
                 yield AgentEvent(pending=left, result=self._result(waiting, ""))
                 return

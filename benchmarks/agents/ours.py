@@ -139,11 +139,16 @@ class Turns:
 
 
 @asynccontextmanager
-async def turns(folder: Path, **settings: Any) -> AsyncIterator[Turns]:
+async def turns(folder: Path, *, running_turns: int = 64) -> AsyncIterator[Turns]:
     model, tools = Model(), Tools()
     async with AgentStore(f"sqlite:///{folder}/agents.db") as store, asyncio.TaskGroup() as tasks:
         model_like: Any = model
-        around = Around(inference=model_like, memory=Retrieval(None), toolbox=tools, limits=AgentsConfig(**settings))
+        around = Around(
+            inference=model_like,
+            memory=Retrieval(None),
+            toolbox=tools,
+            limits=AgentsConfig(running_turns=running_turns),
+        )
         runner = TurnRunner(store, around=around, notices=Notices(), fan_out=NoFanOut(), tasks=tasks)
         made = Turns(store, runner, model, tools)
         await made.prepare()
@@ -151,7 +156,7 @@ async def turns(folder: Path, **settings: Any) -> AsyncIterator[Turns]:
 
 
 async def one_session(count: int) -> tuple[float, float, float]:
-    """CPU ms a turn, wall ms a turn, and ms from a tool's result to the next call of the model (medians of the last)."""
+    """CPU ms and wall ms a turn, and the median ms from a tool's result to the next call of the model."""
     with tempfile.TemporaryDirectory() as folder:
         async with turns(Path(folder)) as made:
             for _ in range(20):

@@ -1,6 +1,7 @@
 """Configuration of the agents service, section `agents` of the stack's file."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -9,14 +10,19 @@ class AgentsConfig:
     """Store and bounds of the agents service."""
 
     database: str = ""
-    """SQLAlchemy URL of the store, with a synchronous driver; empty means a SQLite file in the data folder."""
+    """SQLAlchemy URL of the store, SQLite or PostgreSQL; empty means the environment variable `STACK_AGENTS_DATABASE`,
+    which may hold a password, else a SQLite file in the data folder."""
+    database_password_file: Path | None = None
+    """File that holds the password of the database; unset means the one named by `STACK_AGENTS_PASSWORD_FILE`, else
+    what the URL says."""
     durability: Literal["process", "power"] = "process"
     """What a call that must not be repeated waits for before it is sent: `process`, that the intent survives a kill of
     this process; `power`, that it is on the disk. Servers such as PostgreSQL always wait for the disk."""
     lease_seconds: float = 15.0
     """How long a turn of a process that hangs or was cut off waits before another one takes it over."""
     redis: str = ""
-    """URL of a Redis whose stream tells other replicas of new events; empty: they look into the database."""
+    """URL of a Redis whose stream tells other replicas of new events; empty means the environment variable
+    `STACK_AGENTS_REDIS`, else they look into the database."""
     redis_stream: str = "llamastack:turns"
     """Key of that stream; replicas of one database share it."""
     watch_seconds: float = 0.25

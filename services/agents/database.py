@@ -18,6 +18,7 @@ Work = Callable[[sa.Connection], T]
 READERS = 4
 WRITERS = 8
 """Transactions at a time on servers; SQLite has one writer."""
+DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 CREATING = 0x6C6C616D61
 """Number of the advisory lock under which tables are made."""
 
@@ -41,12 +42,19 @@ class Database:
     cancellation can end it half-way. SQLite has one writer anyway.
 
     Args:
-        url: SQLAlchemy URL of a synchronous driver; a SQLite file is created with its folder.
+        url: SQLAlchemy URL of SQLite or PostgreSQL; without a driver it gets the one that we bring. A SQLite file is
+            created with its folder.
         tables: Created where they are missing.
     """
 
-    def __init__(self, url: str, tables: sa.MetaData) -> None:
-        self._engine = sa.create_engine(url, pool_size=READERS + WRITERS, **_options(url))
+    def __init__(self, url: str | sa.URL, tables: sa.MetaData) -> None:
+        parsed = sa.make_url(url)
+        parsed = parsed.set(drivername=DRIVERS.get(parsed.drivername, parsed.drivername))
+        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+            raise sa.exc.ArgumentError(f"{parsed.drivername!r} is not supported; use sqlite or postgresql")
+        # A server may have closed a connection meanwhile.
+        options = {} if parsed.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
+        self._engine = sa.create_engine(parsed, pool_size=READERS + WRITERS, **options)
         self._tables = tables
         writers = 1 if self._engine.dialect.name == "sqlite" else WRITERS
         self._writer = ThreadPoolExecutor(writers, thread_name_prefix="agents-writer")
@@ -214,11 +222,3 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _synchronous(connection: sa.Connection, level: str) -> None:
     raw: Any = connection.connection.dbapi_connection
     raw.execute(f"PRAGMA synchronous={level}")
-
-
-def _options(url: str) -> dict[str, Any]:
-    """In-memory databases have one connection; servers may have closed theirs meanwhile."""
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return {"pool_pre_ping": True}
-    return {}

@@ -55,9 +55,13 @@ def take(
     record_decisions(log, step, decided)
     waiting = _still_waiting(turn, step)
     if waiting and not ledger.runnable(step):
+        known = {(one.call.call_id, one.kind) for one in turn.pending}
+        changed = any((one.call.call_id, one.kind) not in known for one in waiting)
         del turn.pending[:]
         turn.pending.extend(waiting)
         turn.output_message.CopyFrom(ledger.calls_message(waiting))
+        if changed:  # an allowed call now waits for the caller to run it: those who watch must learn of it
+            log.add(turn_awaiting_input=v1.TurnAwaitingInput(turn=turn))
     else:
         resume(turn)
     return True

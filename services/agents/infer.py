@@ -66,6 +66,7 @@ class InferenceSteps:
         self._config = speaker.config
         self._earlier = earlier
         self._inference = inference
+        self._limits = limits
         self._attempts = limits.inference_attempts
         self._pause = limits.inference_retry_seconds
 
@@ -197,7 +198,7 @@ class InferenceSteps:
         tool_config = v1.ToolConfig()
         tool_config.CopyFrom(config.tool_config)
         called = [step.tool_execution for step in self._turn.steps if step.WhichOneof("details") == "tool_execution"]
-        if called and tool_config.tool_choice not in {"", "auto", "none"}:
+        if called and _demands(tool_config):
             # A required call holds for the first step only; otherwise the turn could never end.
             tool_config.tool_choice = "auto"
         if ledger.repeats(called, REPEATED_CALLS):
@@ -207,15 +208,31 @@ class InferenceSteps:
         sampling.CopyFrom(config.sampling_params)
         if self._max_output_tokens is not None:
             sampling.max_tokens = max(1, self._max_output_tokens - self._turn.usage.completion_tokens)
+        formatted = config.HasField("response_format")
+        if formatted and self.taken() + 1 >= self.most:
+            # The last step must give the answer that was asked for, not calls that nobody will make.
+            tool_config.tool_choice = "none"
         return v1.ChatCompletionRequest(
             model_id=config.model,
             messages=history.dialog(config, self._earlier, self._turn, before=self._before),
             sampling_params=sampling,
             tools=[tool.declared() for tool in self._speaker.tools.values()],
             tool_config=tool_config,
-            response_format=config.response_format if config.HasField("response_format") else None,
+            # A step that must call a tool is not the one that answers.
+            response_format=config.response_format if formatted and not _demands(tool_config) else None,
             output_shields=config.output_shields,
         )
+
+    @property
+    def most(self) -> int:
+        """Inference steps that the turn may take."""
+        config = self._config
+        return config.max_infer_iters if config.HasField("max_infer_iters") else self._limits.max_infer_iters
+
+    def taken(self) -> int:
+        """Inference steps that are complete."""
+        steps = self._turn.steps
+        return sum(step.WhichOneof("details") == "inference" and step.HasField("completed_at") for step in steps)
 
     async def too_long(self) -> bool:
         """Whether the next prompt has more tokens than the agent's bound."""
@@ -273,3 +290,8 @@ class InferenceSteps:
         ids = [turn.turn_id for turn in self._earlier]
         begin = ids.index(through) + 1 if through in ids else 0
         return history.of_turns(self._earlier[begin : ids.index(cut.turn_id) + 1], self._config)
+
+
+def _demands(config: v1.ToolConfig) -> bool:
+    """Whether the model must call a tool."""
+    return config.tool_choice not in {"", "auto", "none"}

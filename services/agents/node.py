@@ -1,6 +1,7 @@
 """Putting the agents service together: store, runner, RPC edge."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -25,6 +26,7 @@ from services.agents.store import AgentStore
 from services.agents.toolbox import NoTools, Toolbox, ToolService
 from services.agents.turn import Around
 from services.runtime.config import ConfigError
+from services.runtime.database_url import database_url
 from services.runtime.service import ServiceContext
 from stack_client.inference import Inference
 from stack_client.models import Models
@@ -47,10 +49,11 @@ class AgentsNode:
         self.readiness = context.readiness
         self._context = context
         self._config = context.section(AgentsConfig)
-        database = self._config.database or f"sqlite:///{context.data_dir / 'agents.db'}"
+        config = self._config
         try:
-            self._store = AgentStore(database)
-        except sa.exc.ArgumentError as error:
+            url = database_url("agents", config.database, config.database_password_file, context.data_dir)
+            self._store = AgentStore(url)
+        except (sa.exc.ArgumentError, OSError) as error:
             raise ConfigError(f"{context.config.file}: agents.database: {error}") from error
         self._tasks = asyncio.TaskGroup()
         self._resources = AsyncExitStack()
@@ -98,10 +101,11 @@ class AgentsNode:
 
     async def _fan_out(self, opening: AsyncExitStack, notices: Notices) -> FanOut:
         """What carries news to other replicas."""
-        if not self._config.redis:
+        url = self._config.redis or os.environ.get("STACK_AGENTS_REDIS", "")
+        if not url:
             return NoFanOut()
         try:
-            redis = RedisFanOut(self._config.redis, stream=self._config.redis_stream, heard=notices.wake)
+            redis = RedisFanOut(url, stream=self._config.redis_stream, heard=notices.wake)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"{self._context.config.file}: agents.redis: {error}") from error
         await opening.enter_async_context(redis.running())

@@ -144,10 +144,10 @@ class AgentStore(Database):
     """The log. Use `async with`.
 
     Args:
-        url: SQLAlchemy URL of a synchronous driver; a SQLite file is created with its folder.
+        url: SQLAlchemy URL; a SQLite file is created with its folder.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | sa.URL) -> None:
         super().__init__(url, metadata)
         self._pruned = 0.0
         self.owner = leases.new_owner()

@@ -16,13 +16,10 @@ from services.agents.config import AgentsConfig
 from services.agents.offered import Offered
 from services.agents.toolbox import Toolbox
 from services.agents.turn_log import TurnLog, now
-from stack_client.content import content
+from stack_client.content import content, text_of
 from stack_client.errors import (
     DeadlineExceededError,
     InternalError,
-    InvalidArgumentError,
-    NotFoundError,
-    PermissionDeniedError,
     ResourceExhaustedError,
     StackError,
     UnavailableError,
@@ -32,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 AskAgent = Callable[[v1.ToolCall, v1.ToolCallRecord, Offered], Awaitable[v1.ToolInvocationResult | None]]
 """Lets another agent answer; None while that agent waits for its caller."""
-# Errors that say that nothing happened and that the model, or a person, can do something about.
-_REFUSED = (NotFoundError, InvalidArgumentError, PermissionDeniedError)
 
 
 class ToolStep:
@@ -141,11 +136,14 @@ class ToolStep:
             return await self._ask_agent(call, record, tool)
         try:
             return await self._invoke(call, record, tool)
-        except _REFUSED as error:
-            return v1.ToolInvocationResult(error_message=error.message, error_code=1)
         except DeadlineExceededError as error:
             message = f"{tool.tool} did not answer in time: {error.message}"
             raise DeadlineExceededError(message) from error
+        except UnavailableError as error:
+            await self._toolbox.invocation(record.idempotency_key)  # raises where the tools service itself is away
+            return _failed(error)
+        except StackError as error:  # this call's own failure, which ends no other
+            return _failed(error)
 
     async def _invoke(
         self, call: v1.ToolCall, record: v1.ToolCallRecord, tool: Offered
@@ -224,10 +222,14 @@ class ToolStep:
         if facts or result.HasField("metadata"):
             response.metadata.CopyFrom(result.metadata)
             response.metadata.update(facts)
-        if failed and result.error_message:
+        if failed and result.error_message not in text_of(result.content):
             response.content.items.add(text=result.error_message)
         ledger.answer(self.step, call, response, failed=failed)
         self._log.turn.output_attachments.extend(result.attachments)
+
+
+def _failed(error: StackError) -> v1.ToolInvocationResult:
+    return v1.ToolInvocationResult(error_message=error.message, error_code=error.http_status)
 
 
 def _pause(limits: AgentsConfig, failures: int, error: StackError) -> float:

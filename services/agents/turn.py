@@ -114,8 +114,7 @@ class TurnLoop:
         match last.WhichOneof("details") if last else None:
             case "inference" if last and last.HasField("completed_at"):
                 said = last.inference.model_response
-                taken = sum(step.WhichOneof("details") == "inference" for step in self._turn.steps)
-                if said.tool_calls and taken < self._max_iters() and not self._infer.out_of_tokens():
+                if said.tool_calls and self._infer.taken() < self._infer.most and not self._infer.out_of_tokens():
                     await self._call_tools(said)
                 else:
                     self._infer.complete_turn(said)
@@ -127,10 +126,6 @@ class TurnLoop:
                 await self._retrieve()
             case _:
                 await self._generate(last)
-
-    def _max_iters(self) -> int:
-        config = self._speaker.config
-        return config.max_infer_iters if config.HasField("max_infer_iters") else self._around.limits.max_infer_iters
 
     async def _retrieve(self) -> None:
         await retrieve(

@@ -1,10 +1,8 @@
 """Putting the memory service together: database, indexes, banks, RPC edge."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +40,7 @@ from services.memory.vector_stores import VectorStores, delete_store
 from services.memory.vector_stores_service import VectorStoresService
 from services.runtime.background import background, repeat
 from services.runtime.config import ConfigError
+from services.runtime.database_url import database_url
 from services.runtime.service import ServiceContext
 from stack_client.errors import FailedPreconditionError
 from stack_client.safety import Safety
@@ -66,7 +65,9 @@ class MemoryNode:
         self._context = context
         self._config = context.section(MemoryConfig)
         try:
-            self._database = Database(_database_url(self._config, context.data_dir))
+            self._database = Database(
+                database_url("memory", self._config.database, self._config.database_password_file, context.data_dir)
+            )
         except (sa.exc.ArgumentError, OSError) as error:
             raise ConfigError(f"{context.config.file}: memory.database: {error}") from error
         self._resources = AsyncExitStack()
@@ -194,14 +195,6 @@ class MemoryNode:
             draining=self._context.draining,
             grace_seconds=self._context.runtime.drain_grace_seconds,
         )
-
-
-def _database_url(config: MemoryConfig, data_dir: Path) -> sa.URL:
-    """Where the database is; URL and password may come from the environment, for they are secrets."""
-    given = config.database or os.environ.get("STACK_MEMORY_DATABASE", "")
-    url = sa.make_url(given or f"sqlite:///{data_dir / 'memory.db'}")
-    file = config.database_password_file or os.environ.get("STACK_MEMORY_PASSWORD_FILE")
-    return url.set(password=Path(file).read_text(encoding="utf-8").strip()) if file else url
 
 
 def build(context: ServiceContext) -> MemoryNode:

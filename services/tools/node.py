@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import os
 import secrets as random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +15,7 @@ from llamastack import v1
 from services.runtime.background import background, repeat
 from services.runtime.config import ConfigError
 from services.runtime.database import Database
+from services.runtime.database_url import database_url
 from services.runtime.service import ServiceContext
 from services.runtime.together import together
 from services.tools.audit import Audit
@@ -77,7 +76,7 @@ class ToolsNode:
             known = ", ".join(sorted(providers))
             raise ConfigError(f"{context.config.file}: tools.providers.{unknown[0]}: no such provider; known: {known}")
         try:
-            url = _database_url(self._config, context.data_dir)
+            url = database_url("tools", self._config.database, self._config.database_password_file, context.data_dir)
             self._database = Database(url, owner="tools service", upgrade=upgrade)
         except (sa.exc.ArgumentError, OSError) as error:
             raise ConfigError(f"{context.config.file}: tools.database: {error}") from error
@@ -212,14 +211,6 @@ class ToolsNode:
     async def _sweep(self) -> float:
         await self._ledger.sweep(output_days=self._config.output_days, audit_days=self._config.audit_days)
         return SWEEP_SECONDS
-
-
-def _database_url(config: ToolsConfig, data_dir: Path) -> sa.URL:
-    """Where the database is; URL and password may come from the environment, for they are secrets."""
-    given = config.database or os.environ.get("STACK_TOOLS_DATABASE", "")
-    url = sa.make_url(given or f"sqlite:///{data_dir / 'tools.db'}")
-    file = config.database_password_file or os.environ.get("STACK_TOOLS_PASSWORD_FILE")
-    return url.set(password=Path(file).read_text(encoding="utf-8").strip()) if file else url
 
 
 def build(context: ServiceContext) -> ToolsNode:

@@ -21,6 +21,7 @@ GROUPS = [
     "logs",
     "models",
     "chat",
+    "agent",
     "complete",
     "embed",
     "memory",

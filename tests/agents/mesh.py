@@ -49,6 +49,7 @@ SCRIPT = [
         "tools": True,
         "tool_calls": [{"tool_name": "barrier"}, {"tool_name": "fails"}, {"tool_name": "barrier"}],
     },
+    {"match": "^one away", "role": "user", "tools": True, "tool_calls": [{"tool_name": "away"}, PAY]},
     {"match": "^mixed", "role": "user", "tools": True, "tool_calls": [PAY, WEATHER, {"tool_name": "look"}]},
     {
         "match": "^chain",

@@ -292,3 +292,13 @@ async def test_a_tools_service_that_is_away_ends_the_turn_in_a_typed_failure(tmp
         turn = await mesh.run("use pay", toolgroups=GROUP)
         assert turn.status == v1.TURN_STATUS_FAILED
         assert turn.error.reason == v1.ERROR_REASON_UNAVAILABLE
+
+
+async def test_a_tool_whose_own_server_is_away_fails_alone(mesh: Mesh) -> None:
+    before = mesh.tools.count("pay")
+    turn = await mesh.run("one away", toolgroups=GROUP)
+    assert turn.status == v1.TURN_STATUS_COMPLETED
+    (step,) = tool_steps(turn)
+    assert text_of(step.tool_responses[0].content) == "the tool's own server does not answer"
+    assert step.tool_responses[0].metadata["error_code"] == 503
+    assert mesh.tools.count("pay") == before + 1

@@ -13,12 +13,12 @@ from llamastack import v1
 from services.runtime.readiness import Readiness
 from services.runtime.service import ServiceContext
 from stack_client.content import content, struct
-from stack_client.errors import NotFoundError, UnsupportedError
+from stack_client.errors import NotFoundError, UnavailableError, UnsupportedError
 
 READ, IDEMPOTENT, WRITE = v1.TOOL_EFFECT_READ, v1.TOOL_EFFECT_IDEMPOTENT_WRITE, v1.TOOL_EFFECT_WRITE
 EFFECTS = {
     "look": READ, "put": IDEMPOTENT, "pay": WRITE, "stuck": READ, "ask": WRITE, "barrier": READ, "fails": READ,
-    "wipe": WRITE, "slow_put": IDEMPOTENT, "slow_pay": WRITE, "slow_look": READ, "big": READ,
+    "wipe": WRITE, "slow_put": IDEMPOTENT, "slow_pay": WRITE, "slow_look": READ, "big": READ, "away": READ,
 }  # fmt: skip
 BUILT_IN = {"builtin::websearch": "web_search", "builtin::rag": "knowledge_search"}
 
@@ -147,6 +147,8 @@ class Edge(v1.ToolRuntimeServiceServicer):
     ) -> AsyncIterator[v1.StreamInvokeToolResponse]:
         call = request.request
         self.server.seen.append(call)
+        if call.tool_name == "test/away":
+            raise UnavailableError("the tool's own server does not answer")
         key = call.idempotency_key
         file, events = self.file(key), asyncio.Queue[Any]()
         yield v1.StreamInvokeToolResponse(

@@ -68,7 +68,7 @@ async def test_a_model_writes_the_query_from_the_template(mesh: MemoryMesh, name
     bank = await filled(mesh, name, "Zebras have stripes.", "Bread is baked.")
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     generator = v1.QueryGeneratorConfig(llm=v1.LLMQueryGeneratorConfig(model="scripted", template=template))
-    result = await query(mesh, "Zebras stripes", bank, query_generator_config=generator, max_chunks=1)
+    result = await query(mesh, "Zebras have stripes.", bank, query_generator_config=generator, max_chunks=1)
     assert text_of(result.metadata.chunks[0]) == "Zebras have stripes."
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from llamastack import v1
 from stack_client import Agent
-from stack_client.agent import AgentEvent
 from stack_client.content import content
+from stack_client.results import AgentEvent
 from tests.safety.mesh import SafetyMesh
 
 LONG = " ".join(f"word{n}{'.' if n % 9 == 8 else ''}" for n in range(200))

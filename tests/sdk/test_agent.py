@@ -10,7 +10,7 @@ import pytest
 
 from llamastack import v1
 from stack_client import Agent, AgentResult, StackClient, SyncStackClient, content
-from stack_client.errors import InvalidArgumentError, NotFoundError, UnavailableError, UnsupportedError
+from stack_client.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from tests.sdk.conftest import BOUND_SECONDS, InFlight, Script
 from tests.stacks import SERVICES, StackProcess, stack_process
 
@@ -251,10 +251,10 @@ async def test_a_failed_turn_raises_the_error_of_the_service(client: StackClient
 
 async def test_what_an_agent_cannot_do_is_refused_before_the_first_turn(client: StackClient) -> None:
     agent = Agent("scripted", client=client)
-    agent.config.toolgroups.add(name="builtin::websearch")
-    with pytest.raises(UnsupportedError) as caught:
+    agent.config.toolgroups.add(name="builtin::nothing")
+    with pytest.raises(InvalidArgumentError, match="builtin::nothing") as caught:
         await agent.arun("hi")
-    assert caught.value.field == "agent_config.toolgroups[0]"
+    assert caught.value.field == "agent_config.toolgroups[0].name"
 
 
 def test_two_tools_of_one_name_are_refused() -> None:

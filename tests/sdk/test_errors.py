@@ -56,8 +56,10 @@ async def test_nobody_listening_is_unavailable(tmp_path: Path) -> None:
 
 
 async def test_a_service_that_the_stack_lacks_is_named(client: StackClient) -> None:
-    with pytest.raises(InvalidArgumentError, match="no tools service; it has: agents, inference, memory, safety"):
-        client.channel("tools")
+    with pytest.raises(
+        InvalidArgumentError, match="no evaluation service; it has: agents, inference, memory, safety, tools"
+    ):
+        client.channel("evaluation")
 
 
 async def test_a_closed_client_says_so(client: StackClient) -> None:

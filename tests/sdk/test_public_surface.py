@@ -11,7 +11,10 @@ import stack_client
 from stack_client import errors
 from tests.stacks import ROOT, environment
 
-PUBLIC = ["Agent", "AgentEvent", "AgentResult", "Memory", "StackClient", "SyncStackClient", "errors"]
+PUBLIC = [
+    "MCP", "Agent", "AgentEvent", "AgentResult", "FakeModel", "Memory", "Pending", "Recording", "StackClient",
+    "SyncStackClient", "ToolGroup", "call", "errors", "print_events", "tool",
+]  # fmt: skip
 ERRORS = [
     "AlreadyExistsError", "AuthenticationError", "CancelledError", "ConflictError", "DataLossError",
     "DeadlineExceededError", "FailedPreconditionError", "InternalError", "InvalidArgumentError", "NotFoundError",

@@ -102,6 +102,8 @@ async def tools_mesh(home: Path, *, memory: bool = False, **tools: Any) -> Async
     builds: dict[str, Build] = {"tools": build}
     if memory:
         builds = {"inference": build_inference, "memory": build_memory, "tools": build}
+    # Compiling python.wasm takes seconds, which few tests need.
+    tools["providers"] = {"code-interpreter": {"prepare": "use"}, **tools.get("providers", {})}
     config = StackConfig(
         file="test",
         addresses={name: f"unix:{home}/run/{name}.sock" for name in builds},

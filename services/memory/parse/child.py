@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from services.memory.parse import sandbox
 from services.memory.parse.extract import Extract, RefusedError, Task, cause, read_frame, write_frame
+from services.runtime import sandbox
 
 _NOT_HERE = {"mbcs", "oem", "cp65001"}
 """Encodings of Windows only."""

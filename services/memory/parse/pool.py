@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from services.memory.parse.extract import LENGTH, MAX_HEAD, Limits, Task
 from services.memory.text import Parsed
+from services.runtime.spawn import spawn
 from stack_client.errors import (
     FailedPreconditionError,
     InternalError,
@@ -116,7 +117,7 @@ class ParserPool:
         memory = BASE_MEMORY + self.limits.memory_bytes
         # Twice the time of a document: a child is replaced when it has used half, so that each gets its full share.
         cpu = int(self.limits.seconds * 2) + 2
-        process = await asyncio.create_subprocess_exec(
+        process = await spawn(
             sys.executable, "-m", "services.memory.parse.child", str(os.getpid()), str(memory), str(cpu), self.parser,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
             env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONDONTWRITEBYTECODE": "1"},

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from services.tools.interpreter.provider import CodeInterpreter
 from services.tools.provider import ProviderContext, ToolProvider
 from services.tools.providers.model_context_protocol import ModelContextProtocol
 from services.tools.providers.openapi import OpenApiProvider
@@ -15,6 +16,7 @@ from services.tools.providers.wolfram_alpha import WolframAlphaProvider
 PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {
     **WEB_SEARCH,
     "agent-memory": RememberProvider,
+    "code-interpreter": CodeInterpreter,
     "model-context-protocol": ModelContextProtocol,
     "openapi": OpenApiProvider,
     "python": PythonProvider,
@@ -25,6 +27,7 @@ PROVIDERS: dict[str, Callable[[ProviderContext], ToolProvider]] = {
 """Builders by provider id."""
 
 BUILTIN_GROUPS: dict[str, str] = {
+    "builtin::code_interpreter": "code-interpreter",
     "builtin::memory": "agent-memory",
     "builtin::rag": "rag-runtime",
     "builtin::websearch": "recorded",

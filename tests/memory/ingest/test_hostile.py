@@ -215,7 +215,7 @@ async def test_no_child_sees_documents_of_two_tenants() -> None:
 
 PROBE = """
 import ctypes, json, os, socket, sys
-from services.memory.parse import sandbox
+from services.runtime import sandbox
 sandbox.limit(memory_bytes=1 << 30, cpu_seconds=5)
 filtered = sandbox.filter_calls()
 def tried(work):

@@ -1,5 +1,6 @@
 """The MCP server: lists and calls the tools of a group, or of all groups of a tenant."""
 
+import hashlib
 import json
 import secrets
 from collections import OrderedDict
@@ -176,7 +177,7 @@ class Handlers:
         request = v1.InvokeToolRequest(
             tool_name=full_name(tool),
             kwargs_json=json.dumps(params.arguments or {}),
-            idempotency_key=_text(meta.get(KEY_META)) or f"mcp-{secrets.token_hex(16)}",
+            idempotency_key=_key(_text(meta.get(KEY_META))),
             call_id=_text(meta.get(CALL_META)),
         )
         if params.request_state is not None:
@@ -229,6 +230,11 @@ class _Reporter:
 
 def _session_id(ctx: Context) -> str:
     return ctx.request.headers.get("mcp-session-id", "") if ctx.request is not None else ""
+
+
+def _key(given: str) -> str:
+    """The key of a call: the client's own, apart from those of gRPC callers, who may be the same stack's agents."""
+    return f"mcp-{hashlib.sha256(given.encode()).hexdigest() if given else secrets.token_hex(16)}"
 
 
 def _text(value: object) -> str:

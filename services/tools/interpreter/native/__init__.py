@@ -1,0 +1,1 @@
+"""CPython of the system, behind namespaces, Landlock, seccomp and limits."""

@@ -1,0 +1,1 @@
+"""CPython in WebAssembly."""
