@@ -92,6 +92,12 @@ SCRIPT = [
         "tool_calls": [{"tool_name": "brave_search", "arguments": {"query": "news"}}],
     },
     {
+        "match": "^echo it$",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [{"tool_name": "echo", "arguments": {"text": "far away"}}],
+    },
+    {
         "match": "^find (.*)$",
         "role": "user",
         "tools": True,

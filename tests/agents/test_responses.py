@@ -316,6 +316,28 @@ async def test_a_response_that_is_not_stored_is_gone_when_it_has_ended(mesh: Mes
         await store.read(lambda connection: records.find(connection, response.id, tenant=None, hidden=True))
 
 
+async def test_a_stream_that_its_caller_leaves_goes_on_and_what_is_not_stored_goes_at_its_end(mesh: Mesh) -> None:
+    words = " ".join(f"word{number}" for number in range(60))
+    for store in (True, False):
+        async with mesh.client.responses.stream("scripted", f"slow {words}", options=options(store=store)) as stream:
+            response_id = (await anext(stream)).progress.created.id
+        if store:
+            stored = await mesh.client.responses.get(response_id)
+            assert stored.status == v1.RESPONSE_STATUS_IN_PROGRESS
+            check_stream(await watch(mesh, response_id), await mesh.client.responses.get(response_id))
+            continue
+
+        async def gone(key: str = response_id) -> bool:
+            find = records.find
+            try:
+                await mesh.node._store.read(lambda connection: find(connection, key, tenant=None, hidden=True))
+            except NotFoundError:
+                return True
+            return False
+
+        await until(gone)
+
+
 async def test_a_repeat_by_request_id_makes_one_response(mesh: Mesh) -> None:
     responses = mesh.client.responses
     same = options(request_id="11111111-0000-0000-0000-000000000001")
