@@ -11,21 +11,18 @@ import sqlalchemy as sa
 
 from llamastack import v1
 from services.agents.database import StoreError, to_the_end
-from services.agents.offered import group_of, server_groups
 from services.agents.responses import creating, records
 from services.agents.responses.creating import Draft
-from services.agents.responses.echo import created
 from services.agents.responses.fold import Event, Fold
 from services.agents.responses.groups import McpGroups
 from services.agents.responses.items import derived_id, new_id
-from services.agents.responses.prompts import instructions_of
+from services.agents.responses.preparing import Preparation
 from services.agents.responses.request import check_request
-from services.agents.responses.setup import Setup, choose_tool, configure, mcp_tools
+from services.agents.responses.setup import Setup
 from services.agents.runner import TurnRunner
 from services.agents.store import AgentStore
 from services.agents.tables import requests, responses
 from services.agents.toolbox import Toolbox
-from services.agents.validate import check_agent
 from services.runtime.calls import detached
 from stack_client.errors import (
     FailedPreconditionError,
@@ -70,7 +67,7 @@ class Responses:
     ) -> None:
         self.store = store
         self._runner = runner
-        self._toolbox = toolbox
+        self._preparation = Preparation(store, toolbox, groups)
         self._groups = groups
         self._models = models
         self._tasks = tasks
@@ -111,7 +108,7 @@ class Responses:
                 return response_id
         await self._models.get(request.model)
         await self._settle_before(request, tenant=tenant)
-        setup, response = await self._prepare(request, response_id, tenant=tenant)
+        setup, response = await self._preparation.prepare(request, response_id, tenant=tenant)
         try:
             draft = Draft(request=request, response=response, setup=setup, tenant=tenant)
             return await to_the_end(self._store(draft))
@@ -139,39 +136,6 @@ class Responses:
             await self.settle_if_over(request.previous_response_id, tenant=tenant)
         if request.conversation:
             await self.settle_writer(request.conversation, tenant=tenant)
-
-    async def _prepare(
-        self, request: v1.CreateResponseRequest, response_id: str, *, tenant: str
-    ) -> tuple[Setup, v1.ResponseObject]:
-        instructions = request.instructions
-        if request.HasField("prompt"):
-            prompt = await self.store.read(lambda connection: instructions_of(connection, request.prompt, tenant))
-            instructions = "\n\n".join(text for text in (prompt, instructions) if text)
-        groups = {}
-        own = []
-        try:
-            for index, tool in mcp_tools(request.tools):
-                groups[index] = tool.connector_id
-                if not tool.connector_id:
-                    groups[index] = await self._groups.register(response_id, tool)
-                    own.append(groups[index])
-            setup = configure(request, instructions=instructions, groups=groups)
-            setup.own = own
-            check_agent(setup.config)
-            await self._list(setup)
-            choose_tool(request, setup)
-        except StackError:
-            await self._groups.remove(own)
-            raise
-        return setup, created(request, response_id, instructions=instructions)
-
-    async def _list(self, setup: Setup) -> None:
-        """List the tools of all groups; the response goes by them to its end."""
-        for name in dict.fromkeys(group_of(group.name) for group in server_groups(setup.config)):
-            for tool in await self._toolbox.tools(name):
-                setup.pin.tools.data.add().CopyFrom(tool)
-                setup.pin.tools.data[-1].toolgroup_id = name
-        setup.tools()
 
     async def _store(self, draft: Draft) -> str:
         made: list[v1.Turn] = []
