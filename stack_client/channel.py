@@ -12,11 +12,23 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 # UNAVAILABLE before the first answer is asked again: inference changes nothing, and what changes something carries a
 # request id, by which the service knows a repeat. Deletes and unregistering are neither, so they are not repeated.
-_RETRIED = ("InferenceService", "ModelsService", "AgentsService", "InspectService")
+_RETRIED = (
+    "InferenceService",
+    "ModelsService",
+    "AgentsService",
+    "ResponsesService",
+    "ConversationsService",
+    "PromptsService",
+    "InspectService",
+)
 _NOT_RETRIED = (
     ("ModelsService", "UnregisterModel"),
     ("AgentsService", "DeleteAgent"),
     ("AgentsService", "DeleteSession"),
+    ("ResponsesService", "DeleteResponse"),
+    ("ConversationsService", "DeleteConversation"),
+    ("ConversationsService", "DeleteConversationItem"),
+    ("PromptsService", "DeletePrompt"),
 )
 SERVICE_CONFIG = {
     "methodConfig": [

@@ -8,11 +8,14 @@ import grpc
 
 from stack_client import addresses, channel
 from stack_client.agents import Agents
+from stack_client.conversations import Conversations
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.files import Files
 from stack_client.inference import Inference
 from stack_client.memory import MemoryBanks
 from stack_client.models import Models
+from stack_client.prompts import Prompts
+from stack_client.responses import Responses
 from stack_client.safety import Safety, Shields
 from stack_client.toolgroups import Tools
 
@@ -95,6 +98,21 @@ class StackClient:
     def agents(self) -> Agents:
         """Agents, sessions, turns."""
         return Agents(self.channel("agents"))
+
+    @cached_property
+    def responses(self) -> Responses:
+        """OpenAI's Responses."""
+        return Responses(self.channel("agents"))
+
+    @cached_property
+    def conversations(self) -> Conversations:
+        """Lists of items that responses read from and append to."""
+        return Conversations(self.channel("agents"))
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Prompt templates with versions."""
+        return Prompts(self.channel("agents"))
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """The channel to a service, for generated stubs.

@@ -13,11 +13,21 @@ WITHHELD = "[Withheld by a safety shield.]"
 NO_RESULT = "There is no result: the turn ended before the tool answered."
 
 
-def dialog(config: v1.AgentConfig, earlier: Iterable[v1.Turn], current: v1.Turn) -> list[v1.Message]:
-    """The messages of the next inference step. Every tool call in it has a result, or models refuse the history."""
+def dialog(
+    config: v1.AgentConfig, earlier: Iterable[v1.Turn], current: v1.Turn, *, before: Iterable[v1.Message] = ()
+) -> list[v1.Message]:
+    """The messages of the next inference step. Every tool call in it has a result, or models refuse the history.
+
+    Args:
+        config: Of the agent.
+        earlier: Turns of the session before this one.
+        current: The turn.
+        before: What stands before the session's turns.
+    """
     messages: list[v1.Message] = []
     if config.instructions:
         messages.append(v1.Message(system=v1.SystemMessage(content=content(config.instructions))))
+    messages += before
     earlier = list(earlier)
     covered = compacted(earlier, current)
     if covered is None:

@@ -43,6 +43,8 @@ class InferenceSteps:
         earlier: Turns of the session before this one.
         inference: The inference service.
         limits: Of the service.
+        before: What stands before the session's turns.
+        max_output_tokens: Of all answers of the turn; None: no bound.
     """
 
     def __init__(
@@ -53,9 +55,13 @@ class InferenceSteps:
         earlier: Sequence[v1.Turn],
         inference: Inference,
         limits: AgentsConfig,
+        before: Sequence[v1.Message] = (),
+        max_output_tokens: int | None = None,
     ) -> None:
         self._log = log
         self._turn = log.turn
+        self._before = before
+        self._max_output_tokens = max_output_tokens
         self._speaker = speaker
         self._config = speaker.config
         self._earlier = earlier
@@ -174,6 +180,11 @@ class InferenceSteps:
     def _progress(self, step: v1.Step, delta: v1.ContentDelta) -> None:
         self._log.add(step_progress=v1.TurnStepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
 
+    def out_of_tokens(self) -> bool:
+        """Whether the answers of the turn have all tokens that they may have."""
+        most = self._max_output_tokens
+        return most is not None and self._turn.usage.completion_tokens >= most
+
     def complete_turn(self, said: v1.CompletionMessage) -> None:
         """End the turn with an answer."""
         turn = self._turn
@@ -193,14 +204,18 @@ class InferenceSteps:
         if ledger.repeats(called, REPEATED_CALLS):
             # A model that goes in circles has its answer; without tools it must use it.
             tool_config.tool_choice = "none"
+        sampling = v1.SamplingParams()
+        sampling.CopyFrom(config.sampling_params)
+        if self._max_output_tokens is not None:
+            sampling.max_tokens = max(1, self._max_output_tokens - self._turn.usage.completion_tokens)
         formatted = config.HasField("response_format")
         if self.taken() + 1 >= self.most and (formatted or called):
             # The last step must answer: nobody would make its calls.
             tool_config.tool_choice = "none"
         return v1.ChatCompletionRequest(
             model_id=config.model,
-            messages=history.dialog(config, self._earlier, self._turn),
-            sampling_params=config.sampling_params,
+            messages=history.dialog(config, self._earlier, self._turn, before=self._before),
+            sampling_params=sampling,
             tools=[tool.declared() for tool in self._speaker.tools.values()],
             tool_config=tool_config,
             # A step that must call a tool is not the one that answers.

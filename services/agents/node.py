@@ -14,6 +14,11 @@ from llamastack import v1
 from services.agents.config import AgentsConfig
 from services.agents.database import SchemaError
 from services.agents.notices import FanOut, NoFanOut, Notices, RedisFanOut
+from services.agents.responses.conversations_service import ConversationsService
+from services.agents.responses.engine import Responses
+from services.agents.responses.groups import McpGroups
+from services.agents.responses.prompts_service import PromptsService
+from services.agents.responses.service import ResponsesService
 from services.agents.retrieval import Retrieval
 from services.agents.runner import TurnRunner
 from services.agents.service import AgentsService
@@ -24,8 +29,15 @@ from services.runtime.config import ConfigError
 from services.runtime.database_url import database_url
 from services.runtime.service import ServiceContext
 from stack_client.inference import Inference
+from stack_client.models import Models
+from stack_client.toolgroups import Tools
 
-SERVICES = ("llamastack.v1.AgentsService",)
+SERVICES = (
+    "llamastack.v1.AgentsService",
+    "llamastack.v1.ResponsesService",
+    "llamastack.v1.ConversationsService",
+    "llamastack.v1.PromptsService",
+)
 
 
 class AgentsNode:
@@ -60,19 +72,27 @@ class AgentsNode:
                 memory = self._context.open_channel("memory")
                 opening.push_async_callback(memory.close, None)
             self._toolbox: Toolbox = NoTools()
+            groups = McpGroups(None)
             if "tools" in self._context.addresses:
                 tools = self._context.open_channel("tools")
                 opening.push_async_callback(tools.close, None)
-                self._toolbox = ToolService(tools)
+                self._toolbox, groups = ToolService(tools), McpGroups(Tools(tools))
+            self._inference = Inference(channel)
             around = Around(
-                inference=Inference(channel), memory=Retrieval(memory), toolbox=self._toolbox, limits=self._config
+                inference=self._inference, memory=Retrieval(memory), toolbox=self._toolbox, limits=self._config
             )
             notices = Notices()
             fan_out = await self._fan_out(opening, notices)
             await opening.enter_async_context(self._tasks)
             self._runner = TurnRunner(self._store, around=around, notices=notices, fan_out=fan_out, tasks=self._tasks)
             opening.push_async_callback(self._runner.stop)
+            self._responses = Responses(
+                self._store, self._runner, toolbox=self._toolbox, groups=groups, models=Models(channel),
+                tasks=self._tasks,
+            )  # fmt: skip
+            opening.push_async_callback(self._responses.stop)
             await self._runner.recover()
+            await self._responses.recover()
             keeper = self._tasks.create_task(self._runner.keep_leases())
             opening.callback(keeper.cancel)
             self._resources = opening.pop_all()
@@ -99,8 +119,13 @@ class AgentsNode:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the service."""
-        service = AgentsService(self._store, self._runner, self._toolbox, draining=self._context.draining)
+        draining = self._context.draining
+        service = AgentsService(self._store, self._runner, self._toolbox, draining=draining)
         v1.add_AgentsServiceServicer_to_server(service, server)
+        responses = ResponsesService(self._responses, self._inference, draining=draining)
+        v1.add_ResponsesServiceServicer_to_server(responses, server)
+        v1.add_ConversationsServiceServicer_to_server(ConversationsService(self._responses), server)
+        v1.add_PromptsServiceServicer_to_server(PromptsService(self._store), server)
         return SERVICES
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.agents.leases import NOW
 from services.agents.swift import Swift
-from services.agents.tables import agents, events, pins, sessions, steps, turns, versions
+from services.agents.tables import agents, events, histories, pins, sessions, steps, turns, versions
 from stack_client.errors import ConflictError, FailedPreconditionError, NotFoundError
 
 # The statements of every new turn.
@@ -218,7 +218,7 @@ def delete_sessions(connection: sa.Connection, whose: "sa.ColumnElement[bool]") 
     """Delete sessions with all that is in them; returns their turns."""
     of_sessions = turns.c.session_id.in_(sa.select(sessions.c.session_id).where(whose))
     gone = connection.execute(sa.select(turns.c.turn_id).where(of_sessions)).scalars().all()
-    for table in (events, steps, pins):
+    for table in (events, steps, pins, histories):
         connection.execute(sa.delete(table).where(table.c.turn_id.in_(sa.select(turns.c.turn_id).where(of_sessions))))
     connection.execute(sa.delete(turns).where(of_sessions))
     connection.execute(sa.delete(sessions).where(whose))

@@ -62,8 +62,9 @@ _PUT_PIN = """
 """
 _PINS = "SELECT agent, tools FROM pin WHERE turn_id = :turn_id"
 _CONTEXT = """
-    SELECT turn.number, turn.request, agent_version.message
+    SELECT turn.number, turn.request, agent_version.message, turn_history.message, turn_history.max_output_tokens
     FROM turn JOIN session ON session.session_id = turn.session_id
+    LEFT JOIN turn_history ON turn_history.turn_id = turn.turn_id
     LEFT JOIN agent_version ON agent_version.agent_id = session.agent_id AND agent_version.version = turn.version
     WHERE turn.turn_id = :turn_id
 """
@@ -133,6 +134,10 @@ class TurnContext:
     """The agent that was asked, in the version of the turn; None where that is not kept."""
     pinned: Mapping[str, Pin]
     """What was pinned before, by agent."""
+    history: Sequence[v1.Message] = ()
+    """What stands before the session's turns; only turns of responses have some."""
+    max_output_tokens: int | None = None
+    """Of all answers of the turn; None: no bound."""
 
 
 class AgentStore(Database):
@@ -328,7 +333,7 @@ class AgentStore(Database):
             row = swift.run(_CONTEXT, {"turn_id": turn.turn_id}).fetchone()
             if row is None:
                 raise TurnDeletedError(f"turn {turn.turn_id!r} was deleted")
-            number, request, message = row
+            number, request, message, history, max_output_tokens = row
             key = {"session_id": turn.session_id, "number": number}
             begun = swift.run(_HAS_EARLIER, key).fetchone() is not None
             pins = [
@@ -341,6 +346,8 @@ class AgentStore(Database):
                 request=v1.CreateTurnRequest.FromString(request),
                 agent=None if message is None else v1.Agent.FromString(message),
                 pinned={pin.agent.agent_id: pin for pin in pins},
+                history=v1.Dialog.FromString(history).messages if history else (),
+                max_output_tokens=max_output_tokens,
             )
 
         return await self.read_swiftly(find)

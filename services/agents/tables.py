@@ -89,3 +89,80 @@ requests = sa.Table(
     sa.Column("body", sa.LargeBinary),
     sa.Column("answer", sa.LargeBinary),
 )
+# What stands before a turn's own messages, and how many tokens its answers may have; of turns of responses only.
+histories = sa.Table(
+    "turn_history",
+    metadata,
+    sa.Column("turn_id", sa.String, primary_key=True),
+    sa.Column("message", sa.LargeBinary),
+    sa.Column("max_output_tokens", sa.Integer),
+)
+# A response is a turn of a session that nobody else sees. `message` is the response as it was created until it is
+# settled, and as it ended from then on; `facts` is what its events are made with, as JSON.
+responses = sa.Table(
+    "response",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("response_id", sa.String, unique=True),
+    sa.Column("tenant", sa.String, nullable=False, index=True),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("stored", sa.Boolean, nullable=False),
+    sa.Column("settled", sa.Boolean, nullable=False, index=True),
+    sa.Column("conversation_id", sa.String, nullable=False),
+    sa.Column("turn_id", sa.String, nullable=False),
+    sa.Column("session_id", sa.String, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("message", sa.LargeBinary),
+    sqlite_autoincrement=True,
+)
+# `dialog` is what an item says to the model where the item does not tell, such as the text of a search.
+response_items = sa.Table(
+    "response_item",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("response_id", sa.String, index=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("made", sa.Boolean, nullable=False),  # output; else input
+    sa.Column("item_id", sa.String, index=True),
+    sa.Column("message", sa.LargeBinary),
+    sa.Column("dialog", sa.LargeBinary),
+    sqlite_autoincrement=True,
+)
+# `writer` is the response that will append to it; empty: none.
+conversations = sa.Table(
+    "conversation",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("conversation_id", sa.String, unique=True),
+    sa.Column("tenant", sa.String, nullable=False, index=True),
+    sa.Column("writer", sa.String, nullable=False, server_default=""),
+    sa.Column("message", sa.LargeBinary),
+    sqlite_autoincrement=True,
+)
+conversation_items = sa.Table(
+    "conversation_item",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("conversation_id", sa.String, index=True),
+    sa.Column("item_id", sa.String, index=True),
+    sa.Column("message", sa.LargeBinary),
+    sa.Column("dialog", sa.LargeBinary),
+    sqlite_autoincrement=True,
+)
+prompts = sa.Table(
+    "prompt",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("prompt_id", sa.String, unique=True),
+    sa.Column("tenant", sa.String, nullable=False, index=True),
+    sa.Column("latest", sa.Integer, nullable=False),
+    sa.Column("chosen", sa.Integer, nullable=False),  # the default version
+    sqlite_autoincrement=True,
+)
+prompt_versions = sa.Table(
+    "prompt_version",
+    metadata,
+    sa.Column("prompt_id", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("message", sa.LargeBinary),
+)

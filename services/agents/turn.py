@@ -103,6 +103,8 @@ class TurnLoop:
             earlier=self._earlier,
             inference=self._around.inference,
             limits=self._around.limits,
+            before=self._context.history,
+            max_output_tokens=self._context.max_output_tokens,
         )
 
     async def _next_step(self) -> None:
@@ -112,7 +114,7 @@ class TurnLoop:
         match last.WhichOneof("details") if last else None:
             case "inference" if last and last.HasField("completed_at"):
                 said = last.inference.model_response
-                if said.tool_calls and self._infer.taken() < self._infer.most:
+                if said.tool_calls and self._infer.taken() < self._infer.most and not self._infer.out_of_tokens():
                     await self._call_tools(said)
                 else:
                     self._infer.complete_turn(said)

@@ -24,3 +24,7 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory, inference: str) -> Asyn
         assert not runner._running
         assert not runner._notices._changes
         assert not runner._changing
+        responses = running.node._responses
+        assert not responses._following
+        assert not responses._readers
+        assert not responses._doomed

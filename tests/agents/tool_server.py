@@ -20,10 +20,11 @@ EFFECTS = {
     "look": READ, "put": IDEMPOTENT, "pay": WRITE, "stuck": READ, "ask": WRITE, "barrier": READ, "fails": READ,
     "wipe": WRITE, "slow_put": IDEMPOTENT, "slow_pay": WRITE, "slow_look": READ, "big": READ, "away": READ,
 }  # fmt: skip
+BUILT_IN = {"builtin::websearch": "web_search", "builtin::rag": "knowledge_search"}
 
 
 class ToolServer:
-    """One group, `test`, whose tools have every effect.
+    """One group, `test`, whose tools have every effect, the built-in searches, and MCP servers like `test`.
 
     A call is recorded before its effect and its result after it, as the real service does. `slow_*` tools wait for a
     file called `go` in the folder, behind their effect.
@@ -38,6 +39,7 @@ class ToolServer:
         self.together = 0
         self.seen: list[v1.InvokeToolRequest] = []
         self.listed = 0
+        self.registered: dict[str, str] = {}
         self.tasks: dict[str, asyncio.Task[v1.ToolInvocationResult]] = {}
         self.met = asyncio.Event()
 
@@ -54,7 +56,8 @@ class ToolServer:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         v1.add_ToolRuntimeServiceServicer_to_server(Edge(self), server)
-        return ["llamastack.v1.ToolRuntimeService"]
+        v1.add_ToolGroupsServiceServicer_to_server(GroupsEdge(self), server)  # type: ignore[abstract] # the rest
+        return ["llamastack.v1.ToolRuntimeService", "llamastack.v1.ToolGroupsService"]
 
     def count(self, name: str) -> int:
         """How often the effect of a tool happened."""
@@ -77,7 +80,7 @@ class ToolServer:
         if self.running >= 2:
             self.met.set()
         try:
-            self.effect(name, key, EFFECTS[name])
+            self.effect(name, key, EFFECTS.get(name, READ))
             match name:
                 case "stuck":
                     await asyncio.Event().wait()
@@ -115,13 +118,17 @@ class Edge(v1.ToolRuntimeServiceServicer):
         return self.server.folder / f"{key.replace('/', '_')}.call"
 
     async def ListRuntimeTools(self, request: v1.ListRuntimeToolsRequest, context: Any) -> v1.ListRuntimeToolsResponse:
-        if request.tool_group_id != "test":
+        group = request.tool_group_id
+        if group in BUILT_IN:
+            found = v1.ToolDef(name=BUILT_IN[group], description="Searches.", effect=READ, toolgroup_id=group)
+            return v1.ListRuntimeToolsResponse(data=[found])
+        if group != "test" and group not in self.server.registered:
             raise NotFoundError(f"there is no tool group {request.tool_group_id!r}; there are: test")
         self.server.listed += 1
         schema = struct({"type": "object"})
         data = [
             v1.ToolDef(
-                name=name, description=name, input_schema=schema, effect=effect, toolgroup_id="test",
+                name=name, description=name, input_schema=schema, effect=effect, toolgroup_id=group,
                 approval=v1.TOOL_APPROVAL_ALWAYS if name == "wipe" else v1.TOOL_APPROVAL_UNSPECIFIED,
             )
             for name, effect in EFFECTS.items()
@@ -182,6 +189,24 @@ class Edge(v1.ToolRuntimeServiceServicer):
         if task is not None:
             task.cancel()
         return v1.CancelInvocationResponse(invocation=v1.Invocation(idempotency_key=request.idempotency_key))
+
+
+class GroupsEdge(v1.ToolGroupsServiceServicer):
+    def __init__(self, server: ToolServer) -> None:
+        self.server = server
+
+    async def RegisterToolGroup(
+        self, request: v1.RegisterToolGroupRequest, context: Any
+    ) -> v1.RegisterToolGroupResponse:
+        self.server.registered[request.toolgroup_id] = request.mcp_endpoint.uri
+        return v1.RegisterToolGroupResponse(tool_group=v1.ToolGroup(identifier=request.toolgroup_id))
+
+    async def UnregisterToolGroup(
+        self, request: v1.UnregisterToolGroupRequest, context: Any
+    ) -> v1.UnregisterToolGroupResponse:
+        if self.server.registered.pop(request.toolgroup_id, None) is None:
+            raise NotFoundError(f"there is no tool group {request.toolgroup_id!r}")
+        return v1.UnregisterToolGroupResponse()
 
 
 def build(context: ServiceContext) -> ToolServer:

@@ -1,0 +1,1 @@
+"""Responses, conversations and prompts in OpenAI's sense, made of sessions and turns."""

@@ -1,0 +1,98 @@
+"""What a response may ask for: refusals, each naming its field."""
+
+from collections.abc import Mapping
+
+from llamastack import v1
+from stack_client.errors import InvalidArgumentError, UnsupportedError
+
+MAX_METADATA = 16
+MAX_INFER_ITERS = 100
+LEAST_OUTPUT_TOKENS = 16
+
+
+def check_request(request: v1.CreateResponseRequest) -> None:
+    """Refuse what cannot be honoured.
+
+    Raises:
+        InvalidArgumentError: If a value is missing or out of range.
+        UnsupportedError: If a field asks for what is not built.
+    """
+    if not request.model:
+        raise InvalidArgumentError("model is empty", reason="MISSING_FIELD", field="model")
+    if request.HasField("previous_response_id") and request.HasField("conversation"):
+        message = "previous_response_id and conversation exclude each other; give one of them"
+        raise InvalidArgumentError(message, field="previous_response_id")
+    if not request.input and not (request.HasField("conversation") or request.HasField("prompt")):
+        raise InvalidArgumentError("input is empty; ask something", reason="MISSING_FIELD", field="input")
+    if request.background and request.HasField("store") and not request.store:
+        raise InvalidArgumentError("background needs store: nobody could read the answer", field="background")
+    _check_numbers(request)
+    check_metadata(request.metadata)
+    check_include(request.include)
+    _refuse_unbuilt(request)
+
+
+def _check_numbers(request: v1.CreateResponseRequest) -> None:
+    bounds: dict[str, tuple[float, float]] = {
+        "temperature": (0, 2),
+        "top_p": (0, 1),
+        "frequency_penalty": (-2, 2),
+        "presence_penalty": (-2, 2),
+        "max_infer_iters": (1, MAX_INFER_ITERS),
+        "max_output_tokens": (LEAST_OUTPUT_TOKENS, 2**31 - 1),
+    }
+    for name, (least, most) in bounds.items():
+        value = getattr(request, name)
+        if request.HasField(name) and not least <= value <= most:  # type: ignore[arg-type]
+            raise InvalidArgumentError(f"{name} is {value:g}; allowed: {least} to {most}", field=name)
+    if len(request.prompt_cache_key) > 64:
+        raise InvalidArgumentError("prompt_cache_key has more than 64 characters", field="prompt_cache_key")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Refuse more than OpenAI's API takes.
+
+    Raises:
+        InvalidArgumentError: Naming the bound.
+    """
+    if len(metadata) > MAX_METADATA:
+        raise InvalidArgumentError(f"metadata has {len(metadata)} entries; at most {MAX_METADATA}", field="metadata")
+    for key, value in metadata.items():
+        if len(key) > 64 or len(value) > 512:
+            raise InvalidArgumentError(f"metadata[{key[:64]!r}]: keys have 64 characters, values 512", field="metadata")
+
+
+def check_include(include: "list[v1.ResponseInclude.ValueType] | object") -> None:
+    """Refuse all: what items have beyond the usual is not built yet.
+
+    Raises:
+        UnsupportedError: Naming the first.
+    """
+    for index, one in enumerate(include):  # type: ignore[arg-type,var-annotated]
+        name = v1.ResponseInclude.Name(one).removeprefix("RESPONSE_INCLUDE_").lower()
+        raise UnsupportedError(f"include[{index}]: {name} is not built; leave it out", field=f"include[{index}]")
+
+
+def _refuse_unbuilt(request: v1.CreateResponseRequest) -> None:
+    low_tiers = {v1.SERVICE_TIER_UNSPECIFIED, v1.SERVICE_TIER_AUTO, v1.SERVICE_TIER_DEFAULT}
+    medium = {v1.VERBOSITY_UNSPECIFIED, v1.VERBOSITY_MEDIUM}
+    asked = {
+        "max_tool_calls": request.HasField("max_tool_calls"),
+        "reasoning.effort": bool(request.reasoning.effort),
+        "reasoning.summary": bool(request.reasoning.summary),
+        "top_logprobs": request.top_logprobs > 0,
+        "truncation": request.truncation == v1.RESPONSE_TRUNCATION_AUTO,
+        "service_tier": request.service_tier not in low_tiers,
+        "text.verbosity": request.text.verbosity not in medium,
+        "default_guardrails": request.default_guardrails,
+        "skills": bool(request.skills),
+        "context_management": bool(request.context_management),
+        "memory": request.HasField("memory"),
+    }
+    for field, wanted in asked.items():
+        if wanted:
+            raise UnsupportedError(f"{field} is not built for responses; leave it out", field=field)
+    functions = any(tool.WhichOneof("tool") == "function" for tool in request.tools)
+    if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls and functions:
+        message = "parallel_tool_calls: models cannot be held to one call of a function yet; leave it unset"
+        raise UnsupportedError(message, field="parallel_tool_calls")
