@@ -415,7 +415,7 @@ def _function_rules(functions: dict[str, FunctionTool]) -> list[v1.ApprovalRule]
     return [
         v1.ApprovalRule(tool=name, approval=tool.approval)
         for name, tool in functions.items()
-        if tool.approval != v1.TOOL_APPROVAL_NEVER
+        if tool.approval not in {v1.TOOL_APPROVAL_UNSPECIFIED, v1.TOOL_APPROVAL_NEVER}
     ]
 
 

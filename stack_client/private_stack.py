@@ -98,7 +98,9 @@ class PrivateStack:
         # On the portal's thread: the kernel ends the services with the thread that started them.
         runtime = {"tcp": False, "socket_dir": str(folder), "log_level": "WARNING"}
         config = folder / "stack.json"
-        config.write_text(json.dumps({"addresses": dict(self._addresses), "runtime": runtime}))
+        # What a test does not use is not compiled for it.
+        tools = {"providers": {"code-interpreter": {"prepare": "use"}}}
+        config.write_text(json.dumps({"addresses": dict(self._addresses), "runtime": runtime, "tools": tools}))
         command = [sys.executable, "-m", "stack_client.cli", "serve", *SERVICES, "--config", str(config)]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603 (our own command; returns at once)

@@ -99,8 +99,9 @@ class FunctionTool:
         self.function = function
         settings: dict[str, Any] = getattr(function, _SETTINGS, {})
         self.name: str = settings.get("name", "") or getattr(function, "__name__", "")
-        self.effect = EFFECTS[settings.get("effect", "unsafe")]
-        self.approval = APPROVALS[settings.get("approval", "never")]
+        # What nobody said is left open: where the function is part of a group, the group's settings decide.
+        self.effect = EFFECTS.get(settings.get("effect", ""), v1.TOOL_EFFECT_UNSPECIFIED)
+        self.approval = APPROVALS.get(settings.get("approval", ""), v1.TOOL_APPROVAL_UNSPECIFIED)
         self.timeout: float | None = settings.get("timeout")
         if not self.name.isidentifier():
             raise InvalidArgumentError(f"{function!r} cannot be a tool: it has no name; define it with `def`")

@@ -74,7 +74,10 @@ class StackProcess:
             "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
             "inference": {"models": [scripted, guard, embedding]},
             "safety": {"baseline": False},
-            "tools": {"egress_allow": ["127.0.0.1"]},  # for the MCP servers that examples start
+            "tools": {
+                "egress_allow": ["127.0.0.1"],  # for the MCP servers that examples start
+                "providers": {"code-interpreter": {"prepare": "use"}},  # not compiled where no test runs code
+            },
         }
         (home / "stack.yaml").write_text(json.dumps(config))
 

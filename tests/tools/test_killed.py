@@ -33,7 +33,7 @@ def service(home: Path, *, effect: str) -> Iterator[tuple["subprocess.Popen[byte
         "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0},
         "tools": {
             "toolgroups": [{"identifier": "python::kill", "provider_id": "python", "settings": {"effect": effect}}],
-            "providers": {"python": {"groups": functions}},
+            "providers": {"python": {"groups": functions}, "code-interpreter": {"prepare": "use"}},
         },
     }
     (home / "stack.yaml").write_text(json.dumps(config))

@@ -85,11 +85,14 @@ Open = Callable[..., AbstractAsyncContextManager[Interpreter]]
 
 
 @pytest.fixture(scope="session")
-def cache_dir(request: pytest.FixtureRequest) -> Path:
-    """Keeps the compiled module between runs."""
+async def cache_dir(request: pytest.FixtureRequest) -> Path:
+    """Keeps the compiled module between runs; compiled before the first test, whose calls are bounded in time."""
     cache = request.config.cache
     assert cache is not None
-    return cache.mkdir("interpreter")
+    folder = cache.mkdir("interpreter")
+    if not module.missing():
+        await module.compiled(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
