@@ -362,8 +362,10 @@ async def test_a_failure_and_bounds_are_told_by_status_and_reason(tooled: Mesh) 
     assert cut.status == v1.RESPONSE_STATUS_INCOMPLETE
     assert cut.incomplete_details.reason == "max_output_tokens"
     assert cut.usage.output_tokens == 16
-    short = await create("scripted", "chain", tools=[mcp()], options=options(max_infer_iters=2))
+    short = await create("scripted", "chain", tools=[mcp()], options=options(max_infer_iters=1))
     assert short.incomplete_details.reason == "max_infer_iters"
+    answered = await create("scripted", "chain", tools=[mcp()], options=options(max_infer_iters=2))
+    assert answered.status == v1.RESPONSE_STATUS_COMPLETED, "behind calls the last step answers"
 
 
 async def test_responses_are_listed_with_their_input_in_pages(tmp_path: Path, inference: str) -> None:
