@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llamastack import v1
-from stack_client import content
+from stack_client import agent_settings, content
 from stack_client.agent_tools import ApprovalPolicy, Approvals, Toolset
 from stack_client.attachments import Attachment, documents
 from stack_client.client import StackClient
@@ -95,20 +95,20 @@ class Agent:
         self.session_id = session_id
         self.output_type = output_type
         self.name, self.description = name, description
-        self.memory = [_memory(one) for one in ([memory] if isinstance(memory, str | Path | Memory) else memory)]
+        self.memory = agent_settings.memories(memory)
         self.config = v1.AgentConfig(
             model=model if isinstance(model, str) else model.model_id,
             instructions=instructions,
             name=name,
-            input_shields=dict.fromkeys([*_names(shields), *_names(input_shields)]),
-            output_shields=dict.fromkeys([*_names(shields), *_names(output_shields)]),
-            toolgroups=[*_retrieval(self.memory), *self._toolset.toolgroups()],
+            input_shields=dict.fromkeys([*agent_settings.names(shields), *agent_settings.names(input_shields)]),
+            output_shields=dict.fromkeys([*agent_settings.names(shields), *agent_settings.names(output_shields)]),
+            toolgroups=[*agent_settings.retrieval(self.memory), *self._toolset.toolgroups()],
             client_tools=[tool.definition() for tool in self._toolset.functions.values()],
             max_infer_iters=max_infer_iters,
             sampling_params=content.sampling(**sampling),
             tool_config=v1.ToolConfig(tool_choice=tool_choice) if tool_choice else None,
-            response_format=_response_format(output_type),
-            approvals=[*self._approvals.rules, *_function_rules(self._toolset.functions)],
+            response_format=agent_settings.response_format(output_type),
+            approvals=[*self._approvals.rules, *agent_settings.function_rules(self._toolset.functions)],
             budget=budget,
             compaction=compaction,
         )
@@ -399,55 +399,9 @@ async def _cancel(client: StackClient, turn_id: str) -> None:
         return
 
 
-def _memory(like: str | Path | Memory) -> Memory:
-    return like if isinstance(like, Memory) else Memory(like)
-
-
-def _retrieval(memory: Sequence[Memory]) -> list[v1.AgentToolGroup]:
-    if not memory:
-        return []
-    args = {"vector_db_ids": [one.bank for one in memory], "query_config": {"mode": "hybrid"}}
-    return [v1.AgentToolGroup(name="builtin::rag", args=content.struct(args))]
-
-
-def _function_rules(functions: dict[str, FunctionTool]) -> list[v1.ApprovalRule]:
-    """What `@tool(approval=...)` demands, behind what the agent says of a tool."""
-    return [
-        v1.ApprovalRule(tool=name, approval=tool.approval)
-        for name, tool in functions.items()
-        if tool.approval not in {v1.TOOL_APPROVAL_UNSPECIFIED, v1.TOOL_APPROVAL_NEVER}
-    ]
-
-
-def _response_format(output_type: Any) -> v1.ResponseFormat | None:  # noqa: ANN401 (any type)
-    if output_type is None:
-        return None
-    from pydantic import TypeAdapter  # noqa: PLC0415 (slow to import)
-
-    schema = TypeAdapter(output_type).json_schema()
-    return v1.ResponseFormat(json_schema=content.struct(_closed(schema)))
-
-
-def _closed(schema: Any) -> Any:  # noqa: ANN401 (JSON)
-    """A schema whose objects have no members but the declared ones: a model would go on inventing some."""
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: _closed(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
-        closed.setdefault("additionalProperties", False)
-    return closed
-
-
 def _refuse(attachments: Sequence[Attachment]) -> None:
     if attachments:
         raise InvalidArgumentError("attachments belong to a question, not to decisions", field="attachments")
-
-
-def _names(shields: Sequence[str]) -> Sequence[str]:
-    """Names of shields; a single one may be a plain string."""
-    return [shields] if isinstance(shields, str) else shields
 
 
 def _ended(result: AgentResult | None) -> AgentResult:

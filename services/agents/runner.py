@@ -16,9 +16,10 @@ from services.agents.leases import ACTIVE, Held
 from services.agents.notices import FanOut, Notices
 from services.agents.rows import ENDED
 from services.agents.speaker import Speakers
-from services.agents.store import AgentStore, TurnDeletedError, TurnFencedError
+from services.agents.store import AgentStore
 from services.agents.turn import Around, TurnLoop, cancel, fail
 from services.agents.turn_log import TurnLog, beyond_the_end
+from services.agents.turn_store import TurnDeletedError, TurnFencedError
 from services.runtime.calls import detached
 from stack_client.errors import FailedPreconditionError, InternalError, NotFoundError, StackError
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from llamastack import v1
 from services.agents.offered import Offered, group_of, offer, server_groups
-from services.agents.store import AgentStore, Pin, TurnContext
+from services.agents.store import AgentStore
 from services.agents.toolbox import Toolbox
 from services.agents.turn_log import TurnLog
+from services.agents.turn_store import Pin, TurnContext
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from services.agents.infer import InferenceSteps
 from services.agents.offered import Offered
 from services.agents.retrieval import Retrieval, retrieve, wants_retrieval
 from services.agents.speaker import Speaker, Speakers
-from services.agents.store import TurnContext
 from services.agents.tool_step import ToolStep
 from services.agents.toolbox import Toolbox
 from services.agents.turn_log import TurnLog, new_step, now
+from services.agents.turn_store import TurnContext
 from stack_client.errors import InvalidArgumentError, StackError, to_error_message
 from stack_client.inference import Inference
 

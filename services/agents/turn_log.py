@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamastack import v1
 from services.agents.database import StoreError, to_the_end
 from services.agents.rows import without_steps
-from services.agents.store import AgentStore, ChangedStep, Pin
+from services.agents.turn_store import ChangedStep, Pin, TurnStore
 from stack_client.errors import OutOfRangeError, UnavailableError
 
 GATHERING_ROUNDS = 3
@@ -30,7 +30,7 @@ class TurnLog:
     """
 
     def __init__(
-        self, store: AgentStore, turn: v1.Turn, *, fence: int, published: Callable[[str], None] = lambda _: None
+        self, store: TurnStore, turn: v1.Turn, *, fence: int, published: Callable[[str], None] = lambda _: None
     ) -> None:
         self._store = store
         self.turn = turn
@@ -100,7 +100,7 @@ class TurnLog:
         """Store what was added, then show it. Callers that come while a commit runs share the next one.
 
         Args:
-            through_power_loss: As `AgentStore.write` means it.
+            through_power_loss: As `TurnStore.write` means it.
 
         Raises:
             StoreError: If nothing could be stored; the next commit tries again with all of it.

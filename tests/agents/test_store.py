@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.agents import rows, tables
 from services.agents.database import SchemaError, StoreError, to_the_end
-from services.agents.store import KEEP_REQUESTS_SECONDS, AgentStore, TurnDeletedError
+from services.agents.store import KEEP_REQUESTS_SECONDS, AgentStore
 from services.agents.turn_log import TurnLog
+from services.agents.turn_store import TurnDeletedError
 from stack_client.errors import InvalidArgumentError, NotFoundError
 from tests.agents.mesh import Mesh, check_dense, kinds, running_mesh, text_of, until, until_event
 

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from llamastack import v1
 from services.agents import rows
 from services.agents.responses.items import Item, messages_of
-from services.agents.store import Pin
 from services.agents.tables import (
     conversation_items,
     conversations,
@@ -21,6 +20,7 @@ from services.agents.tables import (
     turns,
     versions,
 )
+from services.agents.turn_store import Pin
 from stack_client.errors import NotFoundError
 
 

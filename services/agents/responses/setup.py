@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
 from services.agents.offered import Offered, group_of, offer, server_groups
-from services.agents.store import Pin
+from services.agents.turn_store import Pin
 from stack_client.content import sampling, struct
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
