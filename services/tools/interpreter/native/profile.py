@@ -71,8 +71,12 @@ def _namespaces() -> list[str]:
 def _files(native: NativeConfig, prefixes: list[str]) -> list[str]:
     places = [*_READABLE, *prefixes, *map(str, native.readable), "/sandbox/x", "/mnt/x", "/usr/x"]
     above = sorted({str(folder) for place in places for folder in Path(place).parents} - {"/", "."})
+    size = str(_SHARED_MEMORY)
+    arguments = ["--proc", "/proc", "--dev", "/dev", "--size", size, "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
+    # Before what is bound: an interpreter's environment may lie under /tmp.
+    arguments += ["--size", size, "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
     # Folders that bubblewrap makes by itself are closed to others than its own user.
-    arguments = [part for folder in above for part in ("--perms", "0755", "--dir", folder)]
+    arguments += [part for folder in above for part in ("--perms", "0755", "--dir", folder)]
     arguments += ["--ro-bind", "/usr", "/usr"]
     for path in _SYSTEM:
         if Path(path).is_symlink():
@@ -81,9 +85,6 @@ def _files(native: NativeConfig, prefixes: list[str]) -> list[str]:
             arguments += ["--ro-bind-try", path, path]
     for path in (*_READABLE, *prefixes, *(str(path) for path in native.readable)):
         arguments += ["--ro-bind-try", path, path]
-    size = str(_SHARED_MEMORY)
-    arguments += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
-    arguments += ["--size", size, "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
     programs = [_GUEST / name for name in ("driver.py", "native.py", "figures.py")]
     for program in (*programs, Path(str(sandbox.__file__)), Path(str(landlock.__file__))):
         arguments += ["--ro-bind", str(program), f"/sandbox/{program.name}"]
