@@ -199,8 +199,9 @@ async def to_the_end(work: Awaitable[T]) -> T:
         except asyncio.CancelledError as error:
             if not task.cancelled():
                 cancelled = error
-        except BaseException:  # noqa: BLE001, S110 (raised below)
-            pass
+        except BaseException:
+            if not task.done():  # an interrupt of the loop; what the work itself raised comes with its result
+                raise
     if cancelled is not None:
         raise cancelled from (None if task.cancelled() else task.exception())
     return task.result()

@@ -9,6 +9,7 @@ from services.agents.shields import blocking, judged_until
 from stack_client.content import content
 
 SUMMARY = "[Summary of the dialog so far]"
+UNSEEN = "[An image, which this model cannot see. It is attached for the user.]"
 WITHHELD = "[Withheld by a safety shield.]"
 NO_RESULT = "There is no result: the turn ended before the tool answered."
 
@@ -61,6 +62,19 @@ def through_step(turn: v1.Turn, step_id: str, *, after: str = "") -> list[v1.Mes
         del part.steps[: ids.index(after) + 1]
         del part.input_messages[:]
     return _of_turn(part, with_context=False, judged=None)
+
+
+def without_images(messages: Iterable[v1.Message]) -> list[v1.Message]:
+    """The messages for a model that reads text only: images that tools gave are named, those of users stay."""
+    found = []
+    for message in messages:
+        shown = v1.Message()
+        shown.CopyFrom(message)
+        for item in shown.tool.content.items if shown.HasField("tool") else ():
+            if item.HasField("image"):
+                item.text = UNSEEN
+        found.append(shown)
+    return found
 
 
 def _summary(covered: v1.CompactionStep) -> v1.Message:

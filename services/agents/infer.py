@@ -69,6 +69,8 @@ class InferenceSteps:
         self._limits = limits
         self._attempts = limits.inference_attempts
         self._pause = limits.inference_retry_seconds
+        self._sees = True
+        """Whether the model is shown images that tools gave; found out by trying."""
 
     async def run(self, last: v1.Step | None) -> None:
         """One inference step with its shields; tried again while the inference service is unavailable.
@@ -91,7 +93,7 @@ class InferenceSteps:
             if not guard.waiting:
                 self._begin(step, attempt)
             try:
-                end = await self._generate(step, guard, attempt)
+                end = await self._shown(step, guard, attempt)
                 break
             except (UnavailableError, ResourceExhaustedError) as error:
                 overload = isinstance(error, ResourceExhaustedError)
@@ -137,6 +139,16 @@ class InferenceSteps:
         else:
             restarted = v1.TurnStepRestarted(step_type=kind, step_id=step_id, attempt=attempt)
             self._log.add(step_restarted=restarted)
+
+    async def _shown(self, step: v1.Step, guard: "shields.InputStep", attempt: int) -> "Ending":
+        """One answer; a model that reads text only is asked again without the images that tools gave."""
+        try:
+            return await self._generate(step, guard, attempt)
+        except UnsupportedError as error:  # raised before the first event
+            if not self._sees or not error.field.endswith(".image"):
+                raise
+            self._sees = False
+            return await self._generate(step, guard, attempt)
 
     async def _generate(self, step: v1.Step, guard: "shields.InputStep", attempt: int) -> "Ending":
         """Stream one answer of the model into the log; commits run beside the stream, each taking what has gathered."""
@@ -212,9 +224,10 @@ class InferenceSteps:
         if self.taken() + 1 >= self.most and (formatted or called):
             # The last step must answer: nobody would make its calls.
             tool_config.tool_choice = "none"
+        messages = history.dialog(config, self._earlier, self._turn, before=self._before)
         return v1.ChatCompletionRequest(
             model_id=config.model,
-            messages=history.dialog(config, self._earlier, self._turn, before=self._before),
+            messages=messages if self._sees else history.without_images(messages),
             sampling_params=sampling,
             tools=[tool.declared() for tool in self._speaker.tools.values()],
             tool_config=tool_config,

@@ -13,14 +13,9 @@ from services.agents.turn_log import TurnLog, new_step, now
 from stack_client.calls import DEFAULT_TIMEOUT, unary
 from stack_client.content import plain, text_of
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
+from stack_client.rag import query_config
 
 GROUP = "builtin::rag"
-_MODES = {
-    "vector": v1.SEARCH_MODE_VECTOR,
-    "keyword": v1.SEARCH_MODE_KEYWORD,
-    "hybrid": v1.SEARCH_MODE_HYBRID,
-}
-_NUMBERS = ("max_chunks", "max_tokens_in_context")
 
 
 class Retrieval:
@@ -79,9 +74,7 @@ def rag_request(group: v1.AgentToolGroup, *, field: str) -> v1.QueryRAGRequest:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         message = f"{field}.args.vector_db_ids: name the memory banks to be searched, as a list"
         raise InvalidArgumentError(message, reason="MISSING_FIELD", field=f"{field}.args.vector_db_ids")
-    if not isinstance(settings, dict):
-        raise InvalidArgumentError(f"{field}.args.query_config: give an object", field=f"{field}.args.query_config")
-    config = _query_config(settings, field=f"{field}.args.query_config")
+    config = query_config(settings, field=f"{field}.args.query_config")
     return v1.QueryRAGRequest(vector_db_ids=names, query_config=config)
 
 
@@ -133,7 +126,8 @@ async def retrieve(
     question = _question(log.turn)
     for request in requests:
         request.content.items.add(text=question)
-        request.query_config.context_model = config.model
+        # Whose tokens the bound is counted in.
+        request.query_config.context_model = request.query_config.context_model or config.model
         result = await _tried(memory, request, limits)
         step.memory_retrieval.inserted_context.items.extend(result.content.items)
     step.completed_at.CopyFrom(now())
@@ -166,19 +160,3 @@ async def _tried(memory: Retrieval, request: v1.QueryRAGRequest, limits: AgentsC
 def _question(turn: v1.Turn) -> str:
     texts = [text_of(entry.user.content) for entry in turn.input_messages if entry.WhichOneof("message") == "user"]
     return "\n".join(texts)
-
-
-def _query_config(settings: Mapping[str, Any], *, field: str) -> v1.RAGQueryConfig:
-    config = v1.RAGQueryConfig(mode=v1.SEARCH_MODE_UNSPECIFIED)
-    for name, value in settings.items():
-        if name == "mode" and value in _MODES:
-            config.mode = _MODES[value]
-        elif name in _NUMBERS and isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            setattr(config, name, value)
-        elif name == "chunk_template" and isinstance(value, str):
-            config.chunk_template = value
-        else:
-            known = f"mode ({', '.join(_MODES)}), {', '.join(_NUMBERS)} (above 0), chunk_template"
-            message = f"{field}.{name}: {value!r} is not understood; there are {known}"
-            raise InvalidArgumentError(message, field=f"{field}.{name}")
-    return config

@@ -226,6 +226,16 @@ class ToolStep:
             response.content.items.add(text=result.error_message)
         ledger.answer(self.step, call, response, failed=failed)
         self._log.turn.output_attachments.extend(result.attachments)
+        for item in result.content.items:
+            if item.HasField("image"):
+                shown = v1.ContentOrUrl(content=v1.InterleavedContent(items=[item]))
+                self._log.turn.output_attachments.add(content=shown, mime_type=_media_type(item.image.data))
+
+
+def _media_type(data: bytes) -> str:
+    """Of an image file by its first bytes; empty where that does not tell."""
+    heads = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+    return next((kind for head, kind in heads.items() if data.startswith(head)), "")
 
 
 def _failed(error: StackError) -> v1.ToolInvocationResult:

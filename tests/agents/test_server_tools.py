@@ -302,3 +302,12 @@ async def test_a_tool_whose_own_server_is_away_fails_alone(mesh: Mesh) -> None:
     assert text_of(step.tool_responses[0].content) == "the tool's own server does not answer"
     assert step.tool_responses[0].metadata["error_code"] == 503
     assert mesh.tools.count("pay") == before + 1
+
+
+async def test_an_image_of_a_tool_does_not_end_the_turn_of_a_model_that_reads_text_only(mesh: Mesh) -> None:
+    turn = await mesh.run("use draw", toolgroups=GROUP)
+    assert turn.status == v1.TURN_STATUS_COMPLETED
+    assert "cannot see" in answer_of(turn)
+    assert [file.mime_type for file in turn.output_attachments] == ["image/png"]
+    (step,) = tool_steps(turn)
+    assert step.tool_responses[0].content.items[0].image.data == b"\x89PNG...", "the log keeps it"

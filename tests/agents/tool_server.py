@@ -19,6 +19,7 @@ READ, IDEMPOTENT, WRITE = v1.TOOL_EFFECT_READ, v1.TOOL_EFFECT_IDEMPOTENT_WRITE, 
 EFFECTS = {
     "look": READ, "put": IDEMPOTENT, "pay": WRITE, "stuck": READ, "ask": WRITE, "barrier": READ, "fails": READ,
     "wipe": WRITE, "slow_put": IDEMPOTENT, "slow_pay": WRITE, "slow_look": READ, "big": READ, "away": READ,
+    "draw": READ,
 }  # fmt: skip
 BUILT_IN = {"builtin::websearch": "web_search", "builtin::rag": "knowledge_search"}
 
@@ -95,6 +96,9 @@ class ToolServer:
                 case "ask":
                     said = dict(request.input_response.content.items())
                     return v1.ToolInvocationResult(content=content(f"{request.input_response.action} {said}"))
+                case "draw":
+                    item = v1.ContentItem(image=v1.ImageContent(data=b"\x89PNG..."))
+                    return v1.ToolInvocationResult(content=v1.InterleavedContent(items=[item]))
                 case "big":
                     await events.put(v1.ToolProgress(fraction=0.5, message="half"))
                     await events.put(v1.ToolOutput(stream="stdout", text="line\n"))

@@ -4,16 +4,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
-
-import grpc
 
 from llamastack import v1
 from services.runtime.config import read_config
 from services.tools.provider import Access, Call, ProviderContext
-from services.tools.providers.plain import PlainProvider, answered, failed
-from services.tools.providers.rag import NO_MEMORY
+from services.tools.providers.over_memory import NO_MEMORY, OverMemory
+from services.tools.providers.plain import answered, failed
 from stack_client.content import struct
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from stack_client.memory import MemoryBanks, MemoryHit
@@ -67,7 +63,7 @@ TOOLS = (
 )
 
 
-class RememberProvider(PlainProvider):
+class RememberProvider(OverMemory):
     """Keeps facts in a bank per tenant, or per session of a tenant.
 
     Args:
@@ -77,23 +73,9 @@ class RememberProvider(PlainProvider):
     arguments = frozenset({"scope"})
 
     def __init__(self, context: ProviderContext) -> None:
+        super().__init__(context)
         file = context.service.config.file
         self._config = read_config(RememberConfig, context.config, file=file, at="tools.providers.agent-memory")
-        self._context = context.service
-        self._channel: grpc.aio.Channel | None = None
-
-    async def __aenter__(self) -> Self:
-        """Open the channel; nothing is connected yet."""
-        if "memory" in self._context.addresses:
-            self._channel = self._context.open_channel("memory")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close it."""
-        if self._channel is not None:
-            await self._channel.close(None)
 
     async def check(self, group: v1.ToolGroup, access: Access) -> None:
         """Refuse scopes that there are not.
