@@ -15,8 +15,8 @@ from services.runtime.config import DEFAULT_PORTS, ConfigError, StackConfig
 from services.runtime.listen import MAX_SOCKET_PATH
 from stack_client.home import Home
 
-ENGINES = ("inference",)
-"""Services that get a process of their own; all others share one."""
+ENGINES = ("inference", "gateway")
+"""Services that get a process of their own, for they keep an event loop busy; all others share one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ DEFAULT_PORTS = {
     "agents": 50055,
     "post_training": 50056,
     "evaluation": 50057,
+    "telemetry": 50058,
+    "gateway": 50059,
 }
 """The services of the mesh and the TCP port of each."""
 OPTIONAL_PORTS = {"router": 50050}

@@ -135,7 +135,7 @@ def read_stack(
     file: Path | str = path or "defaults"
     loaded = load_yaml(path) if path else {}
     fixed = {item.name for item in dataclasses.fields(_Fixed)}
-    services = {*DEFAULT_PORTS, *OPTIONAL_PORTS, "gateway", *names}
+    services = {*DEFAULT_PORTS, *OPTIONAL_PORTS, *names}
     for key, value in loaded.items():
         if key in fixed:
             continue
