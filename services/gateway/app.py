@@ -16,7 +16,7 @@ from services.gateway import errors
 from services.gateway.body import read_body
 from services.gateway.config import GatewayConfig
 from services.gateway.principal import Principal
-from services.gateway.request import EmptyReply, JsonReply, Reply, Request, StreamReply
+from services.gateway.request import OPENAI_PREFIX, EmptyReply, JsonReply, Reply, Request, StreamReply
 from services.gateway.routing import Route, Router
 from services.runtime.calls import Trace
 from stack_client.errors import (
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = b": keep-alive\n\n"
 _ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 _NO_TENANT = Principal()
+_OPENAI_NAMES = {"model_id": "model"}
 
 
 class Gate(Protocol):
@@ -141,7 +142,7 @@ class App:
             route = self._find(request)
             await self._admitted(request, route, exchange, receive)
         except StackError as error:
-            await self._fail(error, exchange)
+            await self._fail(_renamed(error, route), exchange)
         except asyncio.CancelledError:
             if not exchange.left and not exchange.slow:
                 raise
@@ -296,6 +297,13 @@ class _MethodNotAllowedError(NotFoundError):
     def __init__(self, message: str, allowed: Any) -> None:  # noqa: ANN401
         super().__init__(message)
         self.allowed = list(allowed)
+
+
+def _renamed(error: StackError, route: Route | None) -> StackError:
+    """The error with its field named as the clients of this route do."""
+    if route is not None and OPENAI_PREFIX in route.mounts:
+        error.field = _OPENAI_NAMES.get(error.field, error.field)
+    return error
 
 
 def _request_id(given: str) -> str:

@@ -10,10 +10,9 @@ from services.gateway.config import GatewayConfig
 from services.gateway.jsonmap import Codec
 from services.gateway.request import EmptyReply, Handler, JsonReply, Reply, Request
 from services.gateway.upstream import Rpc, Upstream
-from stack_client.errors import InvalidArgumentError, StackError
+from stack_client.errors import InvalidArgumentError
 
 Answer = Callable[[Any, Request], Reply]
-_OPENAI_NAMES = {"model_id": "model", "messages_batch": "messages"}
 PAGE = 1000
 """Entries asked for at a time where a client wants all."""
 
@@ -151,18 +150,6 @@ class Edge:
         given = {names.get(key, key): value for key, value in values.items()}
         reading = request.reading(strict=strict)
         return self.codec.decode(rpc.request, coerced(given, rpc.request.DESCRIPTOR), reading=reading)
-
-    def openai(self, handler: Handler) -> Handler:
-        """The handler of one of OpenAI's routes: errors name the fields as its clients do."""
-
-        async def named(request: Request) -> Reply:
-            try:
-                return await handler(request)
-            except StackError as error:
-                error.field = _OPENAI_NAMES.get(error.field, error.field)
-                raise
-
-        return named
 
     def member(self, name: str) -> Answer:
         """Answers with a field of the response."""

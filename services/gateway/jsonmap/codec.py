@@ -268,7 +268,7 @@ class Codec:
 
     def _value_encoder(  # noqa: PLR0911 - one kind of value each
         self,
-        one: Any,
+        one: Field,
         *,
         of: Descriptor | None = None,
     ) -> Encode:

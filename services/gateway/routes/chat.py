@@ -34,7 +34,7 @@ def routes(edge: Edge) -> list[Route]:
         Route(
             method="POST",
             path="/chat/completions",
-            handler=edge.openai(chat),
+            handler=chat,
             mounts=OPENAI,
             api="inference",
             scope="inference",

@@ -68,7 +68,7 @@ def routes(edge: Edge) -> list[Route]:
         Route(
             method="POST",
             path="/completions",
-            handler=edge.openai(complete),
+            handler=complete,
             mounts=OPENAI,
             api="inference",
             scope="inference",

@@ -46,7 +46,7 @@ def routes(edge: Edge) -> list[Route]:
         Route(
             method="POST",
             path="/embeddings",
-            handler=edge.openai(embed),
+            handler=embed,
             mounts=OPENAI,
             api="inference",
             scope="inference",
