@@ -1,7 +1,7 @@
 """Calls of the services behind the gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-import llamastack.v1  # noqa: F401 - registers the descriptors
+from llamastack import v1
 from services.gateway.request import Request
 from stack_client.calls import terminal_events
 from stack_client.errors import StreamBrokenError, UnsupportedError, from_rpc_error
@@ -83,6 +83,23 @@ class Upstream:
     def has(self, service: str) -> bool:
         """Whether a service of the mesh is there."""
         return service in self._channels
+
+    @property
+    def services(self) -> Iterable[str]:
+        """The services of the mesh that are there."""
+        return self._channels
+
+    async def status(self, service: str, *, request: Request) -> v1.GetStatusResponse:
+        """How a service is doing, as it says itself.
+
+        Raises:
+            StackError: It does not answer.
+        """
+        stub = v1.InspectServiceStub(self._channels[service])
+        try:
+            return await stub.GetStatus(v1.GetStatusRequest(), metadata=request.metadata())
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
 
     async def unary(self, rpc: Rpc, message: Message, *, request: Request) -> Any:  # noqa: ANN401 - by the Rpc
         """The answer of a call with one request and one response.

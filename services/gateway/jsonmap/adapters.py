@@ -108,6 +108,11 @@ def encode_fields(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
     return codec.encode_fields(message)
 
 
+def decode_fields(codec: "Codec", message: Any, value: Any, path: str, reading: "Reading") -> None:  # noqa: ANN401
+    """A message by its fields."""
+    codec.merge_fields(message, value, path=path, reading=reading)
+
+
 def encode_tool_call(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
     """ToolCall: the arguments as a map, and as the exact JSON text."""
     written = codec.encode_fields(message)
@@ -223,6 +228,67 @@ def encode_embedding(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
     return list(message.values)
 
 
+_EMBEDDED_STORES = {"faiss", "sqlite-vec", "sqlite_vec"}
+"""Vector stores inside the servers of Llama Stack, which programs name: our own embedded one takes their place."""
+
+
+def decode_vector_registration(
+    codec: "Codec",
+    message: Any,  # noqa: ANN401
+    value: Any,  # noqa: ANN401
+    path: str,
+    reading: "Reading",
+) -> None:
+    """A request that makes a vector DB or store: embedded stores of other servers mean ours."""
+    if isinstance(value, dict) and value.get("provider_id") in _EMBEDDED_STORES:
+        value = {key: item for key, item in value.items() if key != "provider_id"}
+    codec.merge_fields(message, value, path=path, reading=reading)
+
+
+def decode_chunk_query(
+    codec: "Codec",
+    message: Any,  # noqa: ANN401
+    value: Any,  # noqa: ANN401
+    path: str,
+    reading: "Reading",
+) -> None:
+    """ChunkQueryParams: the ranker of 0.2 and the reranker of OGX are read as ours."""
+    if isinstance(value, dict):
+        value = dict(value)
+        if value.get("max_num_results") is not None:
+            value["max_chunks"] = value.pop("max_num_results")
+        kind, settings = value.pop("reranker_type", None), value.pop("reranker_params", None)
+        ranker = value.get("ranker")
+        if kind is not None:
+            value["ranker"] = {"type": kind, **(settings or {})}
+        elif isinstance(ranker, dict) and "strategy" in ranker:
+            value["ranker"] = _ranker(ranker["strategy"], ranker.get("params") or {}, path=f"{path}.ranker")
+    codec.merge_fields(message, value, path=path, reading=reading)
+
+
+def _ranker(strategy: Any, params: Any, *, path: str) -> dict[str, Any]:  # noqa: ANN401
+    if not isinstance(params, dict):
+        raise InvalidArgumentError(f"{path}.params: expected an object", field=f"{path}.params")
+    if strategy == "rrf":
+        factor = params.get("k", params.get("impact_factor"))
+        return {"type": "rrf", "impact_factor": factor}
+    if strategy == "weighted":
+        weights = params.get("weights")
+        if isinstance(weights, list) and len(weights) == 2 and all(isinstance(one, int | float) for one in weights):
+            total = sum(weights)
+            return {"type": "weighted", "alpha": weights[0] / total if total else 0.5}
+        return {"type": "weighted", "alpha": params.get("alpha")}
+    return {"type": strategy}
+
+
+def encode_chunk(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
+    """Chunk: its id under the names of old and new clients."""
+    written = codec.encode_fields(message)
+    written["stored_chunk_id"] = written["chunk_id"]
+    written["embedding"] = written["embedding"] or None
+    return written
+
+
 def decode_unread(codec: "Codec", message: Any, value: Any, path: str, reading: "Reading") -> None:  # noqa: ANN401
     """For messages that only answers have."""
     raise InvalidArgumentError(f"{path}: not part of a request", field=path)
@@ -250,6 +316,10 @@ ADAPTERS = {
         schema={"anyOf": [{"$message": "ComparisonFilter"}, {"$message": "CompoundFilter"}]},
     ),
     "llamastack.v1.ToolParameter": Adapter(encode=encode_fields, decode=decode_tool_parameter),
+    "llamastack.v1.RegisterVectorDBRequest": Adapter(encode=encode_fields, decode=decode_vector_registration),
+    "llamastack.v1.CreateVectorStoreRequest": Adapter(encode=encode_fields, decode=decode_vector_registration),
+    "llamastack.v1.ChunkQueryParams": Adapter(encode=encode_fields, decode=decode_chunk_query),
+    "llamastack.v1.Chunk": Adapter(encode=encode_chunk, decode=decode_fields),
     "llamastack.v1.Embedding": Adapter(
         encode=encode_embedding, decode=decode_unread, schema={"type": "array", "items": {"type": "number"}}
     ),

@@ -3,7 +3,18 @@
 from collections.abc import Callable, Sequence
 
 from services.gateway.edge import Edge
-from services.gateway.routes import chat, completions, embeddings, inference, models
+from services.gateway.routes import (
+    banks,
+    chat,
+    completions,
+    embeddings,
+    inference,
+    inspect,
+    models,
+    safety,
+    tools,
+    vectors,
+)
 from services.gateway.routing import Route
 
 TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
@@ -12,10 +23,15 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     embeddings.routes,
     models.routes,
     inference.routes,
+    safety.routes,
+    tools.routes,
+    vectors.routes,
+    banks.routes,
 )
 """Every module's rows. Adding an API is a module and a line here."""
 
 
 def all_routes(edge: Edge) -> list[Route]:
-    """The whole table, but for what the application serves of itself."""
-    return [route for table in TABLES for route in table(edge)]
+    """The whole table, with the rows that tell of it."""
+    found = [route for table in TABLES for route in table(edge)]
+    return [*found, *inspect.routes(edge, found)]
