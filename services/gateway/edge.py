@@ -148,6 +148,8 @@ class Edge:
         """
         names = rename or {}
         given = {names.get(key, key): value for key, value in values.items()}
+        if "request_id" in rpc.request.DESCRIPTOR.fields_by_name and "idempotency-key" in request.headers:
+            given.setdefault("request_id", request.headers["idempotency-key"])
         reading = request.reading(strict=strict)
         return self.codec.decode(rpc.request, coerced(given, rpc.request.DESCRIPTOR), reading=reading)
 

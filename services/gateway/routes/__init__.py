@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from services.gateway.edge import Edge
 from services.gateway.routes import (
+    agents,
     banks,
     chat,
     completions,
@@ -27,6 +28,7 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     tools.routes,
     vectors.routes,
     banks.routes,
+    agents.routes,
 )
 """Every module's rows. Adding an API is a module and a line here."""
 
