@@ -8,10 +8,12 @@ from services.gateway.routes import (
     banks,
     chat,
     completions,
+    conversations,
     embeddings,
     inference,
     inspect,
     models,
+    responses,
     safety,
     tools,
     vectors,
@@ -29,6 +31,8 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     vectors.routes,
     banks.routes,
     agents.routes,
+    responses.routes,
+    conversations.routes,
 )
 """Every module's rows. Adding an API is a module and a line here."""
 
