@@ -27,7 +27,7 @@ def draft(request: v1.CreateKeyRequest, *, key_id: str, caller: str, moment: int
 
     Raises:
         InvalidArgumentError: If a field is wrong; names it.
-        PermissionDeniedError: If the key would be another tenant's.
+        PermissionDeniedError: If the key would be another tenant's, or reach beyond the caller's.
     """
     _check_text(request)
     for name in ("requests_per_minute", "tokens_per_minute"):
@@ -38,7 +38,7 @@ def draft(request: v1.CreateKeyRequest, *, key_id: str, caller: str, moment: int
         name=request.name,
         prefix=prefix_of(key_id),
         tenant=_tenant(request.tenant, caller=caller),
-        scopes=_scopes(request),
+        scopes=_scopes(request, caller=caller),
         created_at=stamp(moment),
         expires_at=stamp(_expiry(request, moment=moment)),
         requests_per_minute=request.requests_per_minute if request.HasField("requests_per_minute") else None,
@@ -63,7 +63,7 @@ def _tenant(given: str, *, caller: str) -> str:
     return given or caller
 
 
-def _scopes(request: v1.CreateKeyRequest) -> list[str]:
+def _scopes(request: v1.CreateKeyRequest, *, caller: str) -> list[str]:
     known = ", ".join(SCOPES)
     if not request.scopes:
         message = f"scopes is empty; name what the bearer may do, of: {known}"
@@ -71,6 +71,9 @@ def _scopes(request: v1.CreateKeyRequest) -> list[str]:
     for index, scope in enumerate(request.scopes):
         if scope not in SCOPES:
             raise InvalidArgumentError(f"no scope {scope[:64]!r}; there are: {known}", field=f"scopes[{index}]")
+    if caller and "admin" in request.scopes:
+        message = f"you come for {caller!r}, but `admin` reaches what all tenants share; ask an operator for such a key"
+        raise PermissionDeniedError(message, field="scopes")
     return [scope for scope in SCOPES if scope in request.scopes]
 
 

@@ -121,8 +121,10 @@ class RedisRates:
 
     async def _run(self, principal: Principal, spent: int) -> Any:  # noqa: ANN401 (the script's answer)
         """The answer of the script; None when the Redis is away."""
-        if self._away_until is not None and time.monotonic() < self._away_until:
-            return None
+        if self._away_until is not None:
+            if time.monotonic() < self._away_until:
+                return None
+            self._away_until = time.monotonic() + AWAY_SECONDS  # this request looks, the others need not wait
         # Subjects of tokens may have any characters and length.
         name = hashlib.blake2b(principal.key_id.encode(), digest_size=16).hexdigest()
         limits = [principal.requests_per_minute or 0, principal.tokens_per_minute or 0]

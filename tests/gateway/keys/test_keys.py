@@ -119,6 +119,7 @@ async def test_keys_of_other_tenants_are_neither_seen_nor_revoked_nor_made(mesh:
     assert [key.id for key in (await mesh.list(caller="acme")).data] == [acme.key.id]
     assert isinstance(await refused(mesh.revoke(other.key.id, caller="acme")), NotFoundError)
     assert isinstance(await refused(mesh.create(caller="acme", tenant="other")), PermissionDeniedError)
+    assert isinstance(await refused(mesh.create(caller="acme", scopes=["admin"])), PermissionDeniedError)
     assert isinstance(await refused(mesh.list(caller="acme", tenant="other")), PermissionDeniedError)
     assert (await mesh.create(caller="acme")).key.tenant == "acme"
     assert [key.id for key in (await mesh.list(tenant="other")).data] == [other.key.id]

@@ -1,7 +1,9 @@
 """Tokens of a real identity provider on this machine."""
 
+import asyncio
 import base64
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ class Clock:
 
 
 def timed(issuer: Issuer, clock: Clock) -> Tokens:
-    return Tokens(config(issuer), keys=KeySet(lambda: fetch_json(f"{issuer.url}/jwks"), clock=clock))
+    return Tokens(config(issuer), keys=KeySet(lambda: fetch_json(f"{issuer.url}/jwks"), clock=clock), clock=clock)
 
 
 async def test_a_token_is_taken_with_keys_found_by_discovery(issuer: Issuer) -> None:
@@ -190,6 +192,25 @@ async def test_a_new_key_is_found_and_one_that_was_withdrawn_is_not_for_long(iss
     clock.moment += FRESH_SECONDS
     with pytest.raises(AuthenticationError):
         await tokens.verify(issuer.token("two", key=TWO))
+
+
+async def test_a_verified_token_is_not_remembered_beyond_its_end(issuer: Issuer) -> None:
+    tokens = Tokens(config(issuer, leeway_seconds=300))
+    token = issuer.token("one", exp=int(time.time()) - 299)  # within the leeway for a second
+    await tokens.verify(token)
+    async with asyncio.timeout(30):
+        while await is_taken(tokens, token):
+            await asyncio.sleep(0.01)
+
+
+async def is_taken(tokens: Tokens, token: str) -> bool:
+    try:
+        await tokens.verify(token)
+    except AuthenticationError as error:
+        if "expired" in error.message:
+            return False
+        raise
+    return True
 
 
 async def test_forged_ids_of_keys_do_not_make_us_read_more_often(issuer: Issuer) -> None:

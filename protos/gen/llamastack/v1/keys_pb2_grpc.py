@@ -70,7 +70,7 @@ class KeysServiceServicer(object):
         (MISSING_FIELD) without a name or scopes; INVALID_ARGUMENT (INVALID_VALUE) when a scope is unknown, a limit is 0,
         the tenant's name is not acceptable or the expiry is not in the future; INVALID_ARGUMENT (REQUEST_ID_REUSED) when
         the request id came before with another body; PERMISSION_DENIED (PERMISSION_DENIED) when the caller comes for
-        another tenant.
+        another tenant, or for any and asks for the scope `admin`, which only operators give.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class KeysServiceStub:
     (MISSING_FIELD) without a name or scopes; INVALID_ARGUMENT (INVALID_VALUE) when a scope is unknown, a limit is 0,
     the tenant's name is not acceptable or the expiry is not in the future; INVALID_ARGUMENT (REQUEST_ID_REUSED) when
     the request id came before with another body; PERMISSION_DENIED (PERMISSION_DENIED) when the caller comes for
-    another tenant.
+    another tenant, or for any and asks for the scope `admin`, which only operators give.
     """
     ListKeys: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]
     """Lists keys, newest first, never their secrets. Read only. Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN) when the
@@ -72,7 +72,7 @@ class KeysServiceAsyncStub(KeysServiceStub):
     (MISSING_FIELD) without a name or scopes; INVALID_ARGUMENT (INVALID_VALUE) when a scope is unknown, a limit is 0,
     the tenant's name is not acceptable or the expiry is not in the future; INVALID_ARGUMENT (REQUEST_ID_REUSED) when
     the request id came before with another body; PERMISSION_DENIED (PERMISSION_DENIED) when the caller comes for
-    another tenant.
+    another tenant, or for any and asks for the scope `admin`, which only operators give.
     """
     ListKeys: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists keys, newest first, never their secrets. Read only. Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN) when the
@@ -103,7 +103,7 @@ class KeysServiceServicer(metaclass=_abc_1.ABCMeta):
         (MISSING_FIELD) without a name or scopes; INVALID_ARGUMENT (INVALID_VALUE) when a scope is unknown, a limit is 0,
         the tenant's name is not acceptable or the expiry is not in the future; INVALID_ARGUMENT (REQUEST_ID_REUSED) when
         the request id came before with another body; PERMISSION_DENIED (PERMISSION_DENIED) when the caller comes for
-        another tenant.
+        another tenant, or for any and asks for the scope `admin`, which only operators give.
         """
 
     @_abc_1.abstractmethod
