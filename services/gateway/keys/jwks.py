@@ -59,10 +59,10 @@ class KeySet:
         Raises:
             UnavailableError: If the keys cannot be read.
         """
-        found = self._find(kid, algorithm)
-        fresh = self._age() < FRESH_SECONDS
-        # While one caller reads, the others go on with what there is.
-        if (found is not None and (fresh or (self._reading.locked() and self._usable()))) or self._paused():
+        found, reading = self._find(kid, algorithm), self._reading.locked()
+        # While one caller reads, the others go on with what they know, and wait for what they do not.
+        known = found is not None and (self._age() < FRESH_SECONDS or (reading and self._usable()))
+        if known or (self._paused() and not reading):
             return self._answer(found)
         async with self._reading:
             if not self._paused():
@@ -96,6 +96,10 @@ class KeySet:
             self._problem = error.message
             logger.warning("keys of the identity provider cannot be read", extra={"reason": error.message})
             return
+        except asyncio.CancelledError:
+            if not self._usable():  # whoever comes next must not wait for the pause to end
+                self._tried_at = None
+            raise
         self._keys = keys
         self._made = {}
         self._read_at = self._clock()

@@ -1,6 +1,5 @@
 """Requests and tokens per minute, by token buckets: a bucket holds what may be used in a minute and fills evenly."""
 
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -11,8 +10,6 @@ from typing import Protocol, Self
 from services.gateway.principal import Principal
 from services.runtime.config import ConfigError
 from stack_client.errors import ResourceExhaustedError
-
-logger = logging.getLogger(__name__)
 
 MINUTE = 60.0
 LEAST_WAIT = 0.001

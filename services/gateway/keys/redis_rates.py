@@ -18,7 +18,6 @@ from services.runtime.config import ConfigError
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 0.25
-"""For one answer of the Redis; a request that waits longer is counted here."""
 AWAY_SECONDS = 2.0
 """For how long a Redis that did not answer is not asked."""
 
@@ -69,18 +68,21 @@ class RedisRates:
     Args:
         address: Of the Redis.
         prefix: Of its keys.
+        patience: Seconds for one answer; a request that waits twice as long is counted here.
 
     Raises:
         ConfigError: If the URL is none.
     """
 
-    def __init__(self, address: RedisAddress, *, prefix: str = "llamastack:rate:") -> None:
+    def __init__(
+        self, address: RedisAddress, *, prefix: str = "llamastack:rate:", patience: float = PATIENCE_SECONDS
+    ) -> None:
         options: dict[str, Any] = {"password": address.password} if address.password else {}
         try:
             self._redis = Redis.from_url(
                 address.url,
-                socket_timeout=PATIENCE_SECONDS,
-                socket_connect_timeout=PATIENCE_SECONDS,
+                socket_timeout=patience,
+                socket_connect_timeout=patience,
                 retry=Retry(NoBackoff(), 1),  # a connection that the other side closed is found out by using it
                 **options,
             )
@@ -89,6 +91,7 @@ class RedisRates:
             raise ConfigError(message) from None
         self._script = self._redis.register_script(_ADMIT_OR_SPEND)
         self._prefix = prefix
+        self._patience = patience
         self._local = LocalRates()
         self._away_until: float | None = None
 
@@ -129,7 +132,7 @@ class RedisRates:
         name = hashlib.blake2b(principal.key_id.encode(), digest_size=16).hexdigest()
         limits = [principal.requests_per_minute or 0, principal.tokens_per_minute or 0]
         try:
-            async with asyncio.timeout(2 * PATIENCE_SECONDS):
+            async with asyncio.timeout(2 * self._patience):
                 answer = await self._script(keys=[self._prefix + name], args=[*limits, spent])
         except (RedisError, OSError, TimeoutError) as error:
             if self._away_until is None:
