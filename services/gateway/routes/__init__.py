@@ -10,12 +10,15 @@ from services.gateway.routes import (
     completions,
     conversations,
     embeddings,
+    evaluation,
     inference,
     inspect,
     models,
     responses,
     safety,
+    telemetry,
     tools,
+    training,
     vectors,
 )
 from services.gateway.routing import Route
@@ -33,6 +36,9 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     agents.routes,
     responses.routes,
     conversations.routes,
+    training.routes,
+    evaluation.routes,
+    telemetry.routes,
 )
 """Every module's rows. Adding an API is a module and a line here."""
 
