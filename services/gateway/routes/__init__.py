@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from services.gateway.edge import Edge
 from services.gateway.routes import (
+    about,
     agents,
     banks,
     chat,
@@ -46,4 +47,5 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
 def all_routes(edge: Edge) -> list[Route]:
     """The whole table, with the rows that tell of it."""
     found = [route for table in TABLES for route in table(edge)]
-    return [*found, *inspect.routes(edge, found)]
+    found += inspect.routes(edge, found)
+    return [*found, *about.routes(edge, found)]
