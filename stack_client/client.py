@@ -17,6 +17,7 @@ from stack_client.models import Models
 from stack_client.prompts import Prompts
 from stack_client.responses import Responses
 from stack_client.safety import Safety, Shields
+from stack_client.telemetry import Telemetry
 from stack_client.toolgroups import Tools
 
 
@@ -113,6 +114,11 @@ class StackClient:
     def prompts(self) -> Prompts:
         """Prompt templates with versions."""
         return Prompts(self.channel("agents"))
+
+    @cached_property
+    def telemetry(self) -> Telemetry:
+        """Traces, spans, metrics, events."""
+        return Telemetry(self.channel("telemetry"))
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """The channel to a service, for generated stubs.

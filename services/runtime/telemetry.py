@@ -1,16 +1,19 @@
-"""Metrics of a process as Prometheus text and, when a collector is configured, spans and metrics over OTLP.
+"""Metrics of a process as Prometheus text; spans and metrics for the mesh's own store, and for an OTLP collector.
 
 The OpenTelemetry SDK is imported only when `otlp_endpoint` is set: it costs a third of a light service's start.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
+import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.runtime.calls import Call
+from services.runtime.calls import Call, begin_work, current_tenant
 from services.runtime.config import TelemetryConfig
+from services.runtime.recorder import TENANT_ATTRIBUTE, Recorder
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -24,6 +27,18 @@ class EndSpan(Protocol):
 
     def __call__(self, call: Call, *, cancelled: bool) -> None:
         """End it with the outcome of the call."""
+
+
+class SpanOfWork(Protocol):
+    """Gives a span of work that goes on beside calls; see `Telemetry.work`."""
+
+    def __call__(self, name: str, **facts: str | float | bool) -> AbstractContextManager[None]:
+        """The span, which ends with the block."""
+
+
+def no_span(name: str, **facts: str | float | bool) -> AbstractContextManager[None]:  # noqa: ARG001 - the interface
+    """Records nothing."""
+    return nullcontext()
 
 
 class Telemetry:
@@ -51,6 +66,12 @@ class Telemetry:
         self._messages = Counter(
             "rpc_server_messages_sent", "Responses sent, by method.", ["method"], registry=self.registry
         )
+        self._lost = Counter(
+            "telemetry_lost",
+            "Spans and points that could not be sent to the telemetry service.",
+            registry=self.registry,
+        )
+        self._recorder: Recorder | None = None
         self._tracer: Any = None
         self._otlp_duration: Any = None
         self._tracer_provider: TracerProvider | None = None
@@ -82,6 +103,22 @@ class Telemetry:
             "rpc.server.duration", unit="s", description="Seconds from a call's arrival to its end."
         )
 
+    @asynccontextmanager
+    async def recording(self, channel: grpc.aio.Channel) -> AsyncIterator[None]:
+        """Send spans and tokens to the mesh's telemetry service until the block ends; closes the channel."""
+        recorder = Recorder(process=self._process, sample=self._config.sample, dropped=self._lost.inc)
+        async with recorder.sending(channel):
+            self._recorder = recorder
+            try:
+                yield
+            finally:
+                self._recorder = None
+
+    async def flush(self) -> None:
+        """Send what waits for the mesh's telemetry service."""
+        if self._recorder is not None:
+            await self._recorder.flush()
+
     def stop(self) -> None:
         """Flush and close the exporters; blocks, so call it off the event loop."""
         for provider in (self._tracer_provider, self._meter_provider):
@@ -108,9 +145,49 @@ class Telemetry:
 
     def start_span(self, call: Call) -> EndSpan:
         """Begin the span of an incoming call; the call's trace takes the span's ids."""
+        end = _no_span if self._tracer is None else _start_span(self._tracer, call)
+        recorder = self._recorder
+        if recorder is None:
+            return end
+        recorder.choose(call)
         if self._tracer is None:
-            return _no_span
-        return _start_span(self._tracer, call)
+            return recorder.ended
+
+        def end_both(call: Call, *, cancelled: bool) -> None:
+            end(call, cancelled=cancelled)
+            recorder.ended(call, cancelled=cancelled)
+
+        return end_both
+
+    @contextmanager
+    def work(self, name: str, **facts: str | float | bool) -> Iterator[None]:
+        """A span of work that goes on beside calls, such as an agent's turn; calls made inside are its children.
+
+        Args:
+            name: Of the span.
+            facts: Its attributes, as `calls.note` takes them.
+        """
+        call = begin_work(facts)
+        if self._recorder is not None:
+            self._recorder.choose(call)
+        try:
+            yield
+        finally:
+            if self._recorder is not None:
+                self._recorder.ended(call, cancelled=False, name=name)
+
+    def used_tokens(self, *, model: str, provider: str, prompt: int, completion: int) -> None:
+        """Record what an answer used."""
+        if self._recorder is None:
+            return
+        labels = {"model_id": model, "provider_id": provider}
+        tenant = current_tenant()
+        if tenant:
+            labels[TENANT_ATTRIBUTE] = tenant
+        for metric, value in (
+            ("prompt_tokens", prompt), ("completion_tokens", completion), ("total_tokens", prompt + completion),
+        ):  # fmt: skip
+            self._recorder.point(metric, value, unit="tokens", labels=labels)
 
 
 def _no_span(call: Call, *, cancelled: bool) -> None:
