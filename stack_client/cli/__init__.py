@@ -28,6 +28,7 @@ GROUPS = [
     "tools",
     "shield",
     "audit",
+    "tracing",
     "eval",
 ]
 """Modules of this package with commands; to add commands, add a module and its name."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.memory.postgres import postgres_databases, postgres_server, postgres_url  # noqa: F401 (fixtures)
+
 
 @pytest.fixture
 def home() -> Iterator[Path]:
