@@ -61,12 +61,14 @@ class Recorder:
         process: Name of this process.
         sample: Share of the traces that begin here which are recorded, 0 to 1.
         dropped: Told the number of spans or points that were lost.
+        limit: Spans, and points, that wait at most.
     """
 
-    def __init__(self, *, process: str, sample: float, dropped: Callable[[int], object]) -> None:
+    def __init__(self, *, process: str, sample: float, dropped: Callable[[int], object], limit: int = QUEUE) -> None:
         self._process = process
         self._sample = sample
         self._dropped = dropped
+        self._limit = limit
         # A tuple: trace, span, parent, name, begin, end, tenant, request id, status, reason, cancelled, facts.
         self._spans: deque[tuple[Any, ...]] = deque()
         self._points: deque[Point] = deque()
@@ -87,7 +89,7 @@ class Recorder:
         trace = call.trace
         if trace.flags != _RECORDED and not int(trace.flags, 16) & 1:
             return
-        if len(self._spans) >= QUEUE:
+        if len(self._spans) >= self._limit:
             self._dropped(1)
             return
         end = time.time_ns()
@@ -103,7 +105,7 @@ class Recorder:
 
     def point(self, metric: str, value: float, *, unit: str, labels: Mapping[str, str]) -> None:
         """Record a number."""
-        if len(self._points) >= QUEUE:
+        if len(self._points) >= self._limit:
             self._dropped(1)
             return
         self._points.append(Point(metric, value, unit, time.time_ns(), labels))

@@ -20,6 +20,7 @@ from services.telemetry.config import TelemetryServiceConfig
 from services.telemetry.metric_queries import MetricQueries
 from services.telemetry.migrations import upgrade
 from services.telemetry.queries import Queries
+from services.telemetry.saving import Saver
 from services.telemetry.service import TelemetryService
 from services.telemetry.store import Store
 from services.telemetry.writer import Writer
@@ -48,6 +49,7 @@ class TelemetryNode:
             raise ConfigError(f"{context.config.file}: telemetry.database: {error}") from error
         self._store = Store(self._database)
         self._writer = Writer(self._store, max_waiting=config.max_waiting)
+        self._evaluation: grpc.aio.Channel | None = None
         self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -59,6 +61,9 @@ class TelemetryNode:
                 raise ConfigError(error.message) from error
             sweeping = repeat(self._sweep, wake=asyncio.Event())
             await opening.enter_async_context(background(self._writer.run(), sweeping))
+            if "evaluation" in self._context.addresses:
+                self._evaluation = self._context.open_channel("evaluation")
+                opening.push_async_callback(self._evaluation.close, None)
             self._resources = opening.pop_all()
         self.readiness.ready()
         return self
@@ -71,8 +76,12 @@ class TelemetryNode:
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add our service and OpenTelemetry's collector."""
+        queries = Queries(self._database)
         service = TelemetryService(
-            writer=self._writer, queries=Queries(self._database), metrics=MetricQueries(self._database)
+            writer=self._writer,
+            queries=queries,
+            metrics=MetricQueries(self._database),
+            saver=Saver(queries, channel=self._evaluation),
         )
         v1.add_TelemetryServiceServicer_to_server(service, server)
         otlp_service.add_to(server, self._writer, keep_ns=int(self._config.days * _DAY))

@@ -9,8 +9,8 @@ from services.runtime.calls import current_tenant
 from services.telemetry.events import rows_of
 from services.telemetry.metric_queries import MetricQueries
 from services.telemetry.queries import Queries
+from services.telemetry.saving import Saver
 from services.telemetry.writer import Writer
-from stack_client.errors import UnsupportedError
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -22,12 +22,14 @@ class TelemetryService(v1.TelemetryServiceServicer):
         writer: Takes events.
         queries: Finds traces.
         metrics: Finds values.
+        saver: Adds spans to datasets.
     """
 
-    def __init__(self, *, writer: Writer, queries: Queries, metrics: MetricQueries) -> None:
+    def __init__(self, *, writer: Writer, queries: Queries, metrics: MetricQueries, saver: Saver) -> None:
         self._writer = writer
         self._queries = queries
         self._metrics = metrics
+        self._saver = saver
 
     async def LogEvent(self, request: v1.LogEventRequest, context: Context) -> v1.LogEventResponse:
         """Store an event."""
@@ -58,9 +60,8 @@ class TelemetryService(v1.TelemetryServiceServicer):
     async def SaveSpansToDataset(
         self, request: v1.SaveSpansToDatasetRequest, context: Context
     ) -> v1.SaveSpansToDatasetResponse:
-        """Refuse: datasets are a matter of a service that is not there."""
-        message = "datasets are kept by the evaluation service, which this version does not have; use QuerySpans"
-        raise UnsupportedError(message, field="dataset_id")
+        """Add spans to a dataset."""
+        return await self._saver.save(request, tenant=current_tenant())
 
     async def QueryMetrics(self, request: v1.QueryMetricsRequest, context: Context) -> v1.QueryMetricsResponse:
         """Answer the values of a metric."""

@@ -56,13 +56,8 @@ class TelemetryMesh:
         await self.hosted[0].context.telemetry.flush()
 
 
-@asynccontextmanager
-async def telemetry_mesh(
-    home: Path, *services: str, sample: float = 1.0, **settings: Any
-) -> AsyncIterator[TelemetryMesh]:
-    """Host services until the block ends; `home` must be short, `settings` are those of the telemetry service."""
-    names = ["telemetry", *services]
-    config = StackConfig(
+def stack_config(home: Path, *names: str, sample: float = 1.0, **settings: Any) -> StackConfig:
+    return StackConfig(
         file="test",
         addresses={name: f"unix:{home}/run/{name}.sock" for name in names},
         runtime=RuntimeConfig(
@@ -79,6 +74,15 @@ async def telemetry_mesh(
             "tools": {"providers": {"code-interpreter": {"prepare": "use"}}},
         },
     )
+
+
+@asynccontextmanager
+async def telemetry_mesh(
+    home: Path, *services: str, sample: float = 1.0, **settings: Any
+) -> AsyncIterator[TelemetryMesh]:
+    """Host services until the block ends; `home` must be short, `settings` are those of the telemetry service."""
+    names = ["telemetry", *services]
+    config = stack_config(home, *names, sample=sample, **settings)
     async with hosting({name: BUILDS[name] for name in names}, config=config, home=home) as hosted:
         for item in hosted:
             await item.context.readiness.wait()
