@@ -151,8 +151,10 @@ class Recorder:
             await self.flush()
 
     async def _drain(self, queue: "deque[Any]", encode: Callable[..., bytes], export: Callable[..., Any]) -> None:
-        while queue:
-            batch = [queue[index] for index in range(min(BATCH, len(queue)))]
+        left = len(queue)  # not `while queue`: what comes meanwhile would go out in batches of a few
+        while left:
+            batch = [queue[index] for index in range(min(BATCH, left))]
+            left -= len(batch)
             request = await asyncio.to_thread(encode, batch, process=self._process)
             try:
                 await export(request, timeout=EXPORT_SECONDS)
