@@ -191,7 +191,9 @@ def encode_spans(batch: list[tuple[Any, ...]], *, process: str) -> bytes:
         )
         if parent:
             one.parent_span_id = bytes.fromhex(parent)
-        said = {"service.name": process, "rpc.status_code": code, "llamastack.request_id": request_id}
+        said = {"service.name": process, "llamastack.request_id": request_id}
+        if "http.response.status_code" not in facts:  # else the call is one of HTTP, see `Telemetry.start_span`
+            said["rpc.status_code"] = code
         if tenant:
             said[TENANT_ATTRIBUTE] = tenant
         if cancelled:

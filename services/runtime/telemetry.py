@@ -148,7 +148,11 @@ class Telemetry:
             self._otlp_duration.record(seconds, {"rpc.method": call.method, "rpc.status_code": call.code.name})
 
     def start_span(self, call: Call) -> EndSpan:
-        """Begin the span of an incoming call; the call's trace takes the span's ids."""
+        """Begin the span of an incoming call; the call's trace takes the span's ids, and says what is not recorded.
+
+        A call of HTTP is one whose `method` is `/POST /v1/path/{name}` and whose `facts` say
+        `http.response.status_code` in the end; pass its trace on only after this.
+        """
         end = _no_span if self._tracer is None else _start_span(self._tracer, call)
         recorder = self._recorder
         if recorder is None or call.method.startswith(_ABOUT_TELEMETRY):

@@ -135,6 +135,19 @@ async def test_an_error_of_a_service_comes_out_as_it_is_while_spans_are_sent(tmp
             pass
 
 
+def test_a_call_of_http_has_the_status_of_http() -> None:
+    sent = Recorder(process="gateway", sample=1, dropped=print)
+    made = Call(method="/GET /v1/models/{id}", facts={"http.response.status_code": 404}, reason="MODEL_NOT_FOUND")
+    sent.ended(made, cancelled=False)
+    request = trace_service_pb2.ExportTraceServiceRequest.FromString(
+        recorder.encode_spans(list(sent._spans), process="gateway")
+    )
+    (span,) = request.resource_spans[0].scope_spans[0].spans
+    assert span.name == "GET /v1/models/{id}"
+    assert attributes(span)["http.response.status_code"] == 404
+    assert "rpc.status_code" not in attributes(span)
+
+
 def test_a_batch_is_what_otlp_expects() -> None:
     sent = Recorder(process="test", sample=1, dropped=print)
     sent.ended(call(), cancelled=True)
