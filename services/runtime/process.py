@@ -130,7 +130,9 @@ async def hosting(builds: Mapping[str, Build], *, config: StackConfig, home: Pat
 
 
 async def drain(hosted: Sequence[Hosted]) -> None:
-    """Drain all servers at once."""
+    """Drain all servers at once; spans go out before, for the service that keeps them may be one of these."""
+    for telemetry in {item.context.telemetry for item in hosted}:
+        await telemetry.flush()
     async with asyncio.TaskGroup() as group:
         for item in hosted:
             group.create_task(item.drain())

@@ -3,9 +3,10 @@
 The OpenTelemetry SDK is imported only when `otlp_endpoint` is set: it costs a third of a light service's start.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from services.runtime.calls import Call, begin_work, current_tenant
 from services.runtime.config import TelemetryConfig
-from services.runtime.recorder import TENANT_ATTRIBUTE, Recorder
+from services.runtime.recorder import LAST_SECONDS, TENANT_ATTRIBUTE, Recorder
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -119,9 +120,11 @@ class Telemetry:
                 self._recorder = None
 
     async def flush(self) -> None:
-        """Send what waits for the mesh's telemetry service."""
+        """Send what waits for the mesh's telemetry service; gives up after a second."""
         if self._recorder is not None:
-            await self._recorder.flush()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_SECONDS):
+                    await self._recorder.flush()
 
     def stop(self) -> None:
         """Flush and close the exporters; blocks, so call it off the event loop."""

@@ -66,6 +66,15 @@ async def test_spans_outlive_the_service(home: Path) -> None:
         assert trace.HasField("end_time")
 
 
+async def test_spans_of_the_last_second_are_kept_when_a_process_ends(home: Path) -> None:
+    async with telemetry_mesh(home, "inference") as mesh:
+        await mesh.client.inference.chat("scripted", "say one")
+    async with telemetry_mesh(home) as mesh:
+        (trace,) = await mesh.client.telemetry.query_traces()
+        root = await mesh.client.telemetry.span(trace.trace_id, trace.root_span_id)
+        assert root.name == "llamastack.v1.InferenceService/ChatCompletion"
+
+
 async def test_the_migrations_make_the_tables_that_the_code_uses(home: Path) -> None:
     async with Database(f"sqlite:///{home}/x.db", owner="test", upgrade=upgrade) as database:
         async with database.read() as connection:
