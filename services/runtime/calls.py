@@ -3,7 +3,8 @@
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 
@@ -124,16 +125,25 @@ def detached(*, tenant: str | None = None) -> Context:
     return context
 
 
-def begin_work(facts: Mapping[str, str | float | bool]) -> Call:
-    """A span of its own for work beside calls: a child of what the task belongs to, or a trace's first."""
+@contextmanager
+def work_of(name: str, facts: Mapping[str, str | float | bool]) -> Iterator[Call]:
+    """A span of its own for work beside calls: a child of what the task belongs to, or a trace's first.
+
+    Args:
+        name: Of the span.
+        facts: As `note` takes them.
+    """
     around = _current.get()
     trace = Trace.from_headers(traceparent="", tracestate="")
-    call = Call(method="", trace=trace)
+    call = Call(method=f"/{name}", trace=trace)
     if around is not None:
         call.tenant, call.request_id = around.tenant, around.request_id
-        if around.method:  # else it is itself work that no call asked for
+        if around.method:  # else nobody knows any more which call asked for it
             trace.trace_id, trace.parent_id = around.trace.trace_id, around.trace.span_id
             trace.flags, trace.state = around.trace.flags, around.trace.state
     call.facts.update({name.replace("__", "."): value for name, value in facts.items()})
-    _current.set(call)
-    return call
+    token = _current.set(call)
+    try:
+        yield call
+    finally:
+        _current.reset(token)

@@ -84,7 +84,7 @@ class Recorder:
         if self._sample < 1 and not call.trace.parent_id and random.random() >= self._sample:  # noqa: S311 - no secret
             call.trace.flags = _NOT_RECORDED
 
-    def ended(self, call: Call, *, cancelled: bool, name: str = "") -> None:
+    def ended(self, call: Call, *, cancelled: bool) -> None:
         """Record a span that ends now."""
         trace = call.trace
         if trace.flags != _RECORDED and not int(trace.flags, 16) & 1:
@@ -96,7 +96,7 @@ class Recorder:
         begin = end - int((time.monotonic() - call.started) * 1e9)
         self._spans.append(
             (
-                trace.trace_id, trace.span_id, trace.parent_id, name or call.method[1:], begin, end,
+                trace.trace_id, trace.span_id, trace.parent_id, call.method[1:], begin, end,
                 call.tenant, call.request_id, call.code.name, call.reason, cancelled, call.facts,
             )
         )  # fmt: skip

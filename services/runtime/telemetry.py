@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.runtime.calls import Call, begin_work, current_tenant
+from services.runtime.calls import Call, current_tenant, work_of
 from services.runtime.config import TelemetryConfig
 from services.runtime.recorder import LAST_SECONDS, TENANT_ATTRIBUTE, Recorder
 
@@ -178,14 +178,15 @@ class Telemetry:
             name: Of the span.
             facts: Its attributes, as `calls.note` takes them.
         """
-        call = begin_work(facts)
-        if self._recorder is not None:
-            self._recorder.choose(call)
-        try:
-            yield
-        finally:
-            if self._recorder is not None:
-                self._recorder.ended(call, cancelled=False, name=name)
+        with work_of(name, facts) as call:
+            recorder = self._recorder
+            if recorder is not None:
+                recorder.choose(call)
+            try:
+                yield
+            finally:
+                if recorder is not None:
+                    recorder.ended(call, cancelled=False)
 
     def used_tokens(self, *, model: str, provider: str, prompt: int, completion: int) -> None:
         """Record what an answer used."""

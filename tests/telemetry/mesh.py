@@ -27,6 +27,12 @@ SCRIPT = [
         "tools": True,
         "tool_calls": [{"tool_name": "wolfram_alpha", "arguments": {"query": "6 * 7"}}],
     },
+    {
+        "match": "^ask helper",
+        "role": "user",
+        "tools": True,
+        "tool_calls": [{"tool_name": "helper", "arguments": {"message": "when is it?"}}],
+    },
     {"role": "tool", "reply": "The tool says: {0}"},
     {"match": "^hang", "reply": "before", "hang": True},
     {"match": "^say (.*)$", "reply": "{1}"},

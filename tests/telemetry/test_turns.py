@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llamastack import v1
 from stack_client.agents import Agents
@@ -16,10 +17,9 @@ def user(text: str) -> v1.TurnInputMessage:
     return v1.TurnInputMessage(user=v1.UserMessage(content=content(text)))
 
 
-async def begin(agents: Agents, text: str) -> str:
-    agent_id = await agents.create(
-        v1.AgentConfig(model="scripted", toolgroups=[v1.AgentToolGroup(name="builtin::wolfram_alpha")])
-    )
+async def begin(agents: Agents, text: str, **settings: Any) -> str:
+    groups = [v1.AgentToolGroup(name="builtin::wolfram_alpha")]
+    agent_id = await agents.create(v1.AgentConfig(model="scripted", toolgroups=groups, **settings))
     session_id = await agents.create_session(agent_id, "test")
     return (await agents.create_turn(agent_id, session_id, [user(text)])).turn_id
 
@@ -72,6 +72,48 @@ async def test_a_cancelled_turn_leaves_no_orphans(home: Path) -> None:
         tree = await tree_of(mesh, turn_id)
         said = next(span for span in tree.values() if "InferenceService" in span.name)
         assert said.attributes["rpc.status_code"] == "CANCELLED"
+
+
+async def test_a_turn_that_another_agent_answers_belongs_to_the_trace(home: Path) -> None:
+    async with telemetry_mesh(home, "inference", "tools", "agents") as mesh:
+        agents = mesh.client.agents
+        groups = [v1.AgentToolGroup(name="builtin::wolfram_alpha")]
+        inner = await agents.create(v1.AgentConfig(model="scripted", toolgroups=groups))
+        helper = v1.AgentTool(name="helper", description="Helps.", agent_id=inner)
+        turn_id = await begin(agents, "ask helper", agent_tools=[helper])
+        async for _ in agents.watch_turn(turn_id):
+            pass
+        tree = await tree_of(mesh, turn_id)
+        outer, nested = sorted(
+            (span for span in tree.values() if span.name == "agents.turn"),
+            key=lambda one: one.start_time.ToNanoseconds(),
+        )
+        assert nested.parent_span_id == outer.span_id
+        assert outer.attributes["llamastack.turn_id"] == turn_id
+
+
+async def test_a_turn_that_goes_on_after_a_restart_begins_a_trace_without_orphans(home: Path) -> None:
+    async with telemetry_mesh(home, "inference", "tools", "agents") as mesh:
+        turn_id = await begin(mesh.client.agents, "hang on")
+        async with asyncio.timeout(20), mesh.client.agents.watch_turn(turn_id) as stream:
+            async for one in stream:
+                if one.WhichOneof("event") == "step_progress":
+                    break
+    async with telemetry_mesh(home, "inference", "tools", "agents") as mesh:
+        await mesh.client.agents.cancel_turn(turn_id)
+        async for _ in mesh.client.agents.watch_turn(turn_id):
+            pass
+        client = mesh.client.telemetry
+
+        async def ended() -> list[v1.Span]:
+            await mesh.flush()
+            return await client.spans(("llamastack.turn_status", "eq", "cancelled"))
+
+        (turn,) = await until(ended)
+        trace = await client.trace(turn.trace_id)
+        assert trace.root_span_id == turn.span_id
+        tree = await client.tree(turn.span_id)
+        assert set(tree) == {span.span_id for span in await client.spans() if span.trace_id == turn.trace_id}
 
 
 async def test_what_answers_use_can_be_queried_as_metrics(home: Path) -> None:
