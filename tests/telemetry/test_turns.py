@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from llamastack import v1
+from services.runtime.process import hosting
+from stack_client import StackClient
 from stack_client.agents import Agents
 from stack_client.content import content
-from tests.telemetry.mesh import TelemetryMesh, telemetry_mesh, until
+from tests.telemetry.mesh import BUILDS, TelemetryMesh, stack_config, telemetry_mesh, until
 
 CREATE = "llamastack.v1.AgentsService/CreateTurn"
 
@@ -93,27 +95,30 @@ async def test_a_turn_that_another_agent_answers_belongs_to_the_trace(home: Path
 
 
 async def test_a_turn_that_goes_on_after_a_restart_begins_a_trace_without_orphans(home: Path) -> None:
-    async with telemetry_mesh(home, "inference", "tools", "agents") as mesh:
-        turn_id = await begin(mesh.client.agents, "hang on")
-        async with asyncio.timeout(20), mesh.client.agents.watch_turn(turn_id) as stream:
-            async for one in stream:
-                if one.WhichOneof("event") == "step_progress":
-                    break
-    async with telemetry_mesh(home, "inference", "tools", "agents") as mesh:
-        await mesh.client.agents.cancel_turn(turn_id)
-        async for _ in mesh.client.agents.watch_turn(turn_id):
-            pass
-        client = mesh.client.telemetry
+    config = stack_config(home, "telemetry", "inference", "tools", "agents")
+    others = {name: BUILDS[name] for name in ("telemetry", "inference", "tools")}
+    agents = {"agents": BUILDS["agents"]}
+    async with hosting(others, config=config, home=home), StackClient(config.addresses) as client:
+        async with hosting(agents, config=config, home=home):
+            turn_id = await begin(client.agents, "hang on")
+            async with asyncio.timeout(20), client.agents.watch_turn(turn_id) as stream:
+                async for one in stream:
+                    if one.WhichOneof("event") == "step_progress":
+                        break
+        async with hosting(agents, config=config, home=home) as hosted:
+            await client.agents.cancel_turn(turn_id)
+            async for _ in client.agents.watch_turn(turn_id):
+                pass
 
-        async def ended() -> list[v1.Span]:
-            await mesh.flush()
-            return await client.spans(("llamastack.turn_status", "eq", "cancelled"))
+            async def ended() -> list[v1.Span]:
+                await hosted[0].context.telemetry.flush()
+                return await client.telemetry.spans(("llamastack.turn_status", "eq", "cancelled"))
 
-        (turn,) = await until(ended)
-        trace = await client.trace(turn.trace_id)
+            (turn,) = await until(ended)
+        trace = await client.telemetry.trace(turn.trace_id)
         assert trace.root_span_id == turn.span_id
-        tree = await client.tree(turn.span_id)
-        assert set(tree) == {span.span_id for span in await client.spans() if span.trace_id == turn.trace_id}
+        tree = await client.telemetry.tree(turn.span_id)
+        assert set(tree) == {span.span_id for span in await client.telemetry.spans() if span.trace_id == turn.trace_id}
 
 
 async def test_what_answers_use_can_be_queried_as_metrics(home: Path) -> None:
