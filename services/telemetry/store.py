@@ -1,7 +1,8 @@
 """Writing telemetry: spans and their changes, events, points; what traces say in sum; deleting what is too old."""
 
+import contextlib
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +19,7 @@ CHUNK = 500
 """Traces, or rows, that one statement handles."""
 SWEPT = 5000
 """Spans that one transaction deletes at most."""
+_LOCK = 0x74656C77  # of our writers among PostgreSQL's advisory locks
 _KEY = (spans.c.tenant, spans.c.trace_id, spans.c.span_id)
 
 
@@ -38,7 +40,7 @@ class Store:
         Raises:
             StackError: If the database failed.
         """
-        async with self._database.write() as connection:
+        async with self._writing() as connection:
             if batch.spans:
                 await connection.execute(self._put(spans), batch.spans)
             for change in batch.changes:
@@ -57,7 +59,7 @@ class Store:
             StackError: If the database failed.
         """
         now = time.time_ns()
-        async with self._database.write() as connection:
+        async with self._writing() as connection:
             await connection.execute(sa.delete(events).where(events.c.expires_ns < now))
             if (await connection.execute(sa.delete(points).where(points.c.expires_ns < now))).rowcount:
                 used = sa.exists().where(points.c.series == series.c.number)
@@ -71,8 +73,18 @@ class Store:
                 gone = list((await connection.execute(oldest)).all())
             for some in _chunks(gone):
                 await connection.execute(sa.delete(spans).where(sa.tuple_(*_KEY).in_([tuple(row) for row in some])))
-            await self._summarise(connection, {row.trace_id for row in gone})
+            trace_ids = {row.trace_id for row in gone}
+            await self._summarise(connection, trace_ids)
+            await _forget_viewers(connection, trace_ids)
             return len(gone) == SWEPT
+
+    @contextlib.asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction beside which no other replica writes: what a trace's spans say together needs all of them."""
+        async with self._database.write() as connection:
+            if self._database.dialect == "postgresql":
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            yield connection
 
     def _put(self, table: sa.Table) -> Any:  # noqa: ANN401 - a statement of one of two dialects
         statement = self._insert(table)
@@ -145,6 +157,14 @@ class Store:
                 await connection.execute(sa.delete(traces).where(traces.c.trace_id.in_(gone)))
             if rows:
                 await connection.execute(self._put(traces), rows)
+
+
+async def _forget_viewers(connection: AsyncConnection, trace_ids: Collection[str]) -> None:
+    """Drop what tenants saw of traces in which they have no span any more."""
+    seen = sa.exists().where(spans.c.trace_id == traces.c.trace_id, spans.c.tenant == traces.c.viewer)
+    for some in _chunks(sorted(trace_ids)):
+        lost = sa.and_(traces.c.trace_id.in_(some), traces.c.viewer != "", ~seen)
+        await connection.execute(sa.delete(traces).where(lost))
 
 
 def _summaries(rows: Sequence[Any]) -> Iterable[dict[str, Any]]:

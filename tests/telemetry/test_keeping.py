@@ -9,7 +9,7 @@ from llamastack import v1
 from services.runtime.database import Database
 from services.telemetry.migrations import upgrade
 from services.telemetry.tables import events, metadata, points, series
-from tests.telemetry.mesh import end, event, start, telemetry_mesh, until
+from tests.telemetry.mesh import end, event, of, start, telemetry_mesh, until
 
 
 async def count(home: Path, table: sa.Table) -> int:
@@ -55,6 +55,22 @@ async def test_the_oldest_spans_go_when_there_are_too_many(home: Path) -> None:
 
         await until(few)
         assert (await client.trace("ab")).root_span_id == "03"
+
+
+async def test_a_trace_goes_for_a_tenant_with_its_last_span_there(home: Path) -> None:
+    async with telemetry_mesh(home, sweep_seconds=0.05, max_spans=2) as mesh:
+        for number, tenant in enumerate(("blue", "red", "red")):
+            one = event("ab", f"0{number}", at=1e9 + number, structured_log=start(str(number)))
+            await mesh.stub.LogEvent(v1.LogEventRequest(event=one), metadata=of(tenant))
+
+        async def seen(tenant: str) -> int:
+            return len((await mesh.stub.QueryTraces(v1.QueryTracesRequest(), metadata=of(tenant))).data)
+
+        async def gone() -> bool:
+            return await seen("blue") == 0
+
+        await until(gone)
+        assert await seen("red") == await seen("") == 1
 
 
 async def test_spans_outlive_the_service(home: Path) -> None:
