@@ -9,6 +9,7 @@ from typing import Any
 from llamastack import v1
 from services.runtime.recorder import TENANT_ATTRIBUTE
 from services.telemetry.rows import LAST_NS, Batch, clean, text
+from stack_client.content import plain
 
 _ERROR = 2
 """OTLP's status code of a failed span."""
@@ -93,7 +94,7 @@ class Reader:
 
 def labels_of(facts: dict[str, Any]) -> str:
     """A set of labels as text, the same for the same set."""
-    said = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+    said = {name: value if isinstance(value, str) else json.dumps(plain(value)) for name, value in facts.items()}
     return json.dumps(said, sort_keys=True, ensure_ascii=False)
 
 

@@ -108,6 +108,11 @@ async def test_a_tenant_sees_its_own_values(mesh: TelemetryMesh) -> None:
         await mesh.stub.QueryMetrics(request, metadata=of("green"))
 
 
+async def test_labels_that_are_no_texts_are_written_as_json_does(mesh: TelemetryMesh) -> None:
+    await measure(mesh, HOUR, 1, a=5, b=True, c=None, d=0.5)
+    assert list(await values(mesh, ("a", "=", "5"))) == ["5,true,null,0.5"]
+
+
 async def test_values_in_different_units_keep_theirs(mesh: TelemetryMesh) -> None:
     await measure(mesh, HOUR, 1, unit="s")
     await measure(mesh, HOUR + 1, 1000, unit="ms")
