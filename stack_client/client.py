@@ -18,6 +18,7 @@ from stack_client.models import Models
 from stack_client.prompts import Prompts
 from stack_client.responses import Responses
 from stack_client.safety import Safety, Shields
+from stack_client.telemetry import Telemetry
 from stack_client.toolgroups import Tools
 
 
@@ -119,6 +120,11 @@ class StackClient:
     def keys(self) -> ApiKeys:
         """API keys of the gateway."""
         return ApiKeys(self.channel("gateway"))
+
+    @cached_property
+    def telemetry(self) -> Telemetry:
+        """Traces, spans, metrics, events."""
+        return Telemetry(self.channel("telemetry"))
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """The channel to a service, for generated stubs.
