@@ -18,6 +18,7 @@ from stack_client.home import Home, ServiceRecord, StackRecord
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0
+LARGEST_UPLOAD = 4 * 1024 * 1024
 SERVICES = ("inference", "safety", "memory", "tools", "agents")
 EVERYTHING = (*SERVICES, "gateway")
 LAUNCH = """
@@ -78,7 +79,7 @@ class StackProcess:
             "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
             "inference": {"models": [scripted, guard, embedding]},
             "safety": {"baseline": False},
-            "gateway": {"http_port": int(self.url.rpartition(":")[2])},
+            "gateway": {"http_port": int(self.url.rpartition(":")[2]), "max_upload_bytes": LARGEST_UPLOAD},
             "tools": {
                 "egress_allow": ["127.0.0.1"],  # for the MCP servers that examples start
                 "providers": {"code-interpreter": {"prepare": "use"}},  # not compiled where no test runs code

@@ -1,13 +1,16 @@
 """The whole stack with its gateway, shared by the tests of HTTP, and plain HTTP clients for it."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
 from tests.stacks import SERVICES, StackProcess, stack_process
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,11 @@ async def read_events(response: httpx.Response) -> list[Any]:
             data = line.removeprefix("data: ")
             events.append(data if data == "[DONE]" else json.loads(data))
     return events
+
+
+async def until(look: Callable[[], Awaitable[T | None]], *, seconds: float = 30) -> T:
+    """What `look` gives once it gives something."""
+    async with asyncio.timeout(seconds):
+        while (found := await look()) is None:
+            await asyncio.sleep(0.02)
+    return found

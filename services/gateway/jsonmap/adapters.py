@@ -289,6 +289,13 @@ def encode_chunk(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
     return written
 
 
+def encode_store_content(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
+    """VectorStoreContent: no vector is null, not an empty one."""
+    written = codec.encode_fields(message)
+    written["embedding"] = written["embedding"] or None
+    return written
+
+
 def decode_unread(codec: "Codec", message: Any, value: Any, path: str, reading: "Reading") -> None:  # noqa: ANN401
     """For messages that only answers have."""
     raise InvalidArgumentError(f"{path}: not part of a request", field=path)
@@ -320,6 +327,7 @@ ADAPTERS = {
     "llamastack.v1.CreateVectorStoreRequest": Adapter(encode=encode_fields, decode=decode_vector_registration),
     "llamastack.v1.ChunkQueryParams": Adapter(encode=encode_fields, decode=decode_chunk_query),
     "llamastack.v1.Chunk": Adapter(encode=encode_chunk, decode=decode_fields),
+    "llamastack.v1.VectorStoreContent": Adapter(encode=encode_store_content, decode=decode_unread),
     "llamastack.v1.Embedding": Adapter(
         encode=encode_embedding, decode=decode_unread, schema={"type": "array", "items": {"type": "number"}}
     ),

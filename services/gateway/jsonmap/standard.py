@@ -85,6 +85,7 @@ STANDARD = Codec(
             "VectorStore": {"object": "vector_store"},
             "VectorStoreFile": {"object": "vector_store.file"},
             "VectorStoreFileBatch": {"object": "vector_store.files_batch"},
+            "VectorStoreContent": {"type": "text"},
             "Batch": {"object": "batch"},
             "BatchErrors": {"object": "list"},
             "Conversation": {"object": "conversation"},
@@ -111,6 +112,7 @@ STANDARD = Codec(
         unset=dict.fromkeys(("Model.metadata", "Chunk.metadata", "VectorStore.metadata", "VectorStoreFile.attributes", "SafetyViolation.metadata", "StepViolation.metadata", "RAGDocument.metadata", "TurnStepStart.metadata", "Benchmark.metadata", "Dataset.metadata", "ScoringFn.metadata", "ModerationResult.metadata"), dict),
         absent=frozenset({"UserMessage.context"}),
         hidden=frozenset({"ResponseObject.input", "ResponseObject.last_sequence"}),
+        whole=frozenset({"MemoryBank.entry_count", "VectorStore.usage_bytes", "VectorStoreFile.usage_bytes"}),
         unix_times=frozenset(
             {
                 "File", "VectorStore", "VectorStoreFile", "VectorStoreFileBatch", "Batch", "Conversation",

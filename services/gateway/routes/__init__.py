@@ -12,6 +12,7 @@ from services.gateway.routes import (
     conversations,
     embeddings,
     evaluation,
+    files,
     inference,
     inspect,
     models,
@@ -20,6 +21,7 @@ from services.gateway.routes import (
     telemetry,
     tools,
     training,
+    vector_stores,
     vectors,
 )
 from services.gateway.routing import Route
@@ -34,6 +36,8 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     tools.routes,
     vectors.routes,
     banks.routes,
+    files.routes,
+    vector_stores.routes,
     agents.routes,
     responses.routes,
     conversations.routes,
