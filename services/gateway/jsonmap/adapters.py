@@ -257,6 +257,9 @@ def decode_chunk_query(
         value = dict(value)
         if value.get("max_num_results") is not None:
             value["max_chunks"] = value.pop("max_num_results")
+        if value.pop("embedding_dimensions", None) is not None:
+            place = f"{path}.embedding_dimensions"
+            raise InvalidArgumentError(f"{place}: queries are embedded as the bank's chunks are", field=place)
         kind, settings = value.pop("reranker_type", None), value.pop("reranker_params", None)
         ranker = value.get("ranker")
         if kind is not None:
