@@ -6,6 +6,7 @@ from services.gateway.edge import Edge
 from services.gateway.routes import (
     about,
     agents,
+    alpha,
     banks,
     chat,
     completions,
@@ -52,4 +53,5 @@ def all_routes(edge: Edge) -> list[Route]:
     """The whole table, with the rows that tell of it."""
     found = [route for table in TABLES for route in table(edge)]
     found += inspect.routes(edge, found)
+    found += alpha.routes(found)
     return [*found, *about.routes(edge, found)]
