@@ -8,6 +8,7 @@ import grpc
 
 from stack_client import addresses, channel
 from stack_client.agents import Agents
+from stack_client.batches import Batches
 from stack_client.conversations import Conversations
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.files import Files
@@ -113,6 +114,11 @@ class StackClient:
     def prompts(self) -> Prompts:
         """Prompt templates with versions."""
         return Prompts(self.channel("agents"))
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Files of requests that run in the background."""
+        return Batches(self.channel("gateway"))
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """The channel to a service, for generated stubs.

@@ -17,7 +17,8 @@ PIECE = 256 * 1024
 MAX_NAME = 255
 DRAIN_SECONDS = 1.0
 EXPIRY_SECONDS = (3600, 2_592_000)
-_UPLOADS = range(v1.FILE_PURPOSE_ASSISTANTS, v1.FILE_PURPOSE_EVALS + 1)
+# What batches give is written by the gateway; whether a user may say so is the matter of its HTTP side.
+_UPLOADS = (*range(v1.FILE_PURPOSE_ASSISTANTS, v1.FILE_PURPOSE_EVALS + 1), v1.FILE_PURPOSE_BATCH_OUTPUT)
 
 
 class FilesService(v1.FilesServiceServicer):

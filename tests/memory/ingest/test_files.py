@@ -116,7 +116,7 @@ async def test_a_broken_upload_leaves_nothing(either: MemoryMesh) -> None:
         {"filename": "../etc/passwd"},
         {"filename": "a\nb"},
         {"purpose": v1.FILE_PURPOSE_UNSPECIFIED},
-        {"purpose": v1.FILE_PURPOSE_BATCH_OUTPUT},
+        {"purpose": v1.FILE_PURPOSE_ASSISTANTS_OUTPUT},
         {"expires_after": v1.FileExpiration(anchor="created_at", seconds=60)},
         {"expires_after": v1.FileExpiration(anchor="last_active_at", seconds=3600)},
     ],

@@ -1,0 +1,153 @@
+"""Running the requests of a batch: a few at a time, tried again while a service is overloaded, recorded as they end."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any
+
+import orjson
+
+from services.gateway.batches.config import BatchesConfig
+from services.gateway.batches.execute import Execute
+from services.gateway.batches.patience import Stop, patiently, pauses, single, unless
+from services.gateway.batches.rows import Lease, request_id_of
+from services.gateway.batches.steps import Line, Outcome, Steps
+from stack_client.errors import StackError
+
+logger = logging.getLogger(__name__)
+
+OVERLOADED = (429, 503)
+"""Tried again for as long as the batch lasts."""
+TIMED_OUT = 504
+"""Tried again a few times."""
+TOLD_SECONDS = 1.0
+TOLD_PARTS = 100
+"""Watchers hear of progress after so many seconds, or each time so large a part of the batch is done."""
+
+
+class Execution:
+    """Runs requests of all batches of this process.
+
+    Args:
+        steps: Keeps what comes of them.
+        execute: Runs one.
+        config: How many at once, and pauses.
+    """
+
+    def __init__(self, steps: Steps, *, execute: Execute, config: BatchesConfig) -> None:
+        self._steps = steps
+        self._execute = execute
+        self._config = config
+        self._slots = asyncio.Semaphore(config.concurrency)
+
+    async def run(self, lease: Lease, *, total: int, stop: Stop) -> bool:
+        """Run what has not run; whether all has. What ended before a stop is recorded.
+
+        Raises:
+            LeaseLostError: If another process took the batch.
+            StackError: If waiting cannot help.
+        """
+        ended: asyncio.Queue[Outcome | None] = asyncio.Queue(self._config.concurrency)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._record(lease, ended, total=total))
+                finished = await unless(stop.asked, self._all(lease, ended))
+                await ended.put(None)
+        except ExceptionGroup as failures:
+            raise single(failures) from None
+        return bool(finished)
+
+    async def _all(self, lease: Lease, ended: "asyncio.Queue[Outcome | None]") -> bool:
+        # A line that waits for a service to recover keeps its place here, but not its slot among all batches.
+        places = asyncio.Semaphore(self._config.concurrency)
+        async with asyncio.TaskGroup() as group:
+            async for line in self._pending(lease):
+                await places.acquire()
+                group.create_task(self._one(lease, line, ended)).add_done_callback(lambda _: places.release())
+        return True
+
+    async def _pending(self, lease: Lease) -> AsyncIterator[Line]:
+        after = -1
+        while True:
+            found = await patiently(
+                partial(self._steps.pending, lease, after=after, limit=self._config.concurrency),
+                retry_seconds=self._config.retry_seconds,
+            )
+            if not found:
+                return
+            for line in found:
+                yield line
+            after = found[-1].place
+
+    async def _one(self, lease: Lease, line: Line, ended: "asyncio.Queue[Outcome | None]") -> None:
+        timed_out = 0
+        for pause in pauses(self._config.retry_seconds):
+            async with self._slots:
+                status, answer = await self._call(lease, line)
+            timed_out += status == TIMED_OUT
+            again = status in OVERLOADED or (status == TIMED_OUT and timed_out < self._config.timeout_tries)
+            if not again:
+                outcome = Outcome(
+                    place=line.place, status_code=status, answer=orjson.dumps(answer), tokens=tokens_of(answer)
+                )
+                return await ended.put(outcome)
+            await asyncio.sleep(pause)
+        return None
+
+    async def _call(self, lease: Lease, line: Line) -> tuple[int, dict[str, Any]]:
+        request_id = request_id_of(lease.batch_id, line.place)
+        body, endpoint = orjson.loads(line.body), lease.batch["endpoint"]
+        try:
+            return await self._execute(endpoint, body, tenant=lease.tenant, request_id=request_id)
+        except StackError as error:
+            return error.http_status, _error_body(error.message, code=error.reason)
+        except Exception:  # a bug over one request must not end the batch, nor repeat for ever
+            logger.exception("a request of a batch met a bug", extra={"batch": lease.batch_id, "line": line.place + 1})
+            return 500, _error_body("the request met a fault of the server; its log says which", code="INTERNAL")
+
+    async def _record(self, lease: Lease, ended: "asyncio.Queue[Outcome | None]", *, total: int) -> None:
+        """Keep outcomes, all that have come meanwhile in one transaction."""
+        loop = asyncio.get_running_loop()
+        quiet, silent_since, closed = 0, loop.time(), False
+        while not closed:
+            batch = [await ended.get()]
+            while not ended.empty():
+                batch.append(ended.get_nowait())
+            closed = batch[-1] is None
+            outcomes = [outcome for outcome in batch if outcome is not None]
+            if not outcomes:
+                return
+            quiet += len(outcomes)
+            told = quiet * TOLD_PARTS >= total or loop.time() - silent_since >= TOLD_SECONDS
+            await patiently(
+                partial(self._steps.record, lease, outcomes, told=told),
+                retry_seconds=self._config.retry_seconds,
+            )
+            if told:
+                quiet, silent_since = 0, loop.time()
+
+
+def tokens_of(answer: Mapping[str, Any]) -> dict[str, int]:
+    """The tokens that an answer of any endpoint says were used, by column."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return {}
+    prompt = _number(usage, "prompt_tokens") or _number(usage, "input_tokens")
+    completion = _number(usage, "completion_tokens") or _number(usage, "output_tokens")
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": _number(usage, "total_tokens") or prompt + completion,
+        "cached_tokens": _number(details, "cached_tokens") if isinstance(details, dict) else 0,
+    }
+
+
+def _number(values: Mapping[str, Any], name: str) -> int:
+    value = values.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _error_body(message: str, *, code: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "server_error", "code": code, "param": None}}
