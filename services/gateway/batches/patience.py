@@ -62,6 +62,13 @@ class Stop:
         """What becomes of it."""
         self.over = False
         """Whether it has ended or is about to: then its lease may be gone."""
+        self.left = False
+        """Whether this process goes away: others go on with the batch."""
+
+    def leave(self) -> None:
+        """Give the batch up, once what has ended is recorded."""
+        self.left = True
+        self.asked.set()
 
     def look(self, batch: BatchRow) -> None:
         """See how the batch stands now."""

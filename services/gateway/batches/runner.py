@@ -17,6 +17,9 @@ from stack_client.errors import StackError
 
 logger = logging.getLogger(__name__)
 
+LEAVE_SECONDS = 5.0
+"""For recording what has ended when the process goes away."""
+
 
 class Runner:
     """Works on batches. Use `async with`.
@@ -34,27 +37,34 @@ class Runner:
         self._worker = worker
         self._config = config
         self._group = asyncio.TaskGroup()
-        self._active: set[asyncio.Task[None]] = set()
+        self._active: dict[asyncio.Task[None], Stop] = {}
+        self._leaving = False
 
     async def __aenter__(self) -> Self:
         """Begin to look for batches; those of processes of this machine that are gone are taken at once."""
         await self._group.__aenter__()
-        self._looking = self._group.create_task(self._look(), context=detached(tenant=""))
+        self._group.create_task(self._look(), context=detached(tenant=""))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Stop; batches in progress are given back."""
-        for task in (self._looking, *self._active):
-            task.cancel()
+        """Stop; batches in progress are given back, with all that has ended."""
+        self._leaving = True
+        self._store.signals.tell(NEW)
         await self._group.__aexit__(None, None, None)
 
     async def _look(self) -> None:
         with self._store.signals.listening(NEW) as changed:
-            while True:
-                changed.clear()
+            while not self._leaving:
                 if len(self._active) < self._config.batches_at_once and await self._take():
                     continue
                 await wait(changed, seconds=self._config.poll_seconds)
+                changed.clear()
+        for stop in self._active.values():
+            stop.leave()
+        if self._active:
+            await asyncio.wait(self._active, timeout=LEAVE_SECONDS)
+        for task in self._active:
+            task.cancel()
 
     async def _take(self) -> bool:
         """Begin a batch; whether there was one."""
@@ -66,39 +76,39 @@ class Runner:
             return False
         if lease is None:
             return False
-        task = self._group.create_task(self._work(lease), context=detached(tenant=lease.tenant))
-        self._active.add(task)
+        stop = Stop()
+        stop.look(lease.batch)
+        task = self._group.create_task(self._work(lease, stop), context=detached(tenant=lease.tenant))
+        self._active[task] = stop
         task.add_done_callback(self._ended)
         return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._active.discard(task)
+        self._active.pop(task, None)
         self._store.signals.tell(NEW)
 
-    async def _work(self, lease: Lease) -> None:
+    async def _work(self, lease: Lease, stop: Stop) -> None:
         """Work on a batch until it ends, is lost or this process stops."""
         try:
-            await self._hold(lease)
+            await self._hold(lease, stop)
         except* LeaseLostError:
             logger.warning("a batch was taken over by another process", extra={"batch": lease.batch_id})
 
-    async def _hold(self, lease: Lease) -> None:
+    async def _hold(self, lease: Lease, stop: Stop) -> None:
         """Work on a batch while its lease is kept; this process's end gives it back.
 
         Raises:
             ExceptionGroup: Of `LeaseLostError`, if another process took it.
         """
-        stop = Stop()
-        stop.look(lease.batch)
         try:
             async with asyncio.TaskGroup() as group:
                 keeper = group.create_task(self._keep(lease, stop))
                 await self._worker.work(lease, stop)
                 keeper.cancel()
-        except asyncio.CancelledError:
-            with contextlib.suppress(StackError):
-                await self._leases.release(lease)
-            raise
+        finally:
+            if not stop.over:
+                with contextlib.suppress(StackError):
+                    await self._leases.release(lease)
 
     async def _keep(self, lease: Lease, stop: Stop) -> None:
         """Hold the lease and see whether the batch is to stop.

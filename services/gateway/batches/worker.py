@@ -62,7 +62,7 @@ class Worker:
         try:
             if batch["ending"] is None:
                 ran = await self._run(lease, stop)
-                if stop.over:
+                if stop.over or (stop.left and not ran):
                     return
                 ending = v1.BATCH_STATUS_COMPLETED if ran else stop.ending
                 batch = await self._patiently(lambda: self._steps.finalize(lease, ending=ending))

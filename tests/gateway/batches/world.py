@@ -13,6 +13,7 @@ import grpc
 
 from llamastack import v1
 from services.gateway.batches import Batches, BatchesConfig, upgrade
+from services.gateway.batches.tables import batches
 from services.runtime.config import RuntimeConfig, StackConfig
 from services.runtime.database import Database
 from services.runtime.process import hosting
@@ -134,6 +135,11 @@ class World:
     client: StackClient
     script: Script
     database: Database
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def runner_is_busy(self) -> bool:
+        return bool(self.nodes[-1].batches._runner._active)
 
     @property
     def stub(self) -> Any:
@@ -158,8 +164,6 @@ class World:
     async def change(self, batch_id: str, **columns: Any) -> None:
         """Change a batch's row, as time or another process would."""
         async with self.database.write() as connection:
-            from services.gateway.batches.tables import batches  # noqa: PLC0415 (only here)
-
             await connection.execute(batches.update().where(batches.c.batch_id == batch_id).values(**columns))
 
 
@@ -187,9 +191,14 @@ async def gateway(
         ),
         sections={"gateway": {"poll_seconds": 0.05, "retry_seconds": 0.01, **config}},
     )
-    made = {"gateway": lambda context: Node(context, script=script, database=database)}
-    async with hosting(made, config=stack, home=home), StackClient(stack.addresses) as client:
-        yield World(client, script, database)
+    nodes: list[Node] = []
+
+    def build(context: ServiceContext) -> Node:
+        nodes.append(Node(context, script=script, database=database))
+        return nodes[-1]
+
+    async with hosting({"gateway": build}, config=stack, home=home), StackClient(stack.addresses) as client:
+        yield World(client, script, database, nodes)
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 20) -> None:
