@@ -26,6 +26,20 @@ TOLD_PARTS = 100
 """Watchers hear of progress after so many seconds, or each time so large a part of the batch is done."""
 
 
+class Ended:
+    """What has ended and waits to be recorded.
+
+    Args:
+        places: Lines at most that run, wait for a slot or a service, or wait to be recorded.
+    """
+
+    def __init__(self, *, places: int) -> None:
+        self.queue: asyncio.Queue[Outcome | None] = asyncio.Queue()
+        """Never full, so that a line that has ended is not lost to a stop; None comes last."""
+        self.places = asyncio.Semaphore(places)
+        """Taken with a line, released when it is recorded."""
+
+
 class Execution:
     """Runs requests of all batches of this process.
 
@@ -48,23 +62,21 @@ class Execution:
             LeaseLostError: If another process took the batch.
             StackError: If waiting cannot help.
         """
-        ended: asyncio.Queue[Outcome | None] = asyncio.Queue(self._config.concurrency)
+        ended = Ended(places=2 * self._config.concurrency)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._record(lease, ended, total=total))
                 finished = await unless(stop.asked, self._all(lease, ended))
-                await ended.put(None)
+                ended.queue.put_nowait(None)
         except ExceptionGroup as failures:
             raise single(failures) from None
         return bool(finished)
 
-    async def _all(self, lease: Lease, ended: "asyncio.Queue[Outcome | None]") -> bool:
-        # A line that waits for a service to recover keeps its place here, but not its slot among all batches.
-        places = asyncio.Semaphore(self._config.concurrency)
+    async def _all(self, lease: Lease, ended: "Ended") -> bool:
         async with asyncio.TaskGroup() as group:
             async for line in self._pending(lease):
-                await places.acquire()
-                group.create_task(self._one(lease, line, ended)).add_done_callback(lambda _: places.release())
+                await ended.places.acquire()
+                group.create_task(self._one(lease, line, ended))
         return True
 
     async def _pending(self, lease: Lease) -> AsyncIterator[Line]:
@@ -80,7 +92,7 @@ class Execution:
                 yield line
             after = found[-1].place
 
-    async def _one(self, lease: Lease, line: Line, ended: "asyncio.Queue[Outcome | None]") -> None:
+    async def _one(self, lease: Lease, line: Line, ended: "Ended") -> None:
         timed_out = 0
         for pause in pauses(self._config.retry_seconds):
             async with self._slots:
@@ -91,7 +103,7 @@ class Execution:
                 outcome = Outcome(
                     place=line.place, status_code=status, answer=orjson.dumps(answer), tokens=tokens_of(answer)
                 )
-                return await ended.put(outcome)
+                return ended.queue.put_nowait(outcome)
             await asyncio.sleep(pause)
         return None
 
@@ -106,14 +118,14 @@ class Execution:
             logger.exception("a request of a batch met a bug", extra={"batch": lease.batch_id, "line": line.place + 1})
             return 500, _error_body("the request met a fault of the server; its log says which", code="INTERNAL")
 
-    async def _record(self, lease: Lease, ended: "asyncio.Queue[Outcome | None]", *, total: int) -> None:
+    async def _record(self, lease: Lease, ended: "Ended", *, total: int) -> None:
         """Keep outcomes, all that have come meanwhile in one transaction."""
         loop = asyncio.get_running_loop()
         quiet, silent_since, closed = 0, loop.time(), False
         while not closed:
-            batch = [await ended.get()]
-            while not ended.empty():
-                batch.append(ended.get_nowait())
+            batch = [await ended.queue.get()]
+            while not ended.queue.empty():
+                batch.append(ended.queue.get_nowait())
             closed = batch[-1] is None
             outcomes = [outcome for outcome in batch if outcome is not None]
             if not outcomes:
@@ -124,6 +136,8 @@ class Execution:
                 partial(self._steps.record, lease, outcomes, told=told),
                 retry_seconds=self._config.retry_seconds,
             )
+            for _ in outcomes:
+                ended.places.release()
             if told:
                 quiet, silent_since = 0, loop.time()
 

@@ -185,12 +185,17 @@ async def test_of_two_gateways_on_one_database_each_batch_is_run_by_one(
         for number in range(6):
             world = (first, second)[number % 2]
             batches.append(await world.start([line(f"{number}/{n}") for n in range(10)], idempotency_key=str(number)))
+        keyed = await second.upload([line("a")])
+        worlds = [first, second] * 4
+        same = await asyncio.gather(*[one.client.batches.create(keyed, idempotency_key="same") for one in worlds])
+        assert len({one.id for one in same}) == 1
+        await first.client.batches.wait(same[0].id)
         for batch in batches:
             done = await second.client.batches.wait(batch.id)
             assert done.request_counts.completed == 10
         calls = [text for text, _ in first.script.calls + second.script.calls]
         assert sorted(calls) == sorted({*calls})
-        assert len(calls) == 60
+        assert len(calls) == 61
         stuck = await first.start([line("stuck", do="hang")])
         await until(lambda: bool(first.script.running + second.script.running))
         other = second if first.script.running else first
