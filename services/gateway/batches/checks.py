@@ -156,8 +156,8 @@ class Checker:
 
     def _custom_id(self, line: dict[str, Any]) -> str:
         custom_id: str = _required(line, "custom_id", str)
-        if not custom_id.isprintable() or not 1 <= len(custom_id) <= MAX_CUSTOM_ID:
-            message = f"custom_id {custom_id[:40]!r}: give 1 to {MAX_CUSTOM_ID} characters that can be printed"
+        if "\0" in custom_id or len(custom_id) > MAX_CUSTOM_ID:  # PostgreSQL keeps no NUL
+            message = f"custom_id {custom_id[:40]!r}: give at most {MAX_CUSTOM_ID} characters, and no NUL"
             raise LineError("invalid_request", message, param="custom_id")
         before = self._seen.setdefault(custom_id, self._line)
         if before != self._line:

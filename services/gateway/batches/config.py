@@ -23,6 +23,8 @@ class BatchesConfig:
     """How often batches and cancels of other processes are looked for."""
     retry_seconds: float = 0.5
     """Pause before a request that met overload is tried again; it doubles with every further try, up to 30."""
+    request_seconds: float = 900.0
+    """Longest run of one request; then it counts as ended with 504."""
     timeout_tries: int = 5
     """Tries of a request that ends with 504: one that always takes too long must not run for the whole window."""
 
@@ -31,7 +33,7 @@ class BatchesConfig:
         for name in ("concurrency", "max_lines", "max_file_bytes", "max_line_bytes", "timeout_tries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small; give at least 1")
-        for name in ("lease_seconds", "poll_seconds", "retry_seconds"):
+        for name in ("request_seconds", "lease_seconds", "poll_seconds", "retry_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small; give more than 0")
         if self.batches_at_once < 0:

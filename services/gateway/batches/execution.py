@@ -10,8 +10,8 @@ import orjson
 
 from services.gateway.batches.config import BatchesConfig
 from services.gateway.batches.execute import Execute
-from services.gateway.batches.patience import Stop, patiently, pauses, single, unless
-from services.gateway.batches.rows import Lease, request_id_of
+from services.gateway.batches.patience import LONGEST_PAUSE, Stop, patiently, pauses, single, unless
+from services.gateway.batches.rows import MAX_COUNT, Lease, request_id_of
 from services.gateway.batches.steps import Line, Outcome, Steps
 from stack_client.errors import StackError
 
@@ -96,27 +96,34 @@ class Execution:
         timed_out = 0
         for pause in pauses(self._config.retry_seconds):
             async with self._slots:
-                status, answer = await self._call(lease, line)
-            timed_out += status == TIMED_OUT
-            again = status in OVERLOADED or (status == TIMED_OUT and timed_out < self._config.timeout_tries)
-            if not again:
-                outcome = Outcome(
-                    place=line.place, status_code=status, answer=orjson.dumps(answer), tokens=tokens_of(answer)
-                )
-                return ended.queue.put_nowait(outcome)
-            await asyncio.sleep(pause)
-        return None
+                outcome, retry_after = await self._call(lease, line)
+            late = outcome.status_code == TIMED_OUT
+            timed_out += late
+            if outcome.status_code not in OVERLOADED and not (late and timed_out < self._config.timeout_tries):
+                break
+            await asyncio.sleep(max(pause, min(retry_after, LONGEST_PAUSE)))
+        ended.queue.put_nowait(outcome)
 
-    async def _call(self, lease: Lease, line: Line) -> tuple[int, dict[str, Any]]:
+    async def _call(self, lease: Lease, line: Line) -> tuple[Outcome, float]:
+        """What comes of one try, and the seconds after which the service asked to be tried again."""
         request_id = request_id_of(lease.batch_id, line.place)
         body, endpoint = orjson.loads(line.body), lease.batch["endpoint"]
+        retry_after = 0.0
         try:
-            return await self._execute(endpoint, body, tenant=lease.tenant, request_id=request_id)
+            async with asyncio.timeout(self._config.request_seconds):
+                status, answer = await self._execute(endpoint, body, tenant=lease.tenant, request_id=request_id)
+            return _outcome(line, status, answer), retry_after
         except StackError as error:
-            return error.http_status, _error_body(error.message, code=error.reason)
+            status, answer = error.http_status, _error_body(error.message, code=error.reason)
+            retry_after = error.retry_after or 0.0
+        except TimeoutError:
+            message = f"the request took longer than {self._config.request_seconds:g} seconds; ask for less in one"
+            status, answer = TIMED_OUT, _error_body(message, code="DEADLINE_EXCEEDED")
         except Exception:  # a bug over one request must not end the batch, nor repeat for ever
             logger.exception("a request of a batch met a bug", extra={"batch": lease.batch_id, "line": line.place + 1})
-            return 500, _error_body("the request met a fault of the server; its log says which", code="INTERNAL")
+            message = "the request met a fault of the server; its log says which"
+            status, answer = 500, _error_body(message, code="INTERNAL")
+        return _outcome(line, status, answer), retry_after
 
     async def _record(self, lease: Lease, ended: "Ended", *, total: int) -> None:
         """Keep outcomes, all that have come meanwhile in one transaction."""
@@ -142,6 +149,10 @@ class Execution:
                 quiet, silent_since = 0, loop.time()
 
 
+def _outcome(line: Line, status: int, answer: Mapping[str, Any]) -> Outcome:
+    return Outcome(place=line.place, status_code=status, answer=orjson.dumps(answer), tokens=tokens_of(answer))
+
+
 def tokens_of(answer: Mapping[str, Any]) -> dict[str, int]:
     """The tokens that an answer of any endpoint says were used, by column."""
     usage = answer.get("usage")
@@ -160,7 +171,7 @@ def tokens_of(answer: Mapping[str, Any]) -> dict[str, int]:
 
 def _number(values: Mapping[str, Any], name: str) -> int:
     value = values.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, MAX_COUNT) if isinstance(value, int) and value > 0 else 0
 
 
 def _error_body(message: str, *, code: str) -> dict[str, Any]:

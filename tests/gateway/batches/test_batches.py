@@ -37,21 +37,22 @@ async def test_a_batch_runs_every_line_and_writes_its_answers_in_the_order_of_th
 
 async def test_what_fails_is_in_the_error_file_and_what_succeeds_in_the_output(world: World) -> None:
     lines = [request("a"), request("b", do="refuse"), request("c", do="missing"), request("d", do="bug"), request("e")]
+    lines.append(request("f", do="odd"))
     done = await world.run(lines)
     assert done.status == v1.BATCH_STATUS_COMPLETED
-    assert (done.request_counts.completed, done.request_counts.failed) == (2, 3)
+    assert (done.request_counts.completed, done.request_counts.failed) == (2, 4)
     assert [line["custom_id"] for line in await world.lines(done.output_file_id)] == ["a", "e"]
     errors = await world.lines(done.error_file_id)
     found = [(line["custom_id"], line["response"]["status_code"]) for line in errors]
-    assert found == [("b", 400), ("c", 404), ("d", 500)]
+    assert found == [("b", 400), ("c", 404), ("d", 500), ("f", 500)]
     assert errors[1]["response"]["body"]["error"]["message"] == "no such thing"
 
 
 async def test_overload_is_tried_again_until_it_passes_under_the_same_request_id(world: World) -> None:
     lines = [request("a", do="overload", times=4), request("b", do="overload", times=2, status=503), request("c")]
-    done = await world.run(lines)
-    assert done.request_counts.completed == 3
-    assert [world.script.times(name) for name in "abc"] == [5, 3, 1]
+    done = await world.run([*lines, request("d", do="busy")])
+    assert done.request_counts.completed == 4
+    assert [world.script.times(name) for name in "abcd"] == [5, 3, 1, 2]
     assert len(world.script.request_ids["a"]) == 1
 
 
@@ -59,6 +60,17 @@ async def test_a_request_that_always_times_out_is_given_up(world: World) -> None
     done = await world.run([request("a", do="overload", times=99, status=504), request("b")])
     assert (done.request_counts.completed, done.request_counts.failed) == (1, 1)
     assert world.script.times("a") == 5
+    once = await world.run([request("late once", do="overload", times=1, status=504)])
+    assert once.request_counts.completed == 1
+    assert world.script.times("late once") == 2
+
+
+async def test_a_request_that_does_not_end_counts_as_timed_out(tmp_path: Path, memory: str) -> None:
+    async with gateway(tmp_path, memory, request_seconds=0.02, timeout_tries=2) as world:
+        done = await world.run([request("a", do="hang"), request("b")])
+        assert (done.request_counts.completed, done.request_counts.failed) == (1, 1)
+        assert (await world.lines(done.error_file_id))[0]["response"]["status_code"] == 504
+        assert world.script.cancelled == 2
 
 
 async def test_cancel_stops_what_runs_and_keeps_what_is_done(world: World) -> None:

@@ -19,7 +19,7 @@ from services.runtime.database import Database
 from services.runtime.process import hosting
 from services.runtime.service import ServiceContext
 from stack_client import StackClient
-from stack_client.errors import NotFoundError
+from stack_client.errors import NotFoundError, ResourceExhaustedError
 
 CHAT = "/v1/chat/completions"
 MODELS = ("small", "large")
@@ -75,6 +75,10 @@ class Script:
                 raise NotFoundError("no such thing")
             case "bug":
                 raise ZeroDivisionError
+            case "odd":
+                return 200, {"text": 1 << 70}
+            case "busy" if self.times(text) == 1:
+                raise ResourceExhaustedError("too much", retry_after=0.01)
         usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
         return 200, {"object": "chat.completion", "text": text.upper(), "usage": usage}
 
