@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from stack_client.home import Home, ServiceRecord, StackRecord
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0
 SERVICES = ("inference", "safety", "memory", "tools", "agents")
+EVERYTHING = (*SERVICES, "gateway")
 LAUNCH = """
 import sys
 from pathlib import Path
@@ -59,7 +61,9 @@ class StackProcess:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.addresses = {name: f"unix:{home / name}.sock" for name in SERVICES}
+        self.addresses = {name: f"unix:{home / name}.sock" for name in EVERYTHING}
+        self.url = f"http://127.0.0.1:{free_port()}"
+        """Where the gateway serves HTTP, once it is started."""
         self._processes: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
         scripted = {"model_id": "scripted", "provider_id": "scripted", "metadata": {"script": list(SCRIPT)}}
         guard_script = [
@@ -74,6 +78,7 @@ class StackProcess:
             "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
             "inference": {"models": [scripted, guard, embedding]},
             "safety": {"baseline": False},
+            "gateway": {"http_port": int(self.url.rpartition(":")[2])},
             "tools": {
                 "egress_allow": ["127.0.0.1"],  # for the MCP servers that examples start
                 "providers": {"code-interpreter": {"prepare": "use"}},  # not compiled where no test runs code
@@ -106,7 +111,8 @@ class StackProcess:
     def declared(self) -> Iterator[None]:
         """Let clients find this stack by its home, as if `stack up` had started it."""
         home = Home.choose(self.home)
-        services = {name: ServiceRecord(process=name, addresses=[at]) for name, at in self.addresses.items()}
+        started = [name for names in self._processes for name in names]
+        services = {name: ServiceRecord(process=name, addresses=[self.addresses[name]]) for name in started}
         with home.locked():
             home.write_record(
                 StackRecord(pid=os.getpid(), version="test", started_at="", config=None, services=services)
@@ -129,6 +135,13 @@ class StackProcess:
                 raise RuntimeError(f"{service} did not start: {error}\n{log}") from error
             finally:
                 watch.cancel()
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

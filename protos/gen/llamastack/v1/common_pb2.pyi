@@ -648,6 +648,7 @@ class ToolConfig(_message.Message):
     TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     TOOL_PROMPT_FORMAT_FIELD_NUMBER: _builtins.int
     SYSTEM_MESSAGE_BEHAVIOR_FIELD_NUMBER: _builtins.int
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     tool_choice: _builtins.str
     """`auto` (the model decides; the default when empty), `required` (at least one call), `none` (no call), or the name of
     the tool that must be called.
@@ -656,18 +657,23 @@ class ToolConfig(_message.Message):
     """How calls are written; unspecified = the model family's own."""
     system_message_behavior: Global___SystemMessageBehavior.ValueType
     """How the tool description joins the system message."""
+    parallel_tool_calls: _builtins.bool
+    """Whether an answer may have several calls; false holds it to one. Unset means true."""
     def __init__(
         self,
         *,
         tool_choice: _builtins.str = ...,
         tool_prompt_format: Global___ToolPromptFormat.ValueType = ...,
         system_message_behavior: Global___SystemMessageBehavior.ValueType = ...,
+        parallel_tool_calls: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "parallel_tool_calls", b"parallel_tool_calls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["system_message_behavior", b"system_message_behavior", "tool_choice", b"tool_choice", "tool_prompt_format", b"tool_prompt_format"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "parallel_tool_calls", b"parallel_tool_calls", "system_message_behavior", b"system_message_behavior", "tool_choice", b"tool_choice", "tool_prompt_format", b"tool_prompt_format"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
 
 Global___ToolConfig: _TypeAlias = ToolConfig  # noqa: Y015
 

@@ -1,0 +1,132 @@
+"""Shields, running them, and moderation."""
+
+from typing import Any
+
+from llamastack import v1
+from services.gateway.edge import Edge
+from services.gateway.jsonmap.codec import shown, wrong
+from services.gateway.request import JsonReply, Reply, Request
+from services.gateway.routes.fields import FieldReader
+from services.gateway.routing import OPENAI, Route
+from services.gateway.upstream import Rpc
+from stack_client.errors import InvalidArgumentError
+
+MODERATE = Rpc("SafetyService.Moderate")
+
+
+def routes(edge: Edge) -> list[Route]:
+    """The rows."""
+    return [*_shields(edge), *_safety(edge)]
+
+
+def _shields(edge: Edge) -> list[Route]:
+    shared: dict[str, Any] = {"api": "shields"}
+    return [
+        Route(
+            method="GET",
+            path="/shields",
+            handler=edge.listing("ShieldsService.ListShields"),
+            summary="List shields",
+            response=v1.ListShieldsResponse,
+            **shared,
+        ),
+        Route(
+            method="GET",
+            path="/shields/{identifier:path}",
+            handler=edge.unary("ShieldsService.GetShield", edge.member("shield")),
+            summary="Show a shield",
+            response=v1.Shield,
+            **shared,
+        ),
+        Route(
+            method="POST",
+            path="/shields",
+            handler=edge.unary("ShieldsService.RegisterShield", edge.member("shield")),
+            summary="Register a shield",
+            scope="admin",
+            request=v1.RegisterShieldRequest,
+            response=v1.Shield,
+            **shared,
+        ),
+        Route(
+            method="DELETE",
+            path="/shields/{identifier:path}",
+            handler=edge.unary("ShieldsService.UnregisterShield", edge.nothing),
+            summary="Unregister a shield",
+            scope="admin",
+            **shared,
+        ),
+    ]
+
+
+def _safety(edge: Edge) -> list[Route]:
+    async def moderate(request: Request) -> Reply:
+        fields = FieldReader(request.json())
+        message = v1.ModerateRequest(input=_inputs(fields.take("input")))
+        model = fields.text("model")
+        if model:
+            message.model = model
+        fields.finish()
+        response = await edge.upstream.unary(MODERATE, message, request=request)
+        return JsonReply(value=edge.encode(response))
+
+    return [
+        Route(
+            method="POST",
+            path="/safety/run-shield",
+            handler=edge.unary("SafetyService.RunShield", edge.whole),
+            api="safety",
+            summary="Judge messages with a shield",
+            scope="safety",
+            request=v1.RunShieldRequest,
+            response=v1.RunShieldResponse,
+        ),
+        Route(
+            method="POST",
+            path="/safety/run-shields",
+            handler=edge.unary("SafetyService.RunShields", edge.whole),
+            api="safety",
+            summary="Judge messages with several shields",
+            scope="safety",
+            request=v1.RunShieldsRequest,
+            response=v1.RunShieldsResponse,
+        ),
+        Route(
+            method="POST",
+            path="/moderations",
+            handler=moderate,
+            mounts=OPENAI,
+            api="safety",
+            summary="Say what is harmful in texts",
+            scope="safety",
+            response=v1.ModerateResponse,
+        ),
+    ]
+
+
+def _inputs(given: Any) -> list[str]:  # noqa: ANN401
+    """A text, texts, or OpenAI's parts of text.
+
+    Raises:
+        InvalidArgumentError: Something else, images among it.
+    """
+    if given is None:
+        raise InvalidArgumentError("input: missing", field="input", reason="MISSING_FIELD")
+    entries = given if isinstance(given, list) else [given]
+    if not entries:
+        raise InvalidArgumentError("input: empty; give at least one text", field="input")
+    texts = []
+    for index, entry in enumerate(entries):
+        path = f"input[{index}]" if isinstance(given, list) else "input"
+        if isinstance(entry, dict):
+            part = FieldReader(entry, path=path)
+            kind = part.text("type", required=True)
+            if kind != "text":
+                raise InvalidArgumentError(f"{path}.type: {shown(kind)} cannot be judged; send text", field=path)
+            texts.append(part.text("text", required=True))
+            part.finish()
+        elif isinstance(entry, str):
+            texts.append(entry)
+        else:
+            raise wrong(path, "a text", entry)
+    return texts

@@ -1,0 +1,67 @@
+"""Vector DBs and their chunks."""
+
+from typing import Any
+
+from llamastack import v1
+from services.gateway.edge import Edge
+from services.gateway.routing import Route
+
+
+def routes(edge: Edge) -> list[Route]:
+    """The rows."""
+    shared: dict[str, Any] = {"api": "vector_dbs"}
+    return [
+        Route(
+            method="GET",
+            path="/vector-dbs",
+            handler=edge.listing("VectorDBsService.ListVectorDBs"),
+            summary="List vector DBs",
+            response=v1.ListVectorDBsResponse,
+            **shared,
+        ),
+        Route(
+            method="GET",
+            path="/vector-dbs/{vector_db_id:path}",
+            handler=edge.unary("VectorDBsService.GetVectorDB", edge.member("vector_db")),
+            summary="Show a vector DB",
+            response=v1.VectorDB,
+            **shared,
+        ),
+        Route(
+            method="POST",
+            path="/vector-dbs",
+            handler=edge.unary("VectorDBsService.RegisterVectorDB", edge.member("vector_db")),
+            summary="Register a vector DB",
+            scope="memory",
+            request=v1.RegisterVectorDBRequest,
+            response=v1.VectorDB,
+            **shared,
+        ),
+        Route(
+            method="DELETE",
+            path="/vector-dbs/{vector_db_id:path}",
+            handler=edge.unary("VectorDBsService.UnregisterVectorDB", edge.nothing),
+            summary="Unregister a vector DB with all its chunks",
+            scope="memory",
+            **shared,
+        ),
+        Route(
+            method="POST",
+            path="/vector-io/insert",
+            handler=edge.unary("VectorIOService.InsertChunks", edge.nothing),
+            api="vector_io",
+            summary="Store chunks",
+            scope="memory",
+            request=v1.InsertChunksRequest,
+        ),
+        Route(
+            method="POST",
+            path="/vector-io/query",
+            handler=edge.unary("VectorIOService.QueryChunks", edge.whole),
+            api="vector_io",
+            summary="Find chunks",
+            scope="memory",
+            request=v1.QueryChunksRequest,
+            response=v1.QueryChunksResponse,
+        ),
+    ]
