@@ -30,7 +30,7 @@ class Batches:
 
     Args:
         database: Brought up to date by `migrations.upgrade`; may be shared with other tables and other processes.
-        files_channel: To the memory service, with the runtime's interceptors: they name the tenant.
+        files_channel: To the memory service.
         execute: Runs one request as HTTP would.
         config: Bounds.
         draining: Set when the process is about to shut down.

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import grpc
 
 from llamastack import v1
+from services.runtime.calls import TENANT, current_tenant
 from stack_client.calls import unary
 from stack_client.errors import NotFoundError
 
@@ -12,6 +13,12 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/r
 """Whose requests a batch may hold."""
 MODEL_SECONDS = 10.0
 """For finding out whether a model exists."""
+
+
+def tenant_metadata() -> tuple[tuple[str, str], ...]:
+    """Names the tenant of the current call or batch, over channels with and without the runtime's interceptors."""
+    tenant = current_tenant()
+    return ((TENANT, tenant),) if tenant else ()
 
 
 class Execute(Protocol):
@@ -57,7 +64,11 @@ class RegisteredModels:
     async def __call__(self, model: str) -> bool:
         """True when it is registered."""
         try:
-            await unary(self._stub.GetModel(v1.GetModelRequest(model_id=model), timeout=MODEL_SECONDS))
+            await unary(
+                self._stub.GetModel(
+                    v1.GetModelRequest(model_id=model), timeout=MODEL_SECONDS, metadata=tenant_metadata()
+                )
+            )
         except NotFoundError:
             return False
         return True

@@ -7,6 +7,7 @@ import grpc
 import orjson
 
 from llamastack import v1
+from services.gateway.batches.execute import tenant_metadata
 from services.gateway.batches.rows import Lease, request_id_of
 from services.gateway.batches.steps import Done, Steps
 from stack_client.calls import EventStream, unary
@@ -41,7 +42,7 @@ class Transfer:
         Raises:
             NotFoundError: If the tenant has none of that id.
         """
-        call = self._stub.GetFile(v1.GetFileRequest(file_id=file_id), timeout=FILE_SECONDS)
+        call = self._stub.GetFile(v1.GetFileRequest(file_id=file_id), timeout=FILE_SECONDS, metadata=tenant_metadata())
         response: v1.GetFileResponse = await unary(call)
         return response.file
 
@@ -51,7 +52,8 @@ class Transfer:
         Raises:
             StackError: If it cannot be read.
         """
-        async with EventStream(self._stub.DownloadFile(v1.DownloadFileRequest(file_id=file_id))) as stream:
+        call = self._stub.DownloadFile(v1.DownloadFileRequest(file_id=file_id), metadata=tenant_metadata())
+        async with EventStream(call) as stream:
             async for event in stream:
                 if event.data:
                     yield event.data
@@ -74,7 +76,8 @@ class Transfer:
             request_id=request_id_of(lease.batch_id, part),
         )
         pieces = self._pieces(lease, header, wants_success=part == "output", ending=ending)
-        response: v1.UploadFileResponse = await unary(self._stub.UploadFile(pieces, timeout=UPLOAD_SECONDS))
+        call = self._stub.UploadFile(pieces, timeout=UPLOAD_SECONDS, metadata=tenant_metadata())
+        response: v1.UploadFileResponse = await unary(call)
         return response.file.id
 
     async def _pieces(

@@ -16,6 +16,7 @@ from services.gateway.batches import Batches, BatchesConfig, upgrade
 from services.gateway.batches.tables import batches
 from services.runtime.config import RuntimeConfig, StackConfig
 from services.runtime.database import Database
+from services.runtime.listen import open_channel
 from services.runtime.process import hosting
 from services.runtime.service import ServiceContext
 from stack_client import StackClient
@@ -104,7 +105,7 @@ class Node:
 
     async def __aenter__(self) -> Self:
         await self._open.enter_async_context(self._database)
-        channel = self._context.open_channel("memory")
+        channel = open_channel(self._context.addresses["memory"], config=self._context.runtime)  # as the gateway's
         self._open.push_async_callback(channel.close, None)
         self.batches = Batches(
             self._database,
