@@ -13,7 +13,8 @@ from services.gateway.batches.execute import Execute
 from services.gateway.batches.patience import LONGEST_PAUSE, Stop, patiently, pauses, single, unless
 from services.gateway.batches.rows import MAX_COUNT, Lease, request_id_of
 from services.gateway.batches.steps import Line, Outcome, Steps
-from stack_client.errors import StackError
+from services.gateway.errors import error_body, status_of
+from stack_client.errors import DeadlineExceededError, InternalError, StackError
 
 logger = logging.getLogger(__name__)
 
@@ -108,22 +109,21 @@ class Execution:
         """What comes of one try, and the seconds after which the service asked to be tried again."""
         request_id = request_id_of(lease.batch_id, line.place)
         body, endpoint = orjson.loads(line.body), lease.batch["endpoint"]
-        retry_after = 0.0
+        error: StackError
         try:
             async with asyncio.timeout(self._config.request_seconds):
                 status, answer = await self._execute(endpoint, body, tenant=lease.tenant, request_id=request_id)
-            return _outcome(line, status, answer), retry_after
-        except StackError as error:
-            status, answer = error.http_status, _error_body(error.message, code=error.reason)
-            retry_after = error.retry_after or 0.0
+            return _outcome(line, status, answer), 0.0
+        except StackError as raised:
+            error = raised
         except TimeoutError:
-            message = f"the request took longer than {self._config.request_seconds:g} seconds; ask for less in one"
-            status, answer = TIMED_OUT, _error_body(message, code="DEADLINE_EXCEEDED")
+            most = self._config.request_seconds
+            error = DeadlineExceededError(f"the request took longer than {most:g} seconds; ask for less in one")
         except Exception:  # a bug over one request must not end the batch, nor repeat for ever
             logger.exception("a request of a batch met a bug", extra={"batch": lease.batch_id, "line": line.place + 1})
-            message = "the request met a fault of the server; its log says which"
-            status, answer = 500, _error_body(message, code="INTERNAL")
-        return _outcome(line, status, answer), retry_after
+            error = InternalError("the request met a fault of the server; its log says which")
+        status = status_of(error)
+        return _outcome(line, status, error_body(error, status=status)), error.retry_after or 0.0
 
     async def _record(self, lease: Lease, ended: "Ended", *, total: int) -> None:
         """Keep outcomes, all that have come meanwhile in one transaction."""
@@ -172,7 +172,3 @@ def tokens_of(answer: Mapping[str, Any]) -> dict[str, int]:
 def _number(values: Mapping[str, Any], name: str) -> int:
     value = values.get(name)
     return min(value, MAX_COUNT) if isinstance(value, int) and value > 0 else 0
-
-
-def _error_body(message: str, *, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "server_error", "code": code, "param": None}}

@@ -45,7 +45,8 @@ async def test_what_fails_is_in_the_error_file_and_what_succeeds_in_the_output(w
     errors = await world.lines(done.error_file_id)
     found = [(line["custom_id"], line["response"]["status_code"]) for line in errors]
     assert found == [("b", 400), ("c", 404), ("d", 500), ("f", 500)]
-    assert errors[1]["response"]["body"]["error"]["message"] == "no such thing"
+    said = errors[1]["response"]["body"]["error"]
+    assert (said["message"], said["type"], said["code"]) == ("no such thing", "not_found_error", "not_found")
 
 
 async def test_overload_is_tried_again_until_it_passes_under_the_same_request_id(world: World) -> None:
