@@ -60,7 +60,6 @@ class FilesService(v1.FilesServiceServicer):
         async with self._files.upload() as upload:
             await _receive(request_iterator, upload, header)
             await upload.finish()
-            made = False
             async with self._database.write() as connection:
                 answer = await requests.recall(connection, header, tenant=tenant, answer=v1.UploadFileResponse)
                 if answer is not None and answer.file.sha256 != upload.sha256:
@@ -69,9 +68,6 @@ class FilesService(v1.FilesServiceServicer):
                 if answer is None:
                     answer = v1.UploadFileResponse(file=await upload.commit(connection, facts))
                     await requests.remember(connection, header, tenant=tenant, answer=answer, bank=None)
-                    made = True
-            if made:
-                upload.keep()
         return answer
 
     async def ListFiles(self, request: v1.ListFilesRequest, context: RpcContext) -> v1.ListFilesResponse:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,19 @@ async def files_of(world: World, batch_id: str) -> list[v1.File]:
     return [one for one in await world.client.files.list(purpose="batch_output") if one.filename.startswith(batch_id)]
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shared.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
 @pytest.mark.parametrize("commits", [False, True])
 async def test_killed_at_any_transaction_a_batch_goes_on_and_ends_as_if_nothing_had_been(
-    tmp_path: Path, memory: str, commits: bool
+    tmp_path: Path, memory: str, url: str, commits: bool
 ) -> None:
-    url = f"sqlite:///{tmp_path}/gateway.db"
     at, dies = 0, True
-    async with gateway(tmp_path, memory, batches_at_once=0) as world:
+    async with gateway(tmp_path, memory, database=open_database(url), batches_at_once=0) as world:
         while dies:
             at += 1
             assert at < 40, "it never ends without dying"
@@ -166,14 +172,7 @@ async def test_a_gateway_that_stops_gives_its_batches_back(tmp_path: Path, memor
     assert script.times("a") == 1
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-async def test_of_two_gateways_on_one_database_each_batch_is_run_by_one(
-    tmp_path: Path, memory: str, kind: str, request: pytest.FixtureRequest
-) -> None:
-    url = f"sqlite:///{tmp_path}/shared.db"
-    if kind == "postgresql":
-        fresh: Callable[[], str] = request.getfixturevalue("postgres_databases")
-        url = fresh()
+async def test_of_two_gateways_on_one_database_each_batch_is_run_by_one(tmp_path: Path, memory: str, url: str) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
     shared: dict[str, Any] = {"batches_at_once": 1, "lease_seconds": 2.0}
@@ -244,7 +243,7 @@ def build(context: ServiceContext) -> Node:
 
 async def test_a_batch_survives_kill_9_of_its_process(tmp_path: Path, memory: str) -> None:
     process = Process(tmp_path, memory)
-    async with StackClient(process.addresses) as client:
+    async with StackClient(process.addresses) as client, asyncio.TaskGroup() as group:
         await process.start()
         try:
 
@@ -267,13 +266,14 @@ async def test_a_batch_survives_kill_9_of_its_process(tmp_path: Path, memory: st
                 return (await client.batches.get(batch.id)).request_counts.completed == 12
 
             await until(all_but_one)
+            waiting = group.create_task(client.batches.wait(batch.id))
             await process.kill()
             await process.start()
             await until(answers, 30)
             await until(lambda: process.ran().count("stuck") == 2)
             assert sorted(process.ran()) == sorted([*(str(n) for n in range(12)), "stuck", "stuck"])
             await client.batches.cancel(batch.id)
-            done = await client.batches.wait(batch.id)
+            done = await waiting
         finally:
             await process.kill()
         assert done.status == v1.BATCH_STATUS_CANCELLED
