@@ -55,10 +55,11 @@ class Mortal(Database):
             yield connection
             self.alive()
             self.left -= self.born
-            if self.born and not self.left and not self.commits:
+            last = self.born and not self.left  # PostgreSQL has several transactions at once
+            if last and not self.commits:
                 self.dead.set()
                 raise DeadError
-        if self.born and not self.left:
+        if last:
             self.dead.set()
             raise DeadError
 
