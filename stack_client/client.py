@@ -13,6 +13,7 @@ from stack_client.conversations import Conversations
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.files import Files
 from stack_client.inference import Inference
+from stack_client.keys import ApiKeys
 from stack_client.memory import MemoryBanks
 from stack_client.models import Models
 from stack_client.prompts import Prompts
@@ -114,6 +115,11 @@ class StackClient:
     def prompts(self) -> Prompts:
         """Prompt templates with versions."""
         return Prompts(self.channel("agents"))
+
+    @cached_property
+    def keys(self) -> ApiKeys:
+        """API keys of the gateway."""
+        return ApiKeys(self.channel("gateway"))
 
     @cached_property
     def batches(self) -> Batches:

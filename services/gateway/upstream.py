@@ -15,6 +15,7 @@ from stack_client.calls import terminal_events
 from stack_client.errors import StreamBrokenError, UnsupportedError, from_rpc_error
 
 T = TypeVar("T", bound=Message)
+AFTERWARDS_SECONDS = 10.0
 PACKAGE = "llamastack.v1"
 _EOF: Any = vars(grpc.aio)["EOF"]  # missing in the stubs
 HOSTS = {
@@ -36,7 +37,7 @@ HOSTS = {
     "ConversationsService": "agents",
     "PromptsService": "agents",
     "PostTrainingService": "post_training",
-    "SyntheticDataService": "post_training",
+    "SyntheticDataGenerationService": "post_training",
     "RewardScoringService": "post_training",
     "EvalService": "evaluation",
     "BenchmarksService": "evaluation",
@@ -79,6 +80,7 @@ class Upstream:
         self._channels = channels
         self._seconds = seconds
         self._methods: dict[str, Any] = {}
+        self._late: set[Any] = set()
 
     def has(self, service: str) -> bool:
         """Whether a service of the mesh is there."""
@@ -113,6 +115,12 @@ class Upstream:
             return await call(message, timeout=self._seconds, metadata=request.metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+
+    async def afterwards(self, rpc: Rpc, message: Message, *, request: Request) -> None:
+        """Make a call whose outcome nobody waits for any more, so that the caller's own end does not stop it."""
+        call = self._method(rpc, "unary_unary")(message, timeout=AFTERWARDS_SECONDS, metadata=request.metadata())
+        self._late.add(call)
+        call.add_done_callback(self._late.discard)
 
     async def send(self, rpc: Rpc, messages: AsyncIterator[Message], *, request: Request) -> Any:  # noqa: ANN401
         """The answer of a call that sends a stream.
@@ -177,6 +185,11 @@ class Events:
     async def __aexit__(self, *exc_info: object) -> None:
         """End the call."""
         await self.aclose()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event that was read is the terminal one."""
+        return self._done
 
     async def aclose(self) -> None:
         """End the call and with it the work behind it."""

@@ -1,6 +1,26 @@
 """Names that callers choose."""
 
+import re
+
 from stack_client.errors import InvalidArgumentError
+
+_TENANT = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+def check_tenant(tenant: str, *, field: str) -> None:
+    """Refuse what is no tenant's name.
+
+    Args:
+        tenant: As the caller gave it.
+        field: Of the request, for errors.
+
+    Raises:
+        InvalidArgumentError: If it is no plain short token.
+    """
+    if not _TENANT.fullmatch(tenant):
+        raise InvalidArgumentError(
+            f"{field} is no tenant's name; allowed: letters, digits, `_`, `.`, `:`, `-`, at most 128", field=field
+        )
 
 
 def check_printable(name: str, *, most: int, field: str) -> None:

@@ -26,6 +26,7 @@ GROUPS = [
     "embed",
     "memory",
     "tools",
+    "keys",
     "shield",
     "audit",
     "eval",

@@ -13,17 +13,21 @@ from stack_client.portal import SyncStackClient
 _KINDS = {v1.MODEL_TYPE_LLM: "llm", v1.MODEL_TYPE_EMBEDDING: "embedding"}
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """`--home DIR` or `--address WHERE`."""
+def add_target(parser: argparse.ArgumentParser, *, service: str = "inference") -> None:
+    """`--home DIR` or `--address WHERE`, which may be that of the one service that the command needs."""
     add_home(parser)
     parser.add_argument(
-        "--address", metavar="WHERE", help="a stack elsewhere: its host, or host:port of its inference service"
+        "--address", metavar="WHERE", help=f"a stack elsewhere: its host, or host:port of its {service} service"
     )
 
 
 @contextlib.contextmanager
-def connected(arguments: argparse.Namespace) -> Iterator[SyncStackClient]:
+def connected(arguments: argparse.Namespace, *, service: str = "inference") -> Iterator[SyncStackClient]:
     """A client of the chosen stack.
+
+    Args:
+        arguments: Of the command.
+        service: Whose address `--address host:port` is.
 
     Raises:
         FailedPreconditionError: If no stack runs in the home that was chosen.
@@ -33,13 +37,13 @@ def connected(arguments: argparse.Namespace) -> Iterator[SyncStackClient]:
     if not where:
         target = addresses.running(home_of(arguments))
     else:
-        target = {"inference": where} if ":" in where else addresses.resolve(where)
+        target = {service: where} if ":" in where else addresses.resolve(where)
     with SyncStackClient(target) as client:
         try:
             yield client
         except UnavailableError as error:
             if error.message.startswith(NOTHING_ANSWERS):
-                message = f"nothing answers at {target['inference']}; is a stack running there? (`stack status`)"
+                message = f"nothing answers at {target[service]}; is a stack running there? (`stack status`)"
                 raise UnavailableError(message) from error
             raise
 

@@ -1,5 +1,6 @@
 """The shapes of the Llama Stack and OpenAI REST contracts; what each row is for: llama_stack_api, sections 3 to 29."""
 
+from services.gateway.jsonmap import responses
 from services.gateway.jsonmap.adapters import ADAPTERS
 from services.gateway.jsonmap.codec import Codec
 from services.gateway.jsonmap.shapes import Shapes, Union
@@ -50,6 +51,13 @@ _UNIONS = {
             tags={"vector": "vector", "keyvalue": "keyvalue", "keyword": "keyword", "graph": "graph"},
         )
     },
+    "AlgorithmConfig": {"algorithm": Union(tags={"LoRA": "lora", "QAT": "qat"})},
+    "EvalCandidate": {"candidate": Union(tags={"model": "model", "agent": "agent"})},
+    "ScoringFnParams": {
+        "params": Union(
+            tags={"llm_as_judge": "llm_as_judge", "regex_parser": "regex_parser", "basic": "basic"}
+        )
+    },
     "TelemetryEvent": {
         "event": Union(
             tags={"unstructured_log": "unstructured_log", "metric": "metric", "structured_log": "structured_log"}
@@ -62,9 +70,10 @@ _UNIONS = {
 
 STANDARD = Codec(
     Shapes(
-        adapters=ADAPTERS,
-        unions=_UNIONS,
+        adapters={**ADAPTERS, **responses.ADAPTERS},
+        unions={**_UNIONS, **responses.UNIONS},
         enums={
+            **responses.ENUMS,
             "HealthStatus": {"OK": "OK", "ERROR": "Error", "NOT_IMPLEMENTED": "Not Implemented"},
             "FilePurpose": {"FINE_TUNE": "fine-tune", "FINE_TUNE_RESULTS": "fine-tune-results"},
             "MetricLabelOperator": {
@@ -80,6 +89,10 @@ STANDARD = Codec(
             "BatchErrors": {"object": "list"},
             "Conversation": {"object": "conversation"},
             "ResponseObject": {"object": "response"},
+            "CompactResponseResponse": {"object": "response.compaction"},
+            "CompletionMessage": {"role": "assistant"},
+            "SummaryText": {"type": "summary_text"},
+            "ReasoningText": {"type": "reasoning_text"},
         },
         names={"ToolResponseMessage.tool_name": "tool_name"},
         aliases={
@@ -97,6 +110,7 @@ STANDARD = Codec(
         },
         unset=dict.fromkeys(("Model.metadata", "Chunk.metadata", "VectorStore.metadata", "VectorStoreFile.attributes", "SafetyViolation.metadata", "StepViolation.metadata", "RAGDocument.metadata", "TurnStepStart.metadata", "Benchmark.metadata", "Dataset.metadata", "ScoringFn.metadata", "ModerationResult.metadata"), dict),
         absent=frozenset({"UserMessage.context"}),
+        hidden=frozenset({"ResponseObject.input", "ResponseObject.last_sequence"}),
         unix_times=frozenset(
             {
                 "File", "VectorStore", "VectorStoreFile", "VectorStoreFileBatch", "Batch", "Conversation",

@@ -1,14 +1,12 @@
 """Learns for which tenant a call is made, from callers that may say so."""
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.runtime.calls import TENANT, Call
 from services.runtime.interceptors.base import Around, Context, header
-from stack_client.errors import InvalidArgumentError, PermissionDeniedError
-
-_ACCEPTABLE = re.compile(r"^[\w.:-]{1,128}$", re.ASCII)
+from services.runtime.names import check_tenant
+from stack_client.errors import PermissionDeniedError
 
 
 class Tenant(Around):
@@ -36,10 +34,7 @@ class Tenant(Around):
                 raise PermissionDeniedError(
                     f"{TENANT} is taken over unix sockets and from callers with a certificate only; leave it out"
                 )
-            if not _ACCEPTABLE.match(tenant):
-                raise InvalidArgumentError(
-                    f"{TENANT} is no tenant's name; allowed: letters, digits, `_`, `.`, `:`, `-`, at most 128"
-                )
+            check_tenant(tenant, field=TENANT)
             call.tenant = tenant
         yield
 

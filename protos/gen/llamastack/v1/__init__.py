@@ -323,6 +323,16 @@ from llamastack.v1.jobs_pb2 import JobLog as JobLog
 from llamastack.v1.jobs_pb2 import JobMetrics as JobMetrics
 from llamastack.v1.jobs_pb2 import JobProgress as JobProgress
 from llamastack.v1.jobs_pb2 import JobStatus as JobStatus
+from llamastack.v1.keys_pb2 import ApiKey as ApiKey
+from llamastack.v1.keys_pb2 import CreateKeyRequest as CreateKeyRequest
+from llamastack.v1.keys_pb2 import CreateKeyResponse as CreateKeyResponse
+from llamastack.v1.keys_pb2 import ListKeysRequest as ListKeysRequest
+from llamastack.v1.keys_pb2 import ListKeysResponse as ListKeysResponse
+from llamastack.v1.keys_pb2 import RevokeKeyRequest as RevokeKeyRequest
+from llamastack.v1.keys_pb2 import RevokeKeyResponse as RevokeKeyResponse
+from llamastack.v1.keys_pb2_grpc import KeysServiceServicer as KeysServiceServicer
+from llamastack.v1.keys_pb2_grpc import KeysServiceStub as KeysServiceStub
+from llamastack.v1.keys_pb2_grpc import add_KeysServiceServicer_to_server as add_KeysServiceServicer_to_server
 from llamastack.v1.memory_banks_pb2 import BankParams as BankParams
 from llamastack.v1.memory_banks_pb2 import CancelIngestionJobRequest as CancelIngestionJobRequest
 from llamastack.v1.memory_banks_pb2 import CancelIngestionJobResponse as CancelIngestionJobResponse
