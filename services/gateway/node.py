@@ -73,6 +73,7 @@ class GatewayNode:
             await self._open_batches(channels, opening)
             self.url = await opening.enter_async_context(serving(self.app, config=config, listening=listening))
             self._resources = opening.pop_all()
+        self.readiness.details["http"] = self.url
         self.readiness.ready()
         return self
 
