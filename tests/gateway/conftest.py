@@ -11,12 +11,13 @@ import pytest
 from tests.stacks import SERVICES, StackProcess, stack_process
 
 T = TypeVar("T")
+LARGEST_UPLOAD = 4 * 1024 * 1024
 
 
 @pytest.fixture(scope="session")
 def gateway_stack() -> Iterator[StackProcess]:
     """The services in one process, the gateway in another; `url` is where HTTP is served."""
-    with stack_process() as stack:
+    with stack_process(gateway={"max_upload_bytes": LARGEST_UPLOAD}) as stack:
         stack.start(*SERVICES)
         stack.start("gateway")
         yield stack

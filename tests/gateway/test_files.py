@@ -8,7 +8,7 @@ import pytest
 from services.gateway.body import SlowClientError
 from services.gateway.request import Request
 from services.gateway.uploads import form_with_file
-from tests.stacks import LARGEST_UPLOAD
+from tests.gateway.conftest import LARGEST_UPLOAD
 
 PREFIXES = ["/v1", "/v1/openai/v1"]
 BOUNDARY = "between-the-parts"

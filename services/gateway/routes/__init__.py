@@ -8,6 +8,7 @@ from services.gateway.routes import (
     agents,
     alpha,
     banks,
+    batches,
     chat,
     completions,
     conversations,
@@ -45,6 +46,7 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     training.routes,
     evaluation.routes,
     telemetry.routes,
+    batches.routes,
 )
 """Every module's rows. Adding an API is a module and a line here."""
 
