@@ -12,9 +12,9 @@ from starlette.types import Receive, Scope
 
 from services.gateway.jsonmap import Reading
 from services.gateway.principal import Principal
+from services.gateway.provider_data import packed
 from services.runtime.calls import PROVIDER_DATA as PROVIDER_DATA_KEY
 from services.runtime.calls import REQUEST_ID, TENANT, TRACEPARENT, TRACESTATE, Trace
-from services.runtime.interceptors.tenant import MOST_PROVIDER_DATA
 from stack_client.errors import InvalidArgumentError
 
 OPENAI_PREFIX = "/v1/openai/v1"
@@ -91,7 +91,7 @@ class Request:
             keys: Whether the service runs tools, so that it gets the keys of providers that the caller brings.
 
         Raises:
-            InvalidArgumentError: The header with keys of providers is no JSON object, or too long.
+            InvalidArgumentError: The header with keys of providers is no JSON object, too long, or has another shape.
         """
         pairs = [(REQUEST_ID, self.request_id), (TRACEPARENT, self.trace.traceparent)]
         if self.principal.tenant:
@@ -157,14 +157,9 @@ class Request:
         return {}
 
     def _packed_provider_data(self) -> str:
-        """The keys of providers as they are handed on: metadata is ASCII."""
         if self._keys is None:
-            value = self.provider_data()
-            self._keys = json.dumps(value, separators=(",", ":")) if value else ""
-            if len(self._keys) > MOST_PROVIDER_DATA:
-                name = next(name for name in PROVIDER_DATA if self.headers.get(name))
-                message = f"{name}: is larger than {MOST_PROVIDER_DATA} bytes"
-                raise InvalidArgumentError(message, field=name)
+            name = next((name for name in PROVIDER_DATA if self.headers.get(name)), "")
+            self._keys = packed(self.provider_data(), name=name)
         return self._keys
 
     def reading(self, *, strict: bool) -> Reading:

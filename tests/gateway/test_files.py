@@ -110,6 +110,7 @@ async def test_a_name_is_kept_without_folders_and_given_out_quoted(http: httpx.A
         (part("file", b"x", filename="a") + part("purpose", b"batch_output") + END, "purpose"),
         (part("file", b"x", filename="") + part("purpose", b"batch") + END, "file"),
         (part("file", b"x") + part("purpose", b"batch") + END, "file"),
+        (part("file", b"x", filename="..") + part("purpose", b"batch") + END, "file"),
         (part("file", b"x", filename="a") + part("purpose", b"batch") + part("size", b"1") + END, "size"),
         (part("file", b"x", filename="a") + part("purpose", b"batch") + part("purpose", b"batch") + END, "purpose"),
         (

@@ -51,7 +51,19 @@ async def test_a_key_in_a_header_reaches_the_tools_of_a_turn(http: httpx.AsyncCl
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("given", ["{", "[]", '"x"', "no json", json.dumps({"key": "x" * 5000})])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "{",
+        "[]",
+        '"x"',
+        "no json",
+        json.dumps({"key": "x" * 5000}),
+        '{"brave_search_api_key": 7}',
+        '{"mcp_headers": 7}',
+        '{"mcp_headers": {"u": {"h": 7}}}',
+    ],
+)
 async def test_a_header_that_cannot_be_used_is_named(http: httpx.AsyncClient, name: str, given: str) -> None:
     answer = await http.get("/v1/toolgroups", headers={name: given})
     assert answer.status_code == 400

@@ -1,9 +1,11 @@
+import json
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.gateway.conftest import until
+from tests.gateway.test_abuse import WRONG
 
 PREFIXES = ["/v1", "/v1/openai/v1"]
 TEXTS = {
@@ -140,6 +142,27 @@ async def test_a_batch_of_files_is_loaded_and_lists_them(http: httpx.AsyncClient
     body = {"file_ids": ids}
     batch = (await http.post(f"/v1/vector_stores/{again['id']}/file_batches", json=body)).json()
     assert batch["file_counts"]["total"] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("", {"file_ids": [], "expires_after": {}, "chunking_strategy": {"type": "auto"}, "metadata": {}}),
+        ("/{id}", {"name": "x", "expires_after": None, "metadata": {}}),
+        ("/{id}/search", {"query": "x", "filters": None, "ranking_options": {}, "search_mode": "keyword"}),
+        ("/{id}/files", {"file_id": "none", "attributes": {}, "chunking_strategy": None}),
+        ("/{id}/file_batches", {"file_ids": None, "files": [{"file_id": "none"}], "attributes": {}}),
+    ],
+)
+async def test_wrong_types_in_any_field_never_break_the_server(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    where = "/v1/vector_stores" + path.format(id=(await make(http))["id"])
+    for key in [*body, "unknown"]:
+        for wrong in WRONG:
+            answer = await http.post(where, content=json.dumps({**body, key: wrong}))
+            assert answer.status_code < 500 or answer.status_code == 501, (path, key, wrong, answer.text)
+            assert answer.status_code < 400 or answer.json()["error"]["message"], (path, key, wrong)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ DOWNLOAD = Rpc("FilesService.DownloadFile")
 PIECE = 256 * 1024
 MOST = 10_000
 _FIELDS = ("purpose", "expires_after", "expires_after[anchor]", "expires_after[seconds]")
+_PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+"""What clients upload for; files of other purposes are written by services."""
 _SAFE_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_. ()+,")
 
 
@@ -36,7 +38,8 @@ def routes(edge: Edge) -> list[Route]:
             try:
                 response = await edge.upstream.send(UPLOAD, _messages(form, header), request=request)
             except StackError as error:  # clients know no header
-                error.field = error.field.removeprefix("header.")
+                field = error.field.removeprefix("header.")
+                error.field = "file" if field == "filename" else field
                 error.message = error.message.removeprefix("header.")
                 raise
         return JsonReply(value=edge.encode(response.file))
@@ -74,6 +77,9 @@ def _header(edge: Edge, form: Form, request: Request) -> v1.FileUploadHeader:
     given: dict[str, Any] = {"purpose": form.fields.get("purpose") or None}
     if given["purpose"] is None:
         raise InvalidArgumentError("purpose: missing", field="purpose", reason="MISSING_FIELD")
+    if given["purpose"] not in _PURPOSES:
+        known = ", ".join(_PURPOSES)
+        raise InvalidArgumentError(f"purpose: {given['purpose'][:40]!r} is none of {known}", field="purpose")
     expires = _expiry(form.fields)
     if expires is not None:
         given["expires_after"] = expires
