@@ -70,6 +70,8 @@ async def test_lists_are_bare_and_what_is_not_there_is_null(http: httpx.AsyncCli
     assert (await http.get("/alpha/shields/get", params={"identifier": "none"})).json() is None
     assert (await http.get("/alpha/models/get")).json()["error"]["param"] == "model_id"
     assert "inference" in (await http.get("/alpha/providers/list")).json()
+    [shown] = [one for one in (await http.get("/alpha/routes/list")).json()["health"] if one["route"] == "/v1/health"]
+    assert shown["method"] == "GET"
     assert (await http.get("/alpha/health")).json()["status"] == "OK"
 
 

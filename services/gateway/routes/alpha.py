@@ -108,6 +108,7 @@ _TABLE = (
     _old(_BOTH, "/agents/step/get", "GET", f"{_TURN}/step/{{step_id}}"),
     _old(_GET, "/health", "GET", "/health"),
     _old(_GET, "/providers/list", "GET", "/providers", write=shapes.by_api),
+    _old(_GET, "/routes/list", "GET", "/inspect/routes", write=shapes.by_area),
 )  # fmt: skip
 
 

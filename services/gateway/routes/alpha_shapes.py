@@ -30,6 +30,14 @@ def by_api(value: Json) -> Json:
     return found
 
 
+def by_area(value: Json) -> Json:
+    """Routes by the first part of their paths behind the version."""
+    found: dict[str, list[Json]] = {}
+    for one in value["data"]:
+        found.setdefault(one["route"].strip("/").split("/")[1], []).append(one)
+    return found
+
+
 def chat_batch(value: Json) -> Json:
     """Answers of several chats."""
     return {"completion_message_batch": [one["completion_message"] for one in value["batch"]]}
