@@ -17,8 +17,8 @@ LARGEST_UPLOAD = 4 * 1024 * 1024
 @pytest.fixture(scope="session")
 def gateway_stack() -> Iterator[StackProcess]:
     """The services in one process, the gateway in another; `url` is where HTTP is served."""
-    with stack_process(gateway={"max_upload_bytes": LARGEST_UPLOAD}) as stack:
-        stack.start(*SERVICES)
+    with stack_process(traces=True, gateway={"max_upload_bytes": LARGEST_UPLOAD}) as stack:
+        stack.start(*SERVICES, "telemetry")
         stack.start("gateway")
         yield stack
 
