@@ -7,7 +7,8 @@ from services.gateway.jsonmap.shapes import Adapter, Union
 from stack_client.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from services.gateway.jsonmap.codec import Codec, Reading
+    from services.gateway.jsonmap.codec import Codec
+    from services.gateway.jsonmap.decoder import Reading
 
 _WEB_SEARCH = (
     "web_search",

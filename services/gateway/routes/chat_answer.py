@@ -8,7 +8,7 @@ import orjson
 
 from llamastack import v1
 from services.gateway import sse
-from services.gateway.jsonmap.codec import struct_json
+from services.gateway.jsonmap.values import struct_json
 
 _FINISH: Mapping[int, str] = {
     v1.FINISH_REASON_STOP: "stop",

@@ -7,7 +7,7 @@ from typing import Any
 from llamastack import v1
 from services.gateway.edge import Edge
 from services.gateway.jsonmap.adapters import content_item
-from services.gateway.jsonmap.codec import shown, wrong
+from services.gateway.jsonmap.values import shown, wrong
 from services.gateway.routes.fields import FieldReader
 from services.gateway.routes.sampling import read_sampling
 from stack_client.errors import InvalidArgumentError

@@ -7,7 +7,7 @@ import numpy as np
 
 from llamastack import v1
 from services.gateway.edge import Edge
-from services.gateway.jsonmap.codec import text, wrong
+from services.gateway.jsonmap.values import text, wrong
 from services.gateway.request import JsonReply, Reply, Request
 from services.gateway.routes.fields import FieldReader
 from services.gateway.routing import OPENAI, Route
