@@ -1,9 +1,8 @@
 """Embeddings: OpenAI's, with base64."""
 
 import base64
+import struct
 from typing import Any
-
-import numpy as np
 
 from llamastack import v1
 from services.gateway.edge import Edge
@@ -85,7 +84,7 @@ async def texts_of(edge: Edge, model: str, given: Any, request: Request) -> list
 
 def _written(values: Any, encoding: str) -> Any:  # noqa: ANN401
     if encoding == "base64":
-        return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+        return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
     return list(values)
 
 
