@@ -94,6 +94,11 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
         )
 
 
+def allows_several_calls(config: v1.ToolConfig) -> bool:
+    """Whether one answer may have several tool calls."""
+    return not config.HasField("parallel_tool_calls") or config.parallel_tool_calls
+
+
 def check_classify(request: v1.ClassifyRequest) -> None:
     """Refuse temperatures and windows that make no sense.
 

@@ -159,6 +159,18 @@ async def test_a_function_call_ends_a_response_and_its_output_begins_the_next(me
     ]
 
 
+async def test_a_response_may_be_held_to_one_call_at_a_time(tooled: Mesh) -> None:
+    create = tooled.client.responses.create
+    time = v1.ResponseTool(function=v1.FunctionTool(name="get_time"))
+    held = await create("scripted", "two", tools=[FUNCTION, time], options=options(parallel_tool_calls=False))
+    assert items(held) == ["function_call"]
+    assert not held.parallel_tool_calls
+    free = await create("scripted", "two", tools=[FUNCTION, time])
+    assert items(free) == ["function_call", "function_call"]
+    served = await create("scripted", "pay twice", tools=[mcp()], options=options(parallel_tool_calls=False))
+    assert items(served) == ["mcp_list_tools", "mcp_call", "message"]
+
+
 async def test_a_call_without_its_output_and_an_output_without_its_call_are_refused(mesh: Mesh) -> None:
     create = mesh.client.responses.create
     first = await create("scripted", "two", tools=[FUNCTION])
@@ -416,7 +428,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("context_management", {"context_management": [v1.ContextManagement(type="compaction")]}),
     ("memory", {"memory": v1.ResponseMemory(enabled=True)}),
     ("include[0]", {"include": [v1.RESPONSE_INCLUDE_REASONING_ENCRYPTED_CONTENT]}),
-    ("parallel_tool_calls", {"parallel_tool_calls": False, "tools": [FUNCTION]}),
     ("tools[0].web_search.filters", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(
         filters=v1.WebSearchFilters(allowed_domains=["a.example"])))]}),
     ("tools[0].web_search.user_location", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(

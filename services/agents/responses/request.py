@@ -92,7 +92,3 @@ def _refuse_unbuilt(request: v1.CreateResponseRequest) -> None:
     for field, wanted in asked.items():
         if wanted:
             raise UnsupportedError(f"{field} is not built for responses; leave it out", field=field)
-    functions = any(tool.WhichOneof("tool") == "function" for tool in request.tools)
-    if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls and functions:
-        message = "parallel_tool_calls: models cannot be held to one call of a function yet; leave it unset"
-        raise UnsupportedError(message, field="parallel_tool_calls")

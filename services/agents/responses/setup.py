@@ -104,6 +104,7 @@ def configure(request: v1.CreateResponseRequest, *, instructions: str, groups: M
         config.max_infer_iters = request.max_infer_iters
     if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls:
         config.max_parallel_tools = 1
+        config.tool_config.parallel_tool_calls = False
     shields = [guardrail.type for guardrail in request.guardrails]
     config.input_shields.extend(shields)
     config.output_shields.extend(shields)

@@ -36,7 +36,7 @@ from services.inference.constraints import format_grammar
 from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.scripted_classifier import ScriptedClassifier
 from services.inference.rerank_text import rerank_response, texts_of
-from services.inference.validate import sampling_of
+from services.inference.validate import allows_several_calls, sampling_of
 from stack_client.content import plain
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError, UnsupportedError
 
@@ -130,6 +130,8 @@ class ScriptedProvider:
         sink.admitted()
         spoken, finish = await self._speak(reply, request.sampling_params, sink)
         calls = [call for call in reply.rule.tool_calls if usable] if finish == v1.FINISH_REASON_STOP else []
+        if not allows_several_calls(request.tool_config):
+            calls = calls[:1]
         for index, call in enumerate(calls):
             sink.tool_call(_tool_call(call, call_id=f"call_{len(messages)}_{index}"))
         if calls:

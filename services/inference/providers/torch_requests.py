@@ -13,6 +13,7 @@ from services.inference.constraints import format_grammar
 from services.inference.engine import commands
 from services.inference.engine.request import Calls
 from services.inference.reading import python_tag_of
+from services.inference.validate import allows_several_calls
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from stack_client.errors import InvalidArgumentError
@@ -87,7 +88,8 @@ def grammars(
     python_tag = python_tag_of(model.tokenizer)
     if not _demands_call(config):
         grammar = format_grammar(request.response_format) if request.HasField("response_format") else ""
-        return grammar, offered_calls(tools, python_tag=python_tag) if tools else None
+        several = allows_several_calls(config)
+        return grammar, offered_calls(tools, python_tag=python_tag, several=several) if tools else None
     if request.HasField("response_format"):
         message = "response_format and a tool_choice that demands a call exclude each other"
         raise InvalidArgumentError(message, field="response_format")
@@ -97,6 +99,7 @@ def grammars(
         argument_key=model.chat_format.argument_key,
         tool_prompt_format=prompt_format(config) or model.chat_format.tool_prompt_formats[0],
         python_tag=python_tag,
+        several=allows_several_calls(config),
     )
     return grammar, None
 

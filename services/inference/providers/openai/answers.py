@@ -39,9 +39,18 @@ class StreamReader:
         sink: Takes the pieces.
         top_logprobs: Alternatives that the caller asked for; None without log probabilities.
         asked: Texts of the tokens whose log probability the caller asked for; the endpoint names tokens by id then.
+        several_calls: Whether the answer may have several calls; not all servers keep to one when they are told so.
     """
 
-    def __init__(self, sink: Sink, *, top_logprobs: int | None, asked: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        top_logprobs: int | None,
+        asked: Mapping[int, str] | None = None,
+        several_calls: bool = True,
+    ) -> None:
+        self._several = several_calls
         self._sink = sink
         self._top = top_logprobs
         self._asked = asked or {}
@@ -75,6 +84,8 @@ class StreamReader:
         if self._finish not in _FINISH:
             raise UnavailableError(f"the endpoint gave the answer up ({self._finish or 'no reason given'}); ask again")
         calls = [self._calls[index] for index in sorted(self._calls)]
+        if not self._several:
+            calls = calls[:1]
         whole = bool(calls) and all(_is_object(call.arguments) for call in calls)
         for place, call in enumerate(calls):
             if whole:
