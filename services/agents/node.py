@@ -30,6 +30,7 @@ from services.runtime.database_url import database_url
 from services.runtime.service import ServiceContext
 from stack_client.inference import Inference
 from stack_client.models import Models
+from stack_client.safety import Shields
 from stack_client.toolgroups import Tools
 
 SERVICES = (
@@ -77,6 +78,11 @@ class AgentsNode:
                 tools = self._context.open_channel("tools")
                 opening.push_async_callback(tools.close, None)
                 self._toolbox, groups = ToolService(tools), McpGroups(Tools(tools))
+            shields = None
+            if "safety" in self._context.addresses:
+                safety = self._context.open_channel("safety")
+                opening.push_async_callback(safety.close, None)
+                shields = Shields(safety)
             self._inference = Inference(channel)
             around = Around(
                 inference=self._inference, memory=Retrieval(memory), toolbox=self._toolbox, limits=self._config
@@ -87,8 +93,8 @@ class AgentsNode:
             self._runner = TurnRunner(self._store, around=around, notices=notices, fan_out=fan_out, tasks=self._tasks)
             opening.push_async_callback(self._runner.stop)
             self._responses = Responses(
-                self._store, self._runner, toolbox=self._toolbox, groups=groups, models=Models(channel),
-                tasks=self._tasks,
+                self._store, self._runner, toolbox=self._toolbox, groups=groups, shields=shields,
+                models=Models(channel), tasks=self._tasks,
             )  # fmt: skip
             opening.push_async_callback(self._responses.stop)
             await self._runner.recover()

@@ -416,18 +416,11 @@ async def test_tenants_do_not_see_each_others_responses(mesh: Mesh) -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("max_tool_calls", {"max_tool_calls": 3}),
-    ("reasoning.effort", {"reasoning": v1.ReasoningConfig(effort=v1.REASONING_EFFORT_LOW)}),
-    ("reasoning.summary", {"reasoning": v1.ReasoningConfig(summary=v1.REASONING_SUMMARY_AUTO)}),
-    ("top_logprobs", {"top_logprobs": 2}),
-    ("truncation", {"truncation": v1.RESPONSE_TRUNCATION_AUTO}),
-    ("service_tier", {"service_tier": v1.SERVICE_TIER_FLEX}),
-    ("text.verbosity", {"text": v1.ResponseTextConfig(verbosity=v1.VERBOSITY_LOW)}),
-    ("default_guardrails", {"default_guardrails": True}),
     ("skills", {"skills": ["cooking"]}),
     ("context_management", {"context_management": [v1.ContextManagement(type="compaction")]}),
     ("memory", {"memory": v1.ResponseMemory(enabled=True)}),
-    ("include[0]", {"include": [v1.RESPONSE_INCLUDE_REASONING_ENCRYPTED_CONTENT]}),
+    ("top_logprobs", {"top_logprobs": 2, "guardrails": [v1.ResponseGuardrail(type="x")]}),
+    ("default_guardrails", {"default_guardrails": True}),
     ("tools[0].web_search.filters", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(
         filters=v1.WebSearchFilters(allowed_domains=["a.example"])))]}),
     ("tools[0].web_search.user_location", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(
@@ -458,6 +451,9 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("presence_penalty", {"presence_penalty": -3}),
     ("max_infer_iters", {"max_infer_iters": 101}),
     ("max_output_tokens", {"max_output_tokens": 15}),
+    ("max_tool_calls", {"max_tool_calls": 0}),
+    ("top_logprobs", {"top_logprobs": 21}),
+    ("include[0]", {"include": [v1.RESPONSE_INCLUDE_UNSPECIFIED]}),
     ("background", {"background": True, "store": False}),
     ("metadata", {"metadata": {str(number): "" for number in range(17)}}),
     ("previous_response_id", {"previous_response_id": "resp_1", "conversation": "conv_1"}),

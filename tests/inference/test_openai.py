@@ -457,6 +457,19 @@ def test_one_call_at_a_time_is_passed_on_and_kept_to_whatever_the_endpoint_does(
     assert [call.call_id for call in heard.calls] == ["0"]
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_that_an_endpoint_tells_apart_stand_before_the_answer_where_they_are_asked_for(name: str) -> None:
+    deltas = [{name: "I "}, {name: "wonder."}, {"content": "Hello"}, {"content": " there"}]
+    for asked, text in ((True, "<think>I wonder.</think>\n\nHello there"), (False, "Hello there")):
+        heard = Heard()
+        reader = StreamReader(heard, top_logprobs=None, thoughts=asked)
+        for delta in deltas:
+            reader.read({"choices": [{"delta": delta}]})
+        reader.read({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        reader.end()
+        assert "".join(heard.texts) == text
+
+
 def test_the_older_form_of_log_probabilities_is_read_too() -> None:
     heard = Heard()
     given = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -2.0, "a": -0.5}]}

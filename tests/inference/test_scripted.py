@@ -84,10 +84,21 @@ async def test_two_hundred_streams_at_once_all_end_whole(scripted: Node) -> None
 
 async def test_what_a_script_cannot_do_is_refused(scripted: Node) -> None:
     with pytest.raises(UnsupportedError) as failure:
-        await scripted.client.inference.chat("scripted", "Hi", logprobs=1)
-    assert failure.value.field == "logprobs"
+        message = v1.Message(user=v1.UserMessage(content=content("Hi")))
+        asked = v1.ChatCompletionRequest(model_id="scripted", messages=[message])
+        asked.logprobs.token_ids.append(1)
+        await scripted.client.inference.ask(asked)
+    assert failure.value.field == "logprobs.token_ids"
     with pytest.raises(UnsupportedError):
         await scripted.client.inference.tokenize("scripted", "Hi")
+
+
+async def test_every_word_of_a_script_is_certain(scripted: Node) -> None:
+    answer = await scripted.client.inference.chat("scripted", "Hi you", logprobs=2)
+    assert [(one.chosen.token, one.chosen.logprob, len(one.top)) for one in answer.logprobs] == [
+        ("Hi", 0.0, 1),
+        (" you", 0.0, 1),
+    ]
 
 
 WEATHER_SCHEMA = {

@@ -9,13 +9,14 @@ from llamastack import v1
 from services.agents.responses import records
 from services.agents.responses.compact import compact
 from services.agents.responses.engine import Responses
-from services.agents.responses.fold import Event
+from services.agents.responses.include import trim_items
 from services.agents.responses.lists import Found, Listed
+from services.agents.responses.output import Event
 from services.agents.responses.request import check_include
 from services.agents.tables import response_items, responses
 from services.runtime.calls import current_tenant
 from services.runtime.stream import EventWriter, RpcContext
-from stack_client.errors import InvalidArgumentError, UnsupportedError
+from stack_client.errors import InvalidArgumentError
 from stack_client.inference import Inference
 
 
@@ -47,9 +48,6 @@ class ResponsesService(v1.ResponsesServiceServicer):
         self, request: v1.StreamCreateResponseRequest, context: RpcContext
     ) -> None:
         """Make a response and forward its events."""
-        if request.stream_options.include_obfuscation:
-            field = "stream_options.include_obfuscation"
-            raise UnsupportedError(f"{field} is not built; leave it out", field=field)
         tenant = current_tenant()
         response_id = await self._engine.create(request.request, tenant=tenant)
         writer = EventWriter(context, v1.StreamCreateResponseResponse, draining=self._draining)
@@ -74,7 +72,9 @@ class ResponsesService(v1.ResponsesServiceServicer):
 
         async def forward() -> None:
             after = request.resume_after_sequence
-            following = self._engine.events(request.response_id, tenant=tenant, after=after, hidden=False)
+            following = self._engine.events(
+                request.response_id, tenant=tenant, after=after, hidden=False, include=request.include
+            )
             async with aclosing(following) as events:
                 async for event in events:
                     await writer.forward(event)
@@ -84,7 +84,8 @@ class ResponsesService(v1.ResponsesServiceServicer):
     async def GetResponse(self, request: v1.GetResponseRequest, context: RpcContext) -> v1.GetResponseResponse:
         """Return a response as it stands."""
         check_include(request.include)
-        return v1.GetResponseResponse(response=await self._engine.now(request.response_id, tenant=current_tenant()))
+        response = await self._engine.now(request.response_id, tenant=current_tenant(), include=request.include)
+        return v1.GetResponseResponse(response=response)
 
     async def ListResponses(self, request: v1.ListResponsesRequest, context: RpcContext) -> v1.ListResponsesResponse:
         """List stored responses with their input."""
@@ -106,7 +107,9 @@ class ResponsesService(v1.ResponsesServiceServicer):
 
     async def _inputs(self, response_id: str) -> list[v1.ResponseItem]:
         items = await self._engine.store.read(lambda connection: records.items_of(connection, response_id, made=False))
-        return [one.item for one in items]
+        found = [one.item for one in items]
+        trim_items(found, ())
+        return found
 
     async def ListResponseInputItems(
         self, request: v1.ListResponseInputItemsRequest, context: RpcContext
@@ -128,6 +131,7 @@ class ResponsesService(v1.ResponsesServiceServicer):
 
         found, token = await self._engine.store.read(find)
         data = [records.item_of(row).item for row in found]
+        trim_items(data, request.include)
         return v1.ListResponseInputItemsResponse(data=data, next_page_token=token)
 
     async def DeleteResponse(self, request: v1.DeleteResponseRequest, context: RpcContext) -> v1.DeleteResponseResponse:

@@ -30,7 +30,6 @@ from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.torch_requests import (
     BEGIN_OF_TEXT,
     TextModel,
-    allowed_tokens,
     check_ids,
     grammars,
     prompt_format,
@@ -40,7 +39,7 @@ from services.inference.reading import Reading
 from services.inference.rerank_text import RerankModel, rerank_model, rerank_response, texts_of
 from services.inference.token_spans import byte_spans, encoder_spans
 from services.inference.tool_stream import ToolStream
-from services.inference.validate import allows_several_calls, sampling_of
+from services.inference.validate import allowed_tokens, allows_several_calls, sampling_of
 from services.llama import checkpoint
 from services.llama.messages import ToolDefinition
 from services.runtime.calls import current_tenant

@@ -34,23 +34,6 @@ class TextModel:
     loaded: commands.Loaded
 
 
-def allowed_tokens(prompt: int, wanted: int, *, context: int, model_id: str) -> int:
-    """New tokens allowed: as many as wanted, or up to the context.
-
-    Raises:
-        InvalidArgumentError: If they do not fit.
-    """
-    if prompt + max(wanted, 1) > context:
-        raise InvalidArgumentError(
-            f"the prompt has {prompt} tokens and {max(wanted, 1)} more are asked for, but {model_id} reads {context}; "
-            "shorten the messages or lower max_tokens",
-            reason="CONTEXT_LENGTH_EXCEEDED",
-            metadata={"prompt_tokens": str(prompt), "context_length": str(context)},
-            field="messages",
-        )
-    return wanted or context - prompt
-
-
 def template_arguments(model: TextModel, request: v1.TokenizeRequest) -> dict[str, Any]:
     """The variables given for the checkpoint's template.
 

@@ -105,7 +105,9 @@ class OpenAIProvider:
         body = chat_body(request, model=model.name, dialect=model.endpoint.config.dialect, context=model.context)
         several = allows_several_calls(request.tool_config)
         asked = await _asked(model, request)
-        reader = StreamReader(sink, top_logprobs=_top(request), asked=asked, several_calls=several)
+        reader = StreamReader(
+            sink, top_logprobs=_top(request), asked=asked, thoughts=request.show_thoughts, several_calls=several
+        )
         answer = await _generate(model, "chat/completions", body, reader, sink)
         demanded = request.tool_config.tool_choice not in {"", "auto", "none"}
         if demanded and answer.finish_reason == v1.FINISH_REASON_STOP:
