@@ -1,5 +1,6 @@
 """What a response may ask for beyond its answer: more of its items, bounds on tools and history, hints."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import pytest
 
 from llamastack import v1
 from services.agents import history
+from services.agents.responses.items import derived_id
 from services.agents.responses.thoughts import Thoughts
 from stack_client.content import content
 from stack_client.errors import InvalidArgumentError, NotFoundError
 from stack_client.responses import output_text, user_item
-from tests.agents.mesh import Mesh, running_mesh
+from tests.agents.mesh import Mesh, running_mesh, until
 from tests.agents.test_responses import FILES, FUNCTION, WEB, check_stream, items, kinds, mcp, options, watch
 
 RESULTS = v1.RESPONSE_INCLUDE_FILE_SEARCH_CALL_RESULTS
@@ -166,6 +168,50 @@ async def test_a_dialog_that_does_not_fit_loses_its_oldest_parts_where_that_is_a
         assert response.truncation == v1.RESPONSE_TRUNCATION_AUTO
         with pytest.raises(InvalidArgumentError, match="reads 25"):
             await create("small", "word " * 30, options=options(truncation=v1.RESPONSE_TRUNCATION_AUTO))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_response_ends_with_its_caller_where_that_is_asked_for(mesh: Mesh, *, stored: bool) -> None:
+    asked = options(cancel_on_disconnect=True, store=stored)
+    async with mesh.client.responses.stream("scripted", "hang", options=asked) as stream:
+        response_id = (await anext(stream)).progress.created.id
+    engine = mesh.node._responses
+    if stored:
+        await until(lambda: response_id not in engine._following)
+        assert (await mesh.client.responses.get(response_id)).status == v1.RESPONSE_STATUS_CANCELLED
+        return
+
+    async def gone() -> bool:
+        try:
+            await engine.now(response_id, tenant=None, hidden=True)
+        except NotFoundError:
+            return True
+        return False
+
+    await until(gone)
+
+
+async def test_a_response_that_is_waited_for_ends_with_its_caller_too(mesh: Mesh) -> None:
+    request_id = "11111111-0000-0000-0000-000000000003"
+    asked = options(cancel_on_disconnect=True, request_id=request_id)
+    waiting = asyncio.ensure_future(mesh.client.responses.create("scripted", "hang", options=asked))
+    response_id = derived_id("resp", "", request_id)
+    engine = mesh.node._responses
+    await until(lambda: response_id in engine._following)
+    waiting.cancel()
+    await until(lambda: response_id not in engine._following)
+    assert (await mesh.client.responses.get(response_id)).status == v1.RESPONSE_STATUS_CANCELLED
+
+
+async def test_a_response_goes_on_while_another_caller_reads_it(mesh: Mesh) -> None:
+    asked = options(cancel_on_disconnect=True, request_id="11111111-0000-0000-0000-000000000004")
+    text = "slow " + " ".join(f"word{number}" for number in range(100))
+    async with mesh.client.responses.stream("scripted", text, options=asked) as stream:
+        await anext(stream)
+        other = asyncio.ensure_future(mesh.client.responses.create("scripted", text, options=asked))
+        response_id = derived_id("resp", "", asked.request_id)
+        await until(lambda: mesh.node._responses._readers[response_id] == 3)
+    assert (await other).status == v1.RESPONSE_STATUS_COMPLETED
 
 
 def test_what_is_left_out_leaves_no_result_without_its_call() -> None:

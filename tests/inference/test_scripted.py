@@ -83,10 +83,10 @@ async def test_two_hundred_streams_at_once_all_end_whole(scripted: Node) -> None
 
 
 async def test_what_a_script_cannot_do_is_refused(scripted: Node) -> None:
+    message = v1.Message(user=v1.UserMessage(content=content("Hi")))
+    asked = v1.ChatCompletionRequest(model_id="scripted", messages=[message])
+    asked.logprobs.token_ids.append(1)
     with pytest.raises(UnsupportedError) as failure:
-        message = v1.Message(user=v1.UserMessage(content=content("Hi")))
-        asked = v1.ChatCompletionRequest(model_id="scripted", messages=[message])
-        asked.logprobs.token_ids.append(1)
         await scripted.client.inference.ask(asked)
     assert failure.value.field == "logprobs.token_ids"
     with pytest.raises(UnsupportedError):

@@ -13,7 +13,7 @@ from llamastack import v1
 from services.agents.database import StoreError, to_the_end
 from services.agents.responses import creating, records
 from services.agents.responses.creating import Draft
-from services.agents.responses.fold import Fold
+from services.agents.responses.fold import Fold, as_begun
 from services.agents.responses.groups import McpGroups
 from services.agents.responses.include import Included, trim_event, trim_items
 from services.agents.responses.items import derived_id, new_id
@@ -209,7 +209,7 @@ class Responses:
             setup = Setup.of(found.facts, records.pin_of(connection, found.turn_id))
             begun = v1.ResponseObject()
             begun.CopyFrom(found.response)
-            return Fold(response=_as_begun(begun), setup=setup), found
+            return Fold(response=as_begun(begun), setup=setup), found
 
         return await self.store.read(find)
 
@@ -365,6 +365,17 @@ class Responses:
         await to_the_end(self._runner.cancel(found.turn_id))
         return await self.now(response_id, tenant=tenant)
 
+    async def abandon(self, response_id: str) -> None:
+        """Stop a response whose reader has gone away and would be the last one; one that has ended stays as it is."""
+        others = self._readers[response_id] - 1 - (response_id in self._following)
+        if others > 0 or self._runner.stopping:
+            return
+        with contextlib.suppress(NotFoundError, FailedPreconditionError):
+            found = await self.store.read(
+                lambda connection: records.find(connection, response_id, tenant=None, hidden=True)
+            )
+            await to_the_end(self._runner.cancel(found.turn_id))
+
     async def delete(self, response_id: str, *, tenant: str) -> None:
         """Delete a response that has ended.
 
@@ -385,12 +396,3 @@ class Responses:
 def _delete(connection: sa.Connection, response_id: str) -> None:
     with contextlib.suppress(NotFoundError):
         records.delete(connection, records.find(connection, response_id, tenant=None, hidden=True))
-
-
-def _as_begun(response: v1.ResponseObject) -> v1.ResponseObject:
-    """A response as it was created, of what it has become."""
-    for name in ("completed_at", "error", "incomplete_details", "usage", "output", "last_sequence"):
-        response.ClearField(name)
-    background = response.background
-    response.status = v1.RESPONSE_STATUS_QUEUED if background else v1.RESPONSE_STATUS_IN_PROGRESS
-    return response

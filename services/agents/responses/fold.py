@@ -253,3 +253,12 @@ def _ended_at(turn: v1.Turn) -> Timestamp:
     if turn.HasField("completed_at"):
         return turn.completed_at
     return turn.awaiting_since
+
+
+def as_begun(response: v1.ResponseObject) -> v1.ResponseObject:
+    """A response as it was created, of what it has become."""
+    for name in ("completed_at", "error", "incomplete_details", "usage", "output", "last_sequence"):
+        response.ClearField(name)
+    background = response.background
+    response.status = v1.RESPONSE_STATUS_QUEUED if background else v1.RESPONSE_STATUS_IN_PROGRESS
+    return response

@@ -1,7 +1,8 @@
 """The RPC edge of responses."""
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import sqlalchemy as sa
 
@@ -16,7 +17,7 @@ from services.agents.responses.request import check_include
 from services.agents.tables import response_items, responses
 from services.runtime.calls import current_tenant
 from services.runtime.stream import EventWriter, RpcContext
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import InvalidArgumentError, StackError
 from stack_client.inference import Inference
 
 
@@ -32,13 +33,11 @@ class ResponsesService(v1.ResponsesServiceServicer):
         """Make a response; wait for its end unless it runs in the background."""
         tenant = current_tenant()
         response_id = await self._engine.create(request, tenant=tenant)
-        try:
+        async with self._reading(request, response_id):
             if request.background:
                 response = await self._engine.now(response_id, tenant=tenant)
             else:
                 response = await self._engine.end_of(response_id, tenant=tenant)
-        finally:
-            await self._engine.leave(response_id)
         if response.error.code == "CONTEXT_LENGTH_EXCEEDED":
             raise InvalidArgumentError(response.error.message, reason="CONTEXT_LENGTH_EXCEEDED", field="input")
         return v1.CreateResponseResponse(response=response)
@@ -57,9 +56,24 @@ class ResponsesService(v1.ResponsesServiceServicer):
                 async for event in events:
                     await writer.forward(v1.StreamCreateResponseResponse.FromString(event.SerializeToString()))
 
-        try:
+        async with self._reading(request.request, response_id):
             await writer.run(forward())
+
+    @asynccontextmanager
+    async def _reading(self, request: v1.CreateResponseRequest, response_id: str) -> AsyncIterator[None]:
+        """Read a response; whether it goes on when its caller goes away before its end is the caller's choice."""
+        over = False
+        try:
+            yield
+            over = True
+        except StackError:
+            over = True
+            raise
         finally:
+            # A shutdown ends calls too, which is not the caller's doing.
+            stops = request.cancel_on_disconnect and not request.background and not self._draining.is_set()
+            if stops and not over:
+                await self._engine.abandon(response_id)
             await self._engine.leave(response_id)
 
     async def WatchResponse(  # type: ignore[override]
