@@ -63,10 +63,12 @@ def make_plan(config: StackConfig, *, home: Home, groups: Sequence[Sequence[str]
         addresses[name].append(f"{config.runtime.host}:{port}")
     processes: list[ProcessPlan] = []
     for index, group in enumerate(chosen):
-        runtime: dict[str, Any] = {"socket_dir": str(sockets), "ports": ports}
+        runtime: dict[str, Any] = {"socket_dir": str(sockets), "ports": ports, "telemetry": {}}
         metrics = config.runtime.telemetry.metrics_port
         if metrics:
-            runtime["telemetry"] = {"metrics_port": metrics + index}
+            runtime["telemetry"]["metrics_port"] = metrics + index
+        if config.runtime.telemetry.traces is None and "telemetry" in names:
+            runtime["telemetry"]["traces"] = True
         overlay = {"addresses": {name: targets[0] for name, targets in addresses.items()}, "runtime": runtime}
         name = short_name(group[0]) if len(group) == 1 else "services"
         name = f"{name}-{index}" if any(item.name == name for item in processes) else name

@@ -8,6 +8,7 @@ import grpc
 
 from stack_client import addresses, channel
 from stack_client.agents import Agents
+from stack_client.batches import Batches
 from stack_client.conversations import Conversations
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.files import Files
@@ -18,6 +19,7 @@ from stack_client.models import Models
 from stack_client.prompts import Prompts
 from stack_client.responses import Responses
 from stack_client.safety import Safety, Shields
+from stack_client.telemetry import Telemetry
 from stack_client.toolgroups import Tools
 
 
@@ -119,6 +121,16 @@ class StackClient:
     def keys(self) -> ApiKeys:
         """API keys of the gateway."""
         return ApiKeys(self.channel("gateway"))
+
+    @cached_property
+    def telemetry(self) -> Telemetry:
+        """Traces, spans, metrics, events."""
+        return Telemetry(self.channel("telemetry"))
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Files of requests that run in the background."""
+        return Batches(self.channel("gateway"))
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """The channel to a service, for generated stubs.

@@ -90,7 +90,14 @@ class AgentsNode:
             notices = Notices()
             fan_out = await self._fan_out(opening, notices)
             await opening.enter_async_context(self._tasks)
-            self._runner = TurnRunner(self._store, around=around, notices=notices, fan_out=fan_out, tasks=self._tasks)
+            self._runner = TurnRunner(
+                self._store,
+                around=around,
+                notices=notices,
+                fan_out=fan_out,
+                tasks=self._tasks,
+                span=self._context.telemetry.work,
+            )
             opening.push_async_callback(self._runner.stop)
             self._responses = Responses(
                 self._store, self._runner, toolbox=self._toolbox, groups=groups, shields=shields,

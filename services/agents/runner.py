@@ -20,7 +20,8 @@ from services.agents.store import AgentStore
 from services.agents.turn import Around, TurnLoop, cancel, fail
 from services.agents.turn_log import TurnLog, beyond_the_end
 from services.agents.turn_store import TurnDeletedError, TurnFencedError
-from services.runtime.calls import detached
+from services.runtime.calls import detached, note
+from services.runtime.telemetry import SpanOfWork, no_span
 from stack_client.errors import FailedPreconditionError, InternalError, NotFoundError, StackError
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,10 @@ class TurnRunner:
         notices: Notices,
         fan_out: FanOut,
         tasks: asyncio.TaskGroup,
+        span: SpanOfWork = no_span,
     ) -> None:
         self._store = store
+        self._span = span
         self._around = around
         self._limits = around.limits
         self._notices = notices
@@ -150,9 +153,12 @@ class TurnRunner:
     async def _run(self, turn_id: str) -> None:
         run = self._running[turn_id]
         run.begun = True
+        turn = run.log.turn
         try:
-            await self._take_steps(run)
-            await self._store_end(run)
+            with self._span("agents.turn", llamastack__turn_id=turn_id, llamastack__session_id=turn.session_id):
+                await self._take_steps(run)
+                await self._store_end(run)
+                note(llamastack__turn_status=v1.TurnStatus.Name(turn.status).removeprefix("TURN_STATUS_").lower())
         except _LOST as error:
             logger.info("turn is not run here any more turn=%s: %s", turn_id, error.message)
         finally:

@@ -1,8 +1,10 @@
 """Configuration of the gateway, section `gateway` of the stack's file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+from services.gateway.batches import BatchesConfig
+from services.gateway.keys import AuthConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,11 +12,23 @@ class GatewayConfig:
     """How the gateway listens and what it bounds."""
 
     http_host: str = "127.0.0.1"
-    """Address that the HTTP port is opened on; others than those of this machine need keys, or `allow_open`."""
+    """Address that the HTTP port is opened on; others than those of this machine need keys, or `auth.allow_open`."""
     http_port: int | None = None
     """TCP port for HTTP; 0 takes a free one; unset is 8321, or a free one where that is taken."""
-    allow_open: bool = False
-    """Serve without keys on addresses that other machines reach."""
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    """Who may come in."""
+    batches: BatchesConfig = field(default_factory=BatchesConfig)
+    """How batches run."""
+    database: str = ""
+    """URL of the store of keys and batches, `postgresql://user@host/name`; empty means that of the environment
+    (STACK_GATEWAY_DATABASE), else an SQLite file in the service's folder."""
+    database_password_file: Path | None = None
+    """File with the password of that user."""
+    redis: str = ""
+    """URL of a Redis in which replicas count rates together; empty means that of the environment
+    (STACK_GATEWAY_REDIS), else each counts by itself."""
+    redis_password_file: Path | None = None
+    """File with its password."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call, `https://app.example.com`, or `*`; empty answers no preflight."""
     max_body_bytes: int = 16 * 1024 * 1024

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from services.gateway.config import GatewayConfig
 from services.gateway.jsonmap import Codec
 from services.gateway.request import EmptyReply, Handler, JsonReply, Reply, Request
-from services.gateway.upstream import Rpc, Upstream
+from services.gateway.upstream import Rpc, Upstream, missing_service
 from stack_client.errors import InvalidArgumentError
 
 Answer = Callable[[Any, Request], Reply]
@@ -53,6 +53,7 @@ class Edge:
         rpc = Rpc(name)
 
         async def handler(request: Request) -> Reply:
+            self.require(rpc)
             message = self.read(rpc, request, rename=rename, drop=drop, strict=strict)
             return answer(await self.upstream.unary(rpc, message, request=request), request)
 
@@ -63,6 +64,7 @@ class Edge:
         rpc = Rpc(name)
 
         async def handler(request: Request) -> Reply:
+            self.require(rpc)
             message = self.read(rpc, request, rename=rename, strict=False)
             entries = await self.every(rpc, message, request=request)
             return JsonReply(value={"data": [self.codec.encode(entry) for entry in entries]})
@@ -107,6 +109,15 @@ class Edge:
             return JsonReply(value={"data": data, "has_more": len(entries) > end, "url": url})
 
         return handler
+
+    def require(self, rpc: Rpc) -> None:
+        """Refuse by name what no service of this stack does, before anything else is looked at.
+
+        Raises:
+            UnsupportedError: There is no such service.
+        """
+        if not self.upstream.has(rpc.host):
+            raise missing_service(rpc.host)
 
     def read(
         self,

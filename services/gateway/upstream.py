@@ -37,7 +37,7 @@ HOSTS = {
     "ConversationsService": "agents",
     "PromptsService": "agents",
     "PostTrainingService": "post_training",
-    "SyntheticDataService": "post_training",
+    "SyntheticDataGenerationService": "post_training",
     "RewardScoringService": "post_training",
     "EvalService": "evaluation",
     "BenchmarksService": "evaluation",

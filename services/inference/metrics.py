@@ -8,7 +8,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import HistogramMetricFamily
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from llamastack import v1
 from services.inference.provider import Answer, Facts, Provider, Report, Sink, Work
+from services.runtime.calls import note
 from stack_client.errors import StackError
 
 T = TypeVar("T")
@@ -124,11 +125,19 @@ class InferenceMetrics:
         self.gaps.forget(model)
 
 
+class UsedTokens(Protocol):
+    """Told what each answer used; see `Telemetry.used_tokens`."""
+
+    def __call__(self, *, model: str, provider: str, prompt: int, completion: int) -> None:
+        """Record it."""
+
+
 class MeasuredProvider:
     """A provider whose requests are measured."""
 
-    def __init__(self, provider: Provider, *, name: str, metrics: InferenceMetrics) -> None:
+    def __init__(self, provider: Provider, *, name: str, metrics: InferenceMetrics, used: UsedTokens) -> None:
         self._provider = provider
+        self._used = used
         self._name = name
         self._metrics = metrics
 
@@ -171,6 +180,7 @@ class MeasuredProvider:
         response = await self._ended(key, self._provider.embed(request), lambda _: "stop")
         self._metrics.texts.labels(*key).inc(len(request.contents))
         self._metrics.tokens.labels(*key, "input").inc(response.usage.prompt_tokens)
+        self._note(request.model_id, response.usage.prompt_tokens, 0)
         return response
 
     async def classify(self, request: v1.ClassifyRequest) -> v1.ClassifyResponse:
@@ -179,6 +189,7 @@ class MeasuredProvider:
         response = await self._ended(key, self._provider.classify(request), lambda _: "stop")
         self._metrics.classified.labels(*key).inc(len(request.texts))
         self._metrics.tokens.labels(*key, "input").inc(response.usage.prompt_tokens)
+        self._note(request.model_id, response.usage.prompt_tokens, 0)
         return response
 
     async def rerank(self, request: v1.RerankRequest) -> v1.RerankResponse:
@@ -209,7 +220,14 @@ class MeasuredProvider:
             ("input", answer.prompt_tokens), ("cached", answer.cached_tokens), ("output", answer.completion_tokens),
         ):  # fmt: skip
             self._metrics.tokens.labels(*key, kind).inc(count)
+        self._note(model, answer.prompt_tokens, answer.completion_tokens)
         return answer
+
+    def _note(self, model: str, prompt: int, completion: int) -> None:
+        """Say in the call's span, and to the telemetry service, what an answer used."""
+        note(gen_ai__request__model=model, gen_ai__provider__name=self._name)
+        note(gen_ai__usage__input_tokens=prompt, gen_ai__usage__output_tokens=completion)
+        self._used(model=model, provider=self._name, prompt=prompt, completion=completion)
 
     async def _ended(self, key: Key, work: Awaitable[T], outcome: Callable[[T], str]) -> T:
         """Wait for the work; count its outcome and its time, however it ends."""

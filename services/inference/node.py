@@ -48,7 +48,8 @@ class InferenceNode:
         }
         metrics = InferenceMetrics(context.telemetry.registry)
         measured = {
-            name: MeasuredProvider(provider, name=name, metrics=metrics) for name, provider in self.providers.items()
+            name: MeasuredProvider(provider, name=name, metrics=metrics, used=context.telemetry.used_tokens)
+            for name, provider in self.providers.items()
         }
         self.registry = ModelRegistry(measured, file=context.data_dir / "models.json", on_change=self._show_readiness)
         context.telemetry.registry.register(EngineMetrics(lambda: torch.engine.figures))

@@ -3,6 +3,8 @@
 import re
 import secrets
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 
@@ -68,6 +70,8 @@ class Call:
     """Responses sent."""
     started: float = field(default_factory=time.monotonic)
     """When it arrived, on the clock of `time.monotonic`."""
+    facts: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """What its handler wants its span to say, by attribute; see `note`."""
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, never below 0; None without one."""
@@ -86,6 +90,14 @@ def current_tenant() -> str:
     """For whom the current call is made; empty where nobody said so, and outside of calls."""
     call = _current.get()
     return call.tenant if call else ""
+
+
+def note(**facts: str | float | bool) -> None:
+    """Let the span of the current call say more; `model__id=...` is the attribute `model.id`. Never texts of users."""
+    call = _current.get()
+    if call is not None:
+        for name, value in facts.items():
+            call.facts[name.replace("__", ".")] = value
 
 
 def enter_call(method: str) -> Call:
@@ -111,3 +123,27 @@ def detached(*, tenant: str | None = None) -> Context:
             _current.set, Call(method=call.method, request_id=call.request_id, tenant=call.tenant, trace=call.trace)
         )
     return context
+
+
+@contextmanager
+def work_of(name: str, facts: Mapping[str, str | float | bool]) -> Iterator[Call]:
+    """A span of its own for work beside calls: a child of what the task belongs to, or a trace's first.
+
+    Args:
+        name: Of the span.
+        facts: As `note` takes them.
+    """
+    around = _current.get()
+    trace = Trace.from_headers(traceparent="", tracestate="")
+    call = Call(method=f"/{name}", trace=trace)
+    if around is not None:
+        call.tenant, call.request_id = around.tenant, around.request_id
+        if around.method:  # else nobody knows any more which call asked for it
+            trace.trace_id, trace.parent_id = around.trace.trace_id, around.trace.span_id
+            trace.flags, trace.state = around.trace.flags, around.trace.state
+    call.facts.update({name.replace("__", "."): value for name, value in facts.items()})
+    token = _current.set(call)
+    try:
+        yield call
+    finally:
+        _current.reset(token)

@@ -49,6 +49,17 @@ class TelemetryConfig:
     """TCP port for /metrics, /livez and /readyz over HTTP; 0 takes a free one, unset opens none."""
     otlp_endpoint: str | None = None
     """gRPC address of an OpenTelemetry collector, `http://host:4317`; unset sends nothing."""
+    traces: bool | None = None
+    """Send spans and counted tokens to the telemetry service at `addresses.telemetry`; unset does where `stack up`
+    starts that service."""
+    sample: float = 1.0
+    """Share of the traces that begin in this process which are recorded there, 0 to 1; callers that bring a trace have
+    decided themselves."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        if not 0 <= self.sample <= 1:
+            raise ValueError(f"sample: {self.sample:g} is no share; give 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +160,11 @@ def read_stack(
         read_config(_Fixed, overlay, file="overlay")
         read = read_config(_Fixed, _merge(known, overlay), file=file)
     sections = {key: value or {} for key, value in loaded.items() if key not in fixed}
+    if read.runtime.telemetry.traces and "telemetry" not in read.addresses:
+        raise ConfigError(
+            f"{file}: runtime.telemetry.traces: addresses.telemetry is missing; say where the service is, or leave "
+            "traces out"
+        )
     return StackConfig(file=file, addresses=read.addresses, runtime=_checked(read.runtime, file), sections=sections)
 
 

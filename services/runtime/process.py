@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from services.runtime.config import DEFAULT_PORTS, OPTIONAL_PORTS, ConfigError, StackConfig, read_stack
+from services.runtime.listen import open_channel
 from services.runtime.logs import configure_logging
 from services.runtime.monitoring import Monitoring
 from services.runtime.parents import die_with_parent
@@ -112,6 +113,10 @@ async def hosting(builds: Mapping[str, Build], *, config: StackConfig, home: Pat
     async with AsyncExitStack() as stack:
         telemetry.start()
         stack.push_async_callback(asyncio.to_thread, telemetry.stop)
+        if config.runtime.telemetry.traces:
+            # Plain, without what calls hand down: sending telemetry is no part of anybody's trace.
+            channel = open_channel(config.addresses["telemetry"], config=config.runtime)
+            await stack.enter_async_context(telemetry.recording(channel))
         for name, build in builds.items():
             context = _context(name, config=config, home=home, telemetry=telemetry)
             item = Hosted(context=context, service=build(context))
@@ -125,7 +130,9 @@ async def hosting(builds: Mapping[str, Build], *, config: StackConfig, home: Pat
 
 
 async def drain(hosted: Sequence[Hosted]) -> None:
-    """Drain all servers at once."""
+    """Drain all servers at once; spans go out before, for the service that keeps them may be one of these."""
+    for telemetry in {item.context.telemetry for item in hosted}:
+        await telemetry.flush()
     async with asyncio.TaskGroup() as group:
         for item in hosted:
             group.create_task(item.drain())

@@ -29,6 +29,7 @@ GROUPS = [
     "keys",
     "shield",
     "audit",
+    "tracing",
     "eval",
 ]
 """Modules of this package with commands; to add commands, add a module and its name."""

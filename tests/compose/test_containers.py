@@ -16,7 +16,7 @@ import yaml
 from compose.check import BASE, COMBINATIONS, FOLDER, config
 from compose.supervisor import serve_command
 
-OURS = ("inference", "safety", "memory", "tools", "agents")
+OURS = ("inference", "safety", "memory", "tools", "agents", "telemetry")
 SCRIPTED = [{"model_id": "scripted", "provider_id": "scripted"}]
 STACK = [sys.executable, "-m", "stack_client.cli"]
 

@@ -51,6 +51,13 @@ _UNIONS = {
             tags={"vector": "vector", "keyvalue": "keyvalue", "keyword": "keyword", "graph": "graph"},
         )
     },
+    "AlgorithmConfig": {"algorithm": Union(tags={"LoRA": "lora", "QAT": "qat"})},
+    "EvalCandidate": {"candidate": Union(tags={"model": "model", "agent": "agent"})},
+    "ScoringFnParams": {
+        "params": Union(
+            tags={"llm_as_judge": "llm_as_judge", "regex_parser": "regex_parser", "basic": "basic"}
+        )
+    },
     "TelemetryEvent": {
         "event": Union(
             tags={"unstructured_log": "unstructured_log", "metric": "metric", "structured_log": "structured_log"}

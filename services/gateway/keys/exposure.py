@@ -35,7 +35,7 @@ def check_exposure(host: str, *, keys_required: bool, allow_open: bool) -> None:
     if keys_required or allow_open or is_loopback(host):
         return
     raise ConfigError(
-        f'gateway.host: "{host}" is reachable from other machines, and gateway.auth.required is false: require keys, '
+        f'gateway.http_host: "{host}" is reachable from other machines, and gateway.auth.required is false: keys, '
         "listen on 127.0.0.1, or set gateway.auth.allow_open where everybody on the network may do everything"
     )
 

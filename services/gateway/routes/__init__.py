@@ -4,18 +4,23 @@ from collections.abc import Callable, Sequence
 
 from services.gateway.edge import Edge
 from services.gateway.routes import (
+    about,
     agents,
     banks,
+    batches,
     chat,
     completions,
     conversations,
     embeddings,
+    evaluation,
     inference,
     inspect,
     models,
     responses,
     safety,
+    telemetry,
     tools,
+    training,
     vectors,
 )
 from services.gateway.routing import Route
@@ -33,6 +38,10 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     agents.routes,
     responses.routes,
     conversations.routes,
+    training.routes,
+    evaluation.routes,
+    telemetry.routes,
+    batches.routes,
 )
 """Every module's rows. Adding an API is a module and a line here."""
 
@@ -40,4 +49,5 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
 def all_routes(edge: Edge) -> list[Route]:
     """The whole table, with the rows that tell of it."""
     found = [route for table in TABLES for route in table(edge)]
-    return [*found, *inspect.routes(edge, found)]
+    found += inspect.routes(edge, found)
+    return [*found, *about.routes(edge, found)]

@@ -74,5 +74,5 @@ def header(context: Context, *, name: str) -> str:
 
 
 def is_watched_by_machines(method: str) -> bool:
-    """Health checks, status polls and reflection, which would drown the calls of users in logs and metrics."""
-    return method.startswith(("/grpc.", "/llamastack.v1.InspectService/"))
+    """Health checks, status polls, reflection, exports of telemetry: they would drown the calls of users in logs."""
+    return method.startswith(("/grpc.", "/llamastack.v1.InspectService/", "/opentelemetry."))

@@ -1064,7 +1064,9 @@ class QueryMetricsRequest(_message.Message):
     metric_name: _builtins.str
     """The metric."""
     granularity: _builtins.str
-    """Width of a value: `1m`, `1h` or `1d`; unset = every value as it came."""
+    """Width of a value: a number of `s`, `m`, `h` or `d`, such as `1m`; unset = every value as it came. Excludes
+    `METRIC_QUERY_TYPE_INSTANT`.
+    """
     query_type: Global___MetricQueryType.ValueType
     """What is answered."""
     @_builtins.property

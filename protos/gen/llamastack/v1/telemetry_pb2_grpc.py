@@ -137,7 +137,8 @@ class TelemetryServiceServicer(object):
     def SaveSpansToDataset(self, request, context):
         """Adds found spans to a dataset, one row each, durably. Idempotent by `request_id`. Errors: NOT_FOUND (NOT_FOUND)
         when the dataset does not exist; FAILED_PRECONDITION (FAILED_PRECONDITION) when the dataset cannot be written;
-        INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body.
+        INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body; UNIMPLEMENTED (UNSUPPORTED)
+        when no service of the stack keeps datasets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

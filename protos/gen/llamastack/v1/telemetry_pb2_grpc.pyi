@@ -59,7 +59,8 @@ class TelemetryServiceStub:
     SaveSpansToDataset: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.SaveSpansToDatasetRequest, _telemetry_pb2.SaveSpansToDatasetResponse]
     """Adds found spans to a dataset, one row each, durably. Idempotent by `request_id`. Errors: NOT_FOUND (NOT_FOUND)
     when the dataset does not exist; FAILED_PRECONDITION (FAILED_PRECONDITION) when the dataset cannot be written;
-    INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body.
+    INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body; UNIMPLEMENTED (UNSUPPORTED)
+    when no service of the stack keeps datasets.
     """
     QueryMetrics: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.QueryMetricsRequest, _telemetry_pb2.QueryMetricsResponse]
     """Answers the values of a metric, one series per set of labels. Read only. Errors: NOT_FOUND (NOT_FOUND) when the
@@ -97,7 +98,8 @@ class TelemetryServiceAsyncStub(TelemetryServiceStub):
     SaveSpansToDataset: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.SaveSpansToDatasetRequest, _telemetry_pb2.SaveSpansToDatasetResponse]  # type: ignore[assignment]
     """Adds found spans to a dataset, one row each, durably. Idempotent by `request_id`. Errors: NOT_FOUND (NOT_FOUND)
     when the dataset does not exist; FAILED_PRECONDITION (FAILED_PRECONDITION) when the dataset cannot be written;
-    INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body.
+    INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body; UNIMPLEMENTED (UNSUPPORTED)
+    when no service of the stack keeps datasets.
     """
     QueryMetrics: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.QueryMetricsRequest, _telemetry_pb2.QueryMetricsResponse]  # type: ignore[assignment]
     """Answers the values of a metric, one series per set of labels. Read only. Errors: NOT_FOUND (NOT_FOUND) when the
@@ -174,7 +176,8 @@ class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_telemetry_pb2.SaveSpansToDatasetResponse, _abc.Awaitable[_telemetry_pb2.SaveSpansToDatasetResponse]]:
         """Adds found spans to a dataset, one row each, durably. Idempotent by `request_id`. Errors: NOT_FOUND (NOT_FOUND)
         when the dataset does not exist; FAILED_PRECONDITION (FAILED_PRECONDITION) when the dataset cannot be written;
-        INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body.
+        INVALID_ARGUMENT (REQUEST_ID_REUSED) when the request id came before with another body; UNIMPLEMENTED (UNSUPPORTED)
+        when no service of the stack keeps datasets.
         """
 
     @_abc_1.abstractmethod
