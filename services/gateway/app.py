@@ -258,7 +258,7 @@ class App:
     async def _answer(self, reply: Reply, exchange: _Exchange, request: Request) -> None:
         headers = dict(reply.headers)
         if request.ignored:
-            headers["x-ignored-fields"] = ", ".join(request.ignored[:20])
+            headers["x-ignored-fields"] = _header_text(", ".join(request.ignored[:20]))
         if isinstance(reply, JsonReply):
             body = orjson.dumps(reply.value, option=orjson.OPT_NON_STR_KEYS)
             headers["content-length"] = str(len(body))
@@ -331,6 +331,11 @@ class _MethodNotAllowedError(NotFoundError):
     def __init__(self, message: str, allowed: Any) -> None:  # noqa: ANN401
         super().__init__(message)
         self.allowed = list(allowed)
+
+
+def _header_text(text: str) -> str:
+    """The text as a header can carry it: on one line, in ASCII, not long."""
+    return text.encode("unicode_escape").decode()[:1000]
 
 
 def _renamed(error: StackError, route: Route | None) -> StackError:
