@@ -11,6 +11,7 @@ import grpc
 import sqlalchemy as sa
 
 from llamastack import v1
+from services.agents.chat_completions_service import ChatCompletionsService
 from services.agents.config import AgentsConfig
 from services.agents.database import SchemaError
 from services.agents.notices import FanOut, NoFanOut, Notices, RedisFanOut
@@ -38,6 +39,7 @@ SERVICES = (
     "llamastack.v1.ResponsesService",
     "llamastack.v1.ConversationsService",
     "llamastack.v1.PromptsService",
+    "llamastack.v1.ChatCompletionsService",
 )
 
 
@@ -139,6 +141,7 @@ class AgentsNode:
         v1.add_ResponsesServiceServicer_to_server(responses, server)
         v1.add_ConversationsServiceServicer_to_server(ConversationsService(self._responses), server)
         v1.add_PromptsServiceServicer_to_server(PromptsService(self._store), server)
+        v1.add_ChatCompletionsServiceServicer_to_server(ChatCompletionsService(self._store), server)
         return SERVICES
 
 

@@ -9,6 +9,7 @@ from services.gateway.routes import (
     banks,
     batches,
     chat,
+    chat_store,
     completions,
     conversations,
     embeddings,
@@ -27,6 +28,7 @@ from services.gateway.routing import Route
 
 TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     chat.routes,
+    chat_store.routes,
     completions.routes,
     embeddings.routes,
     models.routes,
