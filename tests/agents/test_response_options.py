@@ -203,6 +203,21 @@ async def test_a_response_that_is_waited_for_ends_with_its_caller_too(mesh: Mesh
     assert (await mesh.client.responses.get(response_id)).status == v1.RESPONSE_STATUS_CANCELLED
 
 
+@pytest.mark.parametrize("steps", [1, 10, 20, 30, 40, 60, 80, 120])
+async def test_a_caller_may_leave_while_its_response_is_being_made(mesh: Mesh, steps: int) -> None:
+    engine = mesh.node._responses
+    asked = options(model="scripted", input=[user_item("hang")], cancel_on_disconnect=True)
+    making = asyncio.ensure_future(engine.create(asked, tenant=""))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    making.cancel()
+    await asyncio.wait([making])
+    if not making.cancelled():
+        await engine.abandon(making.result())
+        await engine.leave(making.result())
+    await until(lambda: not engine._following and not engine._readers)
+
+
 async def test_a_response_goes_on_while_another_caller_reads_it(mesh: Mesh) -> None:
     asked = options(cancel_on_disconnect=True, request_id="11111111-0000-0000-0000-000000000004")
     text = "slow " + " ".join(f"word{number}" for number in range(100))

@@ -72,3 +72,28 @@ async def test_a_response_ends_when_its_client_hangs_up(http: httpx.AsyncClient)
     async with asyncio.timeout(20):
         while (await http.get(f"{RESPONSES}/{newest['id']}")).json()["status"] != "cancelled":
             await asyncio.sleep(0.02)
+
+
+async def test_default_guardrails_are_all_registered_shields(http: httpx.AsyncClient) -> None:
+    body = {"model": "scripted", "input": "say something forbidden", "guardrails": True}
+    nothing = await http.post(RESPONSES, json=body)
+    assert (nothing.status_code, nothing.json()["error"]["param"]) == (400, "default_guardrails")
+    shield = {"shield_id": "guard", "provider_id": "llama-guard", "provider_shield_id": "the-guard"}
+    assert (await http.post("/v1/shields", json=shield)).status_code == 200
+    try:
+        refused = (await http.post(RESPONSES, json=body)).json()
+        assert refused["output"][-1]["content"][0]["type"] == "refusal"
+        allowed = await create(http, "say something kind", guardrails=True)
+        assert allowed["output"][-1]["content"][0]["text"] == "something kind"
+        shown = await http.post(RESPONSES, json={**body, "top_logprobs": 1})
+        assert (shown.status_code, shown.json()["error"]["param"]) == (400, "top_logprobs")
+    finally:
+        await http.delete("/v1/shields/guard")
+
+
+async def test_a_response_is_held_to_one_call_at_a_time(http: httpx.AsyncClient) -> None:
+    tools = [{"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}]
+    made = await create(http, "the weather twice", tools=tools, parallel_tool_calls=False)
+    assert [item["type"] for item in made["output"]] == ["function_call"]
+    free = await create(http, "the weather twice", tools=tools)
+    assert [item["type"] for item in free["output"]] == ["function_call", "function_call"]

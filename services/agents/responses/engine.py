@@ -120,6 +120,12 @@ class Responses:
         except StackError:
             await self._groups.remove(setup.own)
             raise
+        except asyncio.CancelledError as cancelled:
+            if cancelled.__cause__ is None:  # it was stored nevertheless
+                if request.cancel_on_disconnect and not request.background:
+                    await self.abandon(response_id)
+                await self.leave(response_id)
+            raise
 
     async def _answered(self, request: v1.CreateResponseRequest, *, tenant: str) -> bool:
         """Whether the request came before; `once` decides, this only saves the work."""
@@ -168,7 +174,7 @@ class Responses:
         del self._readers[response_id]
         if response_id in self._doomed:
             self._doomed.discard(response_id)
-            await to_the_end(self.store.write(lambda connection: _delete(connection, response_id)))
+            await to_the_end(self.store.write(lambda connection: records.drop(connection, response_id)))
 
     # Following.
 
@@ -391,8 +397,3 @@ class Responses:
             return records.delete(connection, records.find(connection, response_id, tenant=tenant))
 
         await self.store.write(delete)
-
-
-def _delete(connection: sa.Connection, response_id: str) -> None:
-    with contextlib.suppress(NotFoundError):
-        records.delete(connection, records.find(connection, response_id, tenant=None, hidden=True))

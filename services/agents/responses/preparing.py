@@ -9,7 +9,7 @@ from services.agents.responses.setup import Setup, choose_tool, configure, mcp_t
 from services.agents.store import AgentStore
 from services.agents.toolbox import Toolbox
 from services.agents.validate import check_agent
-from stack_client.errors import FailedPreconditionError, StackError, UnsupportedError
+from stack_client.errors import InvalidArgumentError, StackError, UnsupportedError
 from stack_client.safety import Shields
 
 
@@ -68,7 +68,7 @@ class Preparation:
         found = [shield.identifier for shield in await self._shields.list()]
         if not found:
             message = "default_guardrails: no shield is registered; register one with ShieldsService"
-            raise FailedPreconditionError(message, field="default_guardrails")
+            raise InvalidArgumentError(message, field="default_guardrails")
         return found
 
     async def _list(self, setup: Setup) -> None:

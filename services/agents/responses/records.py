@@ -1,5 +1,6 @@
 """Parts of a transaction: the rows of responses, conversations and their items."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -189,6 +190,12 @@ def delete(connection: sa.Connection, found: Record) -> Sequence[str]:
     connection.execute(sa.delete(response_items).where(response_items.c.response_id == response_id))
     connection.execute(sa.delete(responses).where(responses.c.response_id == response_id))
     return gone
+
+
+def drop(connection: sa.Connection, response_id: str) -> None:
+    """Delete a response, whoever's it is, where it is still there."""
+    with contextlib.suppress(NotFoundError):
+        delete(connection, find(connection, response_id, tenant=None, hidden=True))
 
 
 def status_of(connection: sa.Connection, turn_id: str) -> int | None:
