@@ -45,8 +45,6 @@ class GatewayConfig:
     """Silence in a stream after which a comment line is sent."""
     call_seconds: float = 600.0
     """Longest call of a service that does not stream."""
-    default_shields: tuple[str, ...] = ()
-    """Shields that `guardrails: true` and moderation without a model mean; empty means the first that is registered."""
 
     def __post_init__(self) -> None:
         """Refuse bounds with which nothing could run."""

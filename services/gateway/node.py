@@ -12,6 +12,7 @@ from llamastack import v1
 from services.gateway import batches
 from services.gateway.app import App
 from services.gateway.config import GatewayConfig
+from services.gateway.cors import with_cors
 from services.gateway.edge import Edge
 from services.gateway.gate import KeyGate
 from services.gateway.http import listen, serving
@@ -71,7 +72,9 @@ class GatewayNode:
             edge = Edge(upstream, codec=STANDARD, config=config)
             self.app = App(Router(all_routes(edge)), config=config, gate=gate, telemetry=context.telemetry)
             await self._open_batches(channels, opening)
-            self.url = await opening.enter_async_context(serving(self.app, config=config, listening=listening))
+            self.url = await opening.enter_async_context(
+                serving(with_cors(self.app, config), config=config, listening=listening)
+            )
             self._resources = opening.pop_all()
         self.readiness.details["http"] = self.url
         self.readiness.ready()

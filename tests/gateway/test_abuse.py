@@ -4,7 +4,8 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -18,7 +19,7 @@ from tests.gateway.conftest import read_events
 from tests.stacks import SERVICES, StackProcess, stack_process
 
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "say hi"}]}
-WRONG = [None, True, -1, 1.5, "x", "", [], {}, [None], [[]], {"a": {}}, "\u0000", 2**70, "9" * 50]
+WRONG: list[Any] = [None, True, -1, 1.5, "x", "", [], {}, [None], [[]], {"a": {}}, "\u0000", 2**70, "9" * 50]
 
 
 async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -26,10 +27,10 @@ async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]
     return await asyncio.open_connection(parts.hostname, parts.port)
 
 
-async def until(condition: object, *, what: str) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], *, what: str) -> None:
     """Wait on a condition with a bound."""
     for _ in range(500):
-        if await condition():  # type: ignore[operator]
+        if await condition():
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"did not happen: {what}")
