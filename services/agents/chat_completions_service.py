@@ -1,5 +1,6 @@
 """The RPC edge of stored chat completions."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -7,7 +8,7 @@ import sqlalchemy as sa
 
 from llamastack import v1
 from services.agents import rows
-from services.agents.database import Database
+from services.agents.database import Database, StoreConflictError
 from services.agents.responses.lists import Listed
 from services.agents.responses.request import check_metadata
 from services.agents.tables import chat_completions, chat_notes
@@ -43,7 +44,8 @@ class ChatCompletionsService(v1.ChatCompletionsServiceServicer):
             assert made is not None
             _note(connection, made[0], dict(one.metadata))
 
-        await self._store.write(store)
+        with contextlib.suppress(StoreConflictError):  # a repeat came at the same time
+            await self._store.write(store)
         return v1.StoreChatCompletionResponse()
 
     async def GetChatCompletion(
