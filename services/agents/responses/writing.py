@@ -99,8 +99,11 @@ class Writing:
         self._show(again)
 
     def _show(self, text: str) -> None:
+        kind = ""
         for kind, piece in self._thoughts.feed(text):
             self._put(kind, piece)
+        if kind == "thought":  # their tokens have no place to be shown
+            self._heard = []
 
     def _put(self, kind: str, text: str) -> None:
         if kind == "thought":
@@ -117,7 +120,6 @@ class Writing:
             self._reasoning(self._thought).content.add()
             part = v1.ResponseContentPart(reasoning_text=v1.ReasoningText())
             self._out.progress(content_part_added=self._out.part(self._thought, part))
-        self._heard = []
         self._texts["thought"] += text
         place = {"item_id": self._out.item_id(self._thought), "output_index": self._thought}
         self._out.progress(reasoning_text_delta=v1.ResponseTextDeltaEvent(**place, delta=text))  # type: ignore[arg-type]
