@@ -111,3 +111,12 @@ async def test_what_a_chat_was_asked_is_listed_in_pages(http: httpx.AsyncClient)
     assert not second["has_more"]
     falling = (await http.get(path, params={"order": "desc"})).json()
     assert [one["role"] for one in falling["data"]] == ["user", "system"]
+
+
+@pytest.mark.parametrize("metadata", [{str(n): "" for n in range(17)}, {"x" * 65: ""}, {"x": "y" * 513}, {"x": 1}])
+async def test_notes_that_could_not_be_kept_are_refused_before_the_answer(
+    http: httpx.AsyncClient, metadata: dict[str, Any]
+) -> None:
+    refused = await http.post(CHATS, json=chat("hang", store=True, metadata=metadata))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith("metadata")
