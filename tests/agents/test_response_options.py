@@ -229,6 +229,29 @@ async def test_a_response_goes_on_while_another_caller_reads_it(mesh: Mesh) -> N
     assert (await other).status == v1.RESPONSE_STATUS_COMPLETED
 
 
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("compaction.model", {"compaction": v1.CompactionConfig(drop_oldest=True, model="m")}),
+        ("compaction.keep_turns", {"compaction": v1.CompactionConfig(drop_oldest=True, keep_turns=1)}),
+        ("max_tool_calls", {"max_tool_calls": 0}),
+        ("priority", {"priority": 101}),
+    ],
+)
+async def test_settings_of_agents_that_cannot_be_honoured_are_refused(
+    mesh: Mesh, field: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        await mesh.agent(**settings)
+    assert refused.value.field == f"agent_config.{field}"
+
+
+async def test_an_agents_turn_has_log_probabilities_with_its_pieces(mesh: Mesh) -> None:
+    turn = await mesh.start("slow one two", logprobs=v1.LogProbConfig(top_k=1))
+    events = await mesh.watch(turn.turn_id)
+    assert [one.chosen.token for event in events for one in event.step_progress.logprobs] == ["one", " two"]
+
+
 def test_what_is_left_out_leaves_no_result_without_its_call() -> None:
     user = v1.Message(user=v1.UserMessage(content=content("x")))
     system = v1.Message(system=v1.SystemMessage(content=content("x")))

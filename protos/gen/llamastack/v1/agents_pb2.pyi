@@ -398,7 +398,9 @@ class CompactionConfig(_message.Message):
     model: _builtins.str
     """The model that summarises; empty = the agent's."""
     drop_oldest: _builtins.bool
-    """Leave the oldest messages out instead, without a summary; the last message of the user stays."""
+    """Leave the oldest messages out instead, without a summary; the last message of the user stays. Excludes `keep_turns`
+    and `model`.
+    """
     def __init__(
         self,
         *,
