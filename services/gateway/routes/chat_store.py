@@ -13,6 +13,7 @@ from services.gateway.edge import Edge, whole_number
 from services.gateway.request import JsonReply, Reply, Request
 from services.gateway.routes.chat_answer import completion_json
 from services.gateway.routes.chat_request import ChatRequest, read_metadata
+from services.gateway.routes.openai_schemas import CHAT_RESPONSE
 from services.gateway.routes.pages import page_query, paged_list
 from services.gateway.routing import OPENAI, Route
 from services.gateway.upstream import Rpc, missing_service
@@ -128,9 +129,10 @@ def routes(edge: Edge) -> list[Route]:
     listing = {**page_query("model", most=MOST, default=DEFAULT), **metadata}
     rows: list[tuple[str, str, Any, str, dict[str, Any]]] = [
         ("GET", "/chat/completions", store.listed, "List stored chats", {"query": listing}),
-        ("GET", one, store.show, "Show a stored chat", {}),
+        ("GET", one, store.show, "Show a stored chat", {"response": CHAT_RESPONSE}),
         ("POST", one, store.update, "Change the notes of a stored chat", {
             "request": {"type": "object", "properties": metadata, "required": ["metadata"]},
+            "response": CHAT_RESPONSE,
         }),
         ("DELETE", one, store.delete, "Delete a stored chat", {}),
         ("GET", f"{one}/messages", store.messages, "List what a stored chat was asked",
