@@ -9,8 +9,8 @@ async def test_the_document_has_every_route_that_the_stack_serves(http: httpx.As
     found = {(path, method.upper()) for path, operations in document["paths"].items() for method in operations}
     missing = {(one["route"], one["method"]) for one in listed} - found
     assert {path.split("/")[2] for path, _ in missing} <= {
-        "datasets", "datasetio", "eval", "post-training", "scoring", "scoring-functions", "telemetry",
-        "synthetic-data-generation", "reward-scoring",
+        "datasets", "datasetio", "eval", "post-training", "scoring", "scoring-functions", "synthetic-data-generation",
+        "reward-scoring",
     }  # fmt: skip
     assert ("/v1/chat/completions", "POST") in found
     assert ("/v1/openai/v1/responses", "POST") in found
@@ -50,3 +50,10 @@ async def test_health_version_and_the_root_answer(http: httpx.AsyncClient) -> No
     assert (await http.get("/v1/version")).json()["version"]
     assert "openai" in (await http.get("/")).json()
     assert (await http.get("/v1alpha/admin/health")).json()["status"] == "OK"
+
+
+async def test_every_route_is_listed_once(http: httpx.AsyncClient) -> None:
+    listed = (await http.get("/v1/inspect/routes")).json()["data"]
+    pairs = [(one["method"], one["route"]) for one in listed]
+    assert len(set(pairs)) == len(pairs)
+    assert {("GET", "/v1/health"), ("POST", "/v1/files"), ("GET", "/v1/vector_stores")} <= set(pairs)
