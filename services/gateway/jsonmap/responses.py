@@ -26,7 +26,7 @@ UNIONS = {
                 for name in (
                     "message", "function_call", "function_call_output", "web_search_call", "file_search_call",
                     "mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response", "reasoning",
-                    "compaction",
+                    "compaction", "item_reference",
                 )
             },
             signs={"role": "message"},

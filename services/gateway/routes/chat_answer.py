@@ -155,6 +155,11 @@ class Chunks:
         self._calls: dict[int, int] = {}
         self._quick: tuple[bytes, bytes] = (b"", b"")
 
+    @property
+    def created(self) -> int:
+        """When the answer began, in seconds since 1970."""
+        return int(self._head["created"])
+
     def start(self, event: v1.ChatCompletionStart) -> list[bytes]:
         """The first chunk of each answer: its role."""
         self._head |= {"id": event.id, "model": event.model_id or self._head["model"]}
