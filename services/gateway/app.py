@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,7 +36,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = b": keep-alive\n\n"
 _ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 _NO_TENANT = Principal()
-_OPENAI_NAMES = {"model_id": "model"}
+_OPENAI_NAMES = {"model_id": "model", "output_dimension": "dimensions"}
+_OF_MESSAGE = re.compile(r"^(messages\[\d+\])\.(?:user|system|tool|assistant)(?=\.)")
 
 
 class Gate(Protocol):
@@ -340,6 +342,10 @@ def _header_text(text: str) -> str:
 
 def _renamed(error: StackError, route: Route | None) -> StackError:
     """The error with its field named as the clients of this route do."""
+    # A message is a union and its content a list of items; in JSON both stand in the object itself.
+    place = _OF_MESSAGE.sub(r"\1", error.field).replace(".content.items[", ".content[")
+    if place != error.field:
+        error.message, error.field = error.message.replace(error.field, place), place
     if route is not None and OPENAI_PREFIX in route.mounts:
         error.field = _OPENAI_NAMES.get(error.field, error.field)
     return error

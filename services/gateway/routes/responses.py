@@ -14,6 +14,7 @@ from stack_client.errors import InvalidArgumentError, StackError
 
 CREATE, STREAM = Rpc("ResponsesService.CreateResponse"), Rpc("ResponsesService.StreamCreateResponse")
 GET, WATCH = Rpc("ResponsesService.GetResponse"), Rpc("ResponsesService.WatchResponse")
+COMPACT = Rpc("ResponsesService.CompactResponse")
 LIST, INPUTS = Rpc("ResponsesService.ListResponses"), Rpc("ResponsesService.ListResponseInputItems")
 _EVENTS = {
     name: f"response.{place}.{tail}"
@@ -40,6 +41,15 @@ _EVENTS = {
 }  # fmt: skip
 _WHOLE = {"created", "queued", "in_progress"}
 _ENDS = {"completed": "completed", "incomplete": "incomplete", "failed": "failed", "cancelled": "incomplete"}
+_ERROR_CODES = {
+    "QUOTA_EXCEEDED": "rate_limit_exceeded",
+    "OVERLOADED": "rate_limit_exceeded",
+    "INVALID_VALUE": "invalid_prompt",
+    "MISSING_FIELD": "invalid_prompt",
+    "UNSUPPORTED": "invalid_prompt",
+    "CONTEXT_LENGTH_EXCEEDED": "invalid_prompt",
+}
+"""What a failed response may name as its cause; all else is the server's fault."""
 _INCLUDE = {"include": {"type": "array", "items": {"type": "string"}}}
 
 
@@ -53,7 +63,7 @@ def routes(edge: Edge) -> list[Route]:
          {"request": v1.CreateResponseRequest, "streams": True, **one}),
         ("GET", "/responses", edge_responses.listed, "List stored responses",
          {"query": page_query("model", most=100, default=50)}),
-        ("POST", "/responses/compact", edge.unary("ResponsesService.CompactResponse", edge.whole),
+        ("POST", "/responses/compact", edge_responses.compact,
          "Make a long dialog short", {"request": v1.CompactResponseRequest, "response": v1.CompactResponseResponse}),
         ("GET", "/responses/{response_id}", edge_responses.show, "Show a response, or watch it",
          {"query": {**_INCLUDE, "stream": {"type": "boolean"}, "starting_after": {"type": "integer", "minimum": 0}},
@@ -138,6 +148,12 @@ class Responses:
         message = self._edge.fill(rpc, request.params, request, strict=False)
         response = await self._edge.upstream.unary(rpc, message, request=request)
         return JsonReply(value=response_json(self._edge, response.response, request))
+
+    async def compact(self, request: Request) -> Reply:
+        """A long dialog made short."""
+        message = self._edge.fill(COMPACT, request_body(request.json()), request, strict=True)
+        response = await self._edge.upstream.unary(COMPACT, message, request=request)
+        return JsonReply(value=self._edge.encode(response))
 
     async def listed(self, request: Request) -> Reply:
         """Stored responses with their input."""
@@ -233,6 +249,8 @@ def response_json(edge: Edge, response: v1.ResponseObject, request: Request) -> 
         "verbosity": text.get("verbosity") or "medium",
     }
     written["tool_choice"] = written["tool_choice"] or "auto"
+    if written["error"] is not None:
+        written["error"]["code"] = _ERROR_CODES.get(written["error"]["code"], "server_error")
     return written
 
 
