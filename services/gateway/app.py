@@ -184,12 +184,17 @@ class App:
     ) -> tuple[int, dict[str, Any]]:
         """Run a request of a batch, without HTTP and without rates.
 
+        A stored response is made under the request's id: where the gateway died meanwhile, the next try finds it
+        instead of making a second one.
+
         Raises:
             StackError: As the handler raised it.
         """
         trace = Trace.from_headers(traceparent="", tracestate="")
+        found_again = endpoint.endswith("/responses") and body.get("store") is not False
         request = Request(
             method="POST",
+            headers={"idempotency-key": request_id} if found_again else {},
             path=endpoint,
             parsed=body,
             principal=Principal(tenant=tenant),

@@ -73,7 +73,13 @@ class GatewayNode:
             self.app = App(Router(all_routes(edge)), config=config, gate=gate, telemetry=context.telemetry)
             await self._open_batches(channels, opening)
             self.url = await opening.enter_async_context(
-                serving(with_cors(self.app, config), config=config, listening=listening)
+                serving(
+                    with_cors(self.app, config),
+                    config=config,
+                    listening=listening,
+                    grace_seconds=context.runtime.drain_grace_seconds,
+                    break_off=upstream.break_off,
+                )
             )
             self._resources = opening.pop_all()
         self.readiness.details["http"] = self.url
