@@ -425,10 +425,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         filters=v1.WebSearchFilters(allowed_domains=["a.example"])))]}),
     ("tools[0].web_search.user_location", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(
         user_location=v1.UserLocation(city="Oslo")))]}),
-    ("tools[0].file_search.filters", {"tools": [v1.ResponseTool(file_search=v1.FileSearchTool(
-        vector_store_ids=["v"], filters=v1.MetadataFilter()))]}),
-    ("tools[0].file_search.ranking_options", {"tools": [v1.ResponseTool(file_search=v1.FileSearchTool(
-        vector_store_ids=["v"], ranking_options=v1.RankingOptions()))]}),
+    ("tools[0].file_search.ranking_options.ranker", {"tools": [v1.ResponseTool(file_search=v1.FileSearchTool(
+        vector_store_ids=["v"], ranking_options=v1.RankingOptions(ranker="neural", model="x")))]}),
     ("tools[0].mcp.authorization", {"tools": [mcp(authorization="secret")]}),
     ("tools[0].mcp.headers", {"tools": [mcp(headers={"x": "secret"})]}),
     ("tool_choice.custom", {"tool_choice": v1.ResponseToolChoice(custom=v1.CustomToolChoice(name="x"))}),

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -13,6 +14,7 @@ from services.agents.responses.request import wants_logprobs
 from services.agents.turn_store import Pin
 from stack_client.content import sampling, struct
 from stack_client.errors import InvalidArgumentError, UnsupportedError
+from stack_client.filters import plain_filter
 
 WEB = "builtin::websearch"
 FILES = "builtin::rag/knowledge_search"
@@ -194,16 +196,37 @@ def _file_args(tool: v1.FileSearchTool, *, field: str) -> Struct:
     if not tool.vector_store_ids:
         message = f"{field}.vector_store_ids is empty; name at least one"
         raise InvalidArgumentError(message, reason="MISSING_FIELD", field=f"{field}.vector_store_ids")
-    for name in ("filters", "ranking_options"):
-        if tool.HasField(name):
-            raise UnsupportedError(f"{field}.{name} is not built for responses; leave it out", field=f"{field}.{name}")
     most = tool.max_num_results if tool.HasField("max_num_results") else 10
     if not 1 <= most <= 50:
         where = f"{field}.max_num_results"
         raise InvalidArgumentError(f"{where} is {most}; allowed: 1 to 50", field=where)
-    args = struct({"vector_db_ids": list(tool.vector_store_ids), "query_config": {"max_chunks": most}})
+    config: dict[str, Any] = {"max_chunks": most}
+    if tool.HasField("filters"):
+        config["filters"] = plain_filter(tool.filters)
+    if tool.HasField("ranking_options"):
+        config |= _ranking(tool.ranking_options, field=f"{field}.ranking_options")
+    args = struct({"vector_db_ids": list(tool.vector_store_ids), "query_config": config})
     assert args is not None
     return args
+
+
+def _ranking(options: v1.RankingOptions, *, field: str) -> dict[str, Any]:
+    """Ranking options as settings of the search tool; a ranker by name joins words and vectors."""
+    config: dict[str, Any] = {}
+    if options.HasField("score_threshold"):
+        config["score_threshold"] = options.score_threshold
+    weights = options.hybrid_search
+    total = weights.embedding_weight + weights.text_weight
+    if options.ranker == "weighted" or total > 0:
+        alpha = weights.embedding_weight / total if total > 0 else options.alpha if options.HasField("alpha") else 0.5
+        config |= {"mode": "hybrid", "ranker": {"type": "weighted", "alpha": alpha}}
+    elif options.ranker == "rrf":
+        impact = {"impact_factor": options.impact_factor} if options.HasField("impact_factor") else {}
+        config |= {"mode": "hybrid", "ranker": {"type": "rrf", **impact}}
+    elif options.ranker not in {"", "none", "auto", "default-2024-11-15", "default_2024_08_21"}:
+        message = f"{field}.ranker is {options.ranker!r}; file search has auto, none, rrf, weighted"
+        raise UnsupportedError(message, field=f"{field}.ranker")
+    return config
 
 
 def _take_mcp(tool: v1.MCPTool, setup: Setup, *, group: str) -> None:
