@@ -275,6 +275,8 @@ def choose_tool(request: v1.CreateResponseRequest, setup: Setup) -> None:
                 message = "tool_choice.mcp: only one tool can be demanded; give its name"
                 raise UnsupportedError(message, field="tool_choice.mcp.name")
             found = [name for name, one in tools.items() if one.tool in wanted_tools]
+        case "allowed_tools":
+            found = _allow(choice.allowed_tools, setup, tools)
         case kind:
             raise UnsupportedError(f"tool_choice.{kind} is not built; choose otherwise", field=f"tool_choice.{kind}")
     if not found:
@@ -282,6 +284,44 @@ def choose_tool(request: v1.CreateResponseRequest, setup: Setup) -> None:
         message = f"tool_choice asks for a tool that the response does not have; its tools are: {known}"
         raise InvalidArgumentError(message, field="tool_choice")
     setup.config.tool_config.tool_choice = found[0]
+
+
+def _allow(choice: v1.AllowedToolsChoice, setup: Setup, tools: Mapping[str, Offered]) -> list[str]:
+    """Leave only some tools to the model; gives what may be demanded of it, nothing where one is not there."""
+    kept: dict[str, Offered] = {}
+    for wanted in choice.tools:
+        fits = {name: one for name, one in tools.items() if _is_meant(wanted, name, one, setup.labels)}
+        if not fits:
+            return []
+        kept |= fits
+    if not kept:
+        return []
+    names = {name for name, one in kept.items() if one.kind == "client"}
+    own = [tool for tool in setup.config.client_tools if tool.name in names]
+    del setup.config.client_tools[:]
+    setup.config.client_tools.extend(own)
+    args = {group.name: group.args for group in setup.config.toolgroups if group.HasField("args")}
+    del setup.config.toolgroups[:]
+    for one in kept.values():
+        if one.kind == "server":
+            given = args.get(one.tool, args.get(group_of(one.tool)))
+            setup.config.toolgroups.add(name=one.tool, args=given)
+    return [_MODES[choice.mode]]
+
+
+def _is_meant(wanted: Struct, name: str, one: Offered, labels: Mapping[str, str]) -> bool:
+    """Whether an entry of `allowed_tools` means a tool."""
+    fields = {key: value.string_value for key, value in wanted.fields.items()}
+    match fields.get("type", ""):
+        case "function":
+            return one.kind == "client" and name == fields.get("name")
+        case "file_search":
+            return one.tool == FILES
+        case "mcp":
+            group, _, tool = one.tool.partition("/")
+            return labels.get(group) == fields.get("server_label") and fields.get("name", tool) == tool
+        case kind:
+            return kind.startswith("web_search") and group_of(one.tool) == WEB
 
 
 def mcp_tools(tools: Sequence[v1.ResponseTool]) -> list[tuple[int, v1.MCPTool]]:
