@@ -94,9 +94,25 @@ class Turns:
         """Hand in what a turn waits for, and run it on."""
         body, wants_stream = _stream_wanted(request.json())
         turn = await self._turn(request)
+        if turn.status == v1.TURN_STATUS_COMPLETED and body.get("tool_responses"):
+            return await self._continued(body["tool_responses"], request, wants_stream=wants_stream)
         message = self._edge.fill(RESUME_TURN, {**body, "turn_id": turn.turn_id}, request, strict=False)
         await self._edge.upstream.unary(RESUME_TURN, message, request=request)
         return await self._watched(turn.turn_id, turn.last_sequence, request, wants_stream=wants_stream)
+
+    async def _continued(self, responses: Any, request: Request, *, wants_stream: bool) -> Reply:  # noqa: ANN401
+        """Results for a turn that has ended: clients of 0.2 that read calls out of text, as its ReAct agent does.
+
+        They begin a turn of their own, since the one that ended stays as it is.
+        """
+        ids = {key: request.params[key] for key in ("agent_id", "session_id")}
+        if not isinstance(responses, list) or not all(isinstance(one, dict) for one in responses):
+            raise InvalidArgumentError("tool_responses: expected a list of objects", field="tool_responses")
+        known = ("call_id", "tool_name", "content")
+        messages = [{"role": "tool", **{key: one.get(key) for key in known}} for one in responses]
+        message = self._edge.fill(CREATE_TURN, {**ids, "messages": messages}, request, strict=False)
+        response = await self._edge.upstream.unary(CREATE_TURN, message, request=request)
+        return await self._watched(response.turn.turn_id, 0, request, wants_stream=wants_stream)
 
     async def show(self, request: Request) -> Reply:
         """A turn as it is now."""

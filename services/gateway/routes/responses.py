@@ -231,7 +231,20 @@ def response_json(edge: Edge, response: v1.ResponseObject, request: Request) -> 
         "verbosity": text.get("verbosity") or "medium",
     }
     written["tool_choice"] = written["tool_choice"] or "auto"
+    if written["error"] is not None:
+        written["error"]["code"] = _error_code(written["error"]["code"])
+    if written["usage"] is not None:  # a detail that newer SDKs declare as required; nothing here counts it
+        written["usage"]["input_tokens_details"] |= {"cache_write_tokens": 0}
     return written
+
+
+def _error_code(reason: str | None) -> str:
+    """Why a response failed, in the few words that strict clients know; the message says more."""
+    if reason in {"OVERLOADED", "QUOTA_EXCEEDED"}:
+        return "rate_limit_exceeded"
+    if reason in {"INVALID_VALUE", "MISSING_FIELD", "CONTEXT_LENGTH_EXCEEDED"}:
+        return "invalid_prompt"
+    return "server_error"
 
 
 def event_json(edge: Edge, event: Any, request: Request) -> dict[str, Any] | None:  # noqa: ANN401
