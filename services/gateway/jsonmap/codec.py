@@ -136,6 +136,8 @@ class Codec:
         Raises:
             InvalidArgumentError: As `decode` does.
         """
+        if not isinstance(value, dict):  # adapters hand on what they got
+            raise wrong(path, "an object", value)
         descriptor = message.DESCRIPTOR
         decoder = self._decoders.get(descriptor.full_name)
         if decoder is None:

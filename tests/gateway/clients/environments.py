@@ -96,7 +96,7 @@ class Environment:
         command = [
             sys.executable, "-S", "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(PROGRAMS), "-p", "report",
             "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "--tb=short", "--noconftest", "-o",
-            "asyncio_mode=auto", str(PROGRAMS / program),
+            "asyncio_mode=auto", "-o", "asyncio_default_test_loop_scope=session", str(PROGRAMS / program),
         ]  # fmt: skip
         if self.node_packages:
             shutil.copy(PROGRAMS / program, folder)

@@ -6,12 +6,14 @@ import re
 import pytest
 
 from tests.gateway.clients.conftest import Outcomes
-from tests.gateway.clients.environments import LLAMA_STACK_0_2, OPENAI, PROGRAMS, Environment
+from tests.gateway.clients.environments import LLAMA_STACK_0_2, OGX, OPENAI, PROGRAMS, Environment
 
 PUBLIC = (
     (OPENAI, "openai_chat.py"),
     (OPENAI, "openai_responses.py"),
+    (OPENAI, "langchain.py"),
     (LLAMA_STACK_0_2, "llama_stack_0_2.py"),
+    (OGX, "ogx.py"),
 )
 
 

@@ -26,7 +26,8 @@ CITY = {
 WEATHER: Any = {"type": "function", "name": "get_weather", "parameters": CITY, "strict": True}
 NUMBERS = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "top_logprobs", "created_at")
 PRESENT = (
-    "tools", "tool_choice", "truncation", "background", "store", "service_tier", "text", "parallel_tool_calls", "metadata",
+    "tools", "tool_choice", "truncation", "background", "store", "service_tier", "text", "parallel_tool_calls",
+    "metadata",
 )  # fmt: skip
 SHOWN = (
     "instructions", "previous_response_id", "max_output_tokens", "max_tool_calls", "reasoning", "usage", "error",
