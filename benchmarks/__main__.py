@@ -2,7 +2,19 @@
 
 import sys
 
-from benchmarks import agents, constraints, gpu, inference, inference_overhead, memory, quality, safety, sdk, start
+from benchmarks import (
+    agents,
+    constraints,
+    gateway,
+    gpu,
+    inference,
+    inference_overhead,
+    memory,
+    quality,
+    safety,
+    sdk,
+    start,
+)
 
 ALL = {
     "gpu": gpu.main,
@@ -15,6 +27,7 @@ ALL = {
     "safety": safety.main,
     "memory": memory.main,
     "agents": agents.main,
+    "gateway": gateway.main,
 }
 
 

@@ -146,7 +146,7 @@ async def _watch_one(name: str, *, target: str, board: Board) -> None:
         while True:
             try:
                 status = await stub.GetStatus(v1.GetStatusRequest(), timeout=5)
-                now = (STATES.get(status.state, "unknown"), status.waiting_for)
+                now = (STATES.get(status.state, "unknown"), status.waiting_for or status.details.get("http", ""))
             except grpc.aio.AioRpcError:
                 now = NOT_STARTED
             board.set(name, *now)

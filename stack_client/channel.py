@@ -19,6 +19,7 @@ _RETRIED = (
     "ResponsesService",
     "ConversationsService",
     "PromptsService",
+    "BatchesService",
     "InspectService",
 )
 _NOT_RETRIED = (

@@ -8,6 +8,7 @@ import grpc
 
 from stack_client import addresses, channel
 from stack_client.agents import Agents
+from stack_client.batches import Batches
 from stack_client.conversations import Conversations
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError
 from stack_client.files import Files
@@ -125,6 +126,11 @@ class StackClient:
     def telemetry(self) -> Telemetry:
         """Traces, spans, metrics, events."""
         return Telemetry(self.channel("telemetry"))
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Files of requests that run in the background."""
+        return Batches(self.channel("gateway"))
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """The channel to a service, for generated stubs.

@@ -59,7 +59,7 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
 class StackProcess:
     """Services in a process, on unix sockets; they can be stopped and started again on the same data."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, gateway: Mapping[str, Any] | None = None) -> None:
         self.home = home
         self.addresses = {name: f"unix:{home / name}.sock" for name in EVERYTHING}
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -78,7 +78,7 @@ class StackProcess:
             "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
             "inference": {"models": [scripted, guard, embedding]},
             "safety": {"baseline": False},
-            "gateway": {"http_port": int(self.url.rpartition(":")[2])},
+            "gateway": {"http_port": int(self.url.rpartition(":")[2]), **(gateway or {})},
             "tools": {
                 "egress_allow": ["127.0.0.1"],  # for the MCP servers that examples start
                 "providers": {"code-interpreter": {"prepare": "use"}},  # not compiled where no test runs code
@@ -102,6 +102,10 @@ class StackProcess:
         else:
             process.terminate()
         process.wait(START_SECONDS)
+
+    def pid(self, *services: str) -> int:
+        """The process of services that were started together."""
+        return self._processes[services].pid
 
     def stop_all(self) -> None:
         for services in list(self._processes):
@@ -145,11 +149,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def stack_process() -> Iterator[StackProcess]:
-    """A stack in a folder of its own; nothing runs yet."""
+def stack_process(*, gateway: Mapping[str, Any] | None = None) -> Iterator[StackProcess]:
+    """A stack in a folder of its own; nothing runs yet. `gateway` is laid over the gateway's settings."""
     # Not pytest's folder: paths of unix sockets must be short.
     with tempfile.TemporaryDirectory(prefix="stack-") as folder:
-        stack = StackProcess(Path(folder))
+        stack = StackProcess(Path(folder), gateway=gateway)
         try:
             yield stack
         finally:

@@ -4,25 +4,19 @@ A process that lost its lease, because it hung or was cut off, still believes th
 the fence that it was given, so after the change of hands it changes nothing any more.
 """
 
-import os
-import socket
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 
 from llamastack import v1
 from services.agents.tables import turns
+from services.runtime.owners import NOW, database_now, has_ended, new_owner
+
+__all__ = ["ACTIVE", "NOW", "Held", "claim", "claim_orphans", "new_owner", "release_all", "renew"]
 
 ACTIVE = (v1.TURN_STATUS_QUEUED, v1.TURN_STATUS_RUNNING)
-NOW = {
-    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
-    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
-}
-"""The database's time in seconds since 1970, by dialect."""
 _WAITING = (v1.TURN_STATUS_AWAITING_INPUT, v1.TURN_STATUS_NEEDS_ATTENTION)
 
 
@@ -38,34 +32,6 @@ class Held:
     """What writes of the process must name."""
     cancel_asked: bool
     """Whether somebody else was asked to cancel it."""
-
-
-def new_owner() -> str:
-    """A name for this process that no other has, and by which others on this machine see that it has ended."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}/{uuid.uuid4().hex[:8]}"
-
-
-def has_ended(owner: str) -> bool:
-    """Whether an owner is a process of this machine that is gone; False also where that cannot be known."""
-    host, _, rest = owner.partition("/")
-    pid, _, rest = rest.partition("/")
-    started = rest.partition("/")[0]
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    if int(pid) == os.getpid():
-        return False
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
-
-
-def database_now(connection: sa.Connection) -> "sa.ColumnElement[float]":
-    """The database's time in seconds since 1970: the clocks of several machines need not agree."""
-    return sa.literal_column(NOW[connection.dialect.name], sa.Float)
 
 
 def claim(connection: sa.Connection, turn_id: str, *, owner: str, seconds: float, seen: int) -> int | None:

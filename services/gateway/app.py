@@ -19,10 +19,12 @@ from services.gateway.config import GatewayConfig
 from services.gateway.principal import Principal
 from services.gateway.request import OPENAI_PREFIX, EmptyReply, JsonReply, Reply, Request, StreamReply
 from services.gateway.routing import Route, Router
-from services.runtime.calls import Trace
+from services.runtime.calls import Call, Trace
+from services.runtime.telemetry import Telemetry
 from stack_client.errors import (
     CancelledError,
     InternalError,
+    InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
@@ -106,12 +108,21 @@ class App:
         router: The table.
         config: Bounds.
         gate: Who may come in.
+        telemetry: Records a span per request.
     """
 
-    def __init__(self, router: Router, *, config: GatewayConfig, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        *,
+        config: GatewayConfig,
+        gate: Gate | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self.router = router
         self.gate: Gate = gate or OpenGate()
         self._config = config
+        self._telemetry = telemetry
         self.in_flight = 0
         """Requests that are handled now."""
         self.ended: Callable[[Request, Route | None, int, float], None] = _log
@@ -138,11 +149,15 @@ class App:
         )
         began = time.monotonic()
         route: Route | None = None
+        # Before the first outgoing call: the span's id and whether it is recorded go down with the trace.
+        call = Call(method=f"/{scope['method']} unknown", request_id=exchange.id, trace=trace)
+        end_span = self._telemetry.start_span(call) if self._telemetry else None
         self.in_flight += 1
         try:
             route = self._find(request)
             await self._admitted(request, route, exchange, receive)
         except StackError as error:
+            call.reason = error.reason
             await self._fail(_renamed(error, route), exchange)
         except asyncio.CancelledError:
             if not exchange.left and not exchange.slow:
@@ -156,15 +171,34 @@ class App:
             await self._fail(InternalError("the gateway failed; its log has the request id"), exchange)
         finally:
             self.in_flight -= 1
+            if end_span is not None:
+                call.method = f"/{scope['method']} {route.path if route else 'unknown'}"
+                call.tenant = request.principal.tenant
+                call.facts["http.response.status_code"] = exchange.status
+                end_span(call, cancelled=exchange.left)
             self.ended(request, route, exchange.status, time.monotonic() - began)
 
-    async def run(self, request: Request) -> Reply:
-        """Run a request without HTTP, as it comes from a batch: the principal is given, rates do not apply.
+    async def execute(
+        self, endpoint: str, body: dict[str, Any], *, tenant: str, request_id: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Run a request of a batch, without HTTP and without rates.
 
         Raises:
             StackError: As the handler raised it.
         """
-        return await self._find(request).handler(request)
+        trace = Trace.from_headers(traceparent="", tracestate="")
+        request = Request(
+            method="POST",
+            path=endpoint,
+            parsed=body,
+            principal=Principal(tenant=tenant),
+            request_id=request_id,
+            trace=trace,
+        )
+        reply = await self._find(request).handler(request)
+        if not isinstance(reply, JsonReply):
+            raise InvalidArgumentError("a request of a batch cannot be streamed", field="stream")
+        return reply.status, reply.value
 
     def _find(self, request: Request) -> Route:
         method = "GET" if request.method == "HEAD" else request.method
@@ -225,7 +259,7 @@ class App:
     async def _answer(self, reply: Reply, exchange: _Exchange, request: Request) -> None:
         headers = dict(reply.headers)
         if request.ignored:
-            headers["x-ignored-fields"] = ", ".join(request.ignored[:20])
+            headers["x-ignored-fields"] = _header_text(", ".join(request.ignored[:20]))
         if isinstance(reply, JsonReply):
             body = orjson.dumps(reply.value, option=orjson.OPT_NON_STR_KEYS)
             headers["content-length"] = str(len(body))
@@ -298,6 +332,11 @@ class _MethodNotAllowedError(NotFoundError):
     def __init__(self, message: str, allowed: Any) -> None:  # noqa: ANN401
         super().__init__(message)
         self.allowed = list(allowed)
+
+
+def _header_text(text: str) -> str:
+    """The text as a header can carry it: on one line, in ASCII, not long."""
+    return text.encode("unicode_escape").decode()[:1000]
 
 
 def _renamed(error: StackError, route: Route | None) -> StackError:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.gateway.batches import BatchesConfig
 from services.gateway.keys import AuthConfig
 
 
@@ -16,6 +17,8 @@ class GatewayConfig:
     """TCP port for HTTP; 0 takes a free one; unset is 8321, or a free one where that is taken."""
     auth: AuthConfig = field(default_factory=AuthConfig)
     """Who may come in."""
+    batches: BatchesConfig = field(default_factory=BatchesConfig)
+    """How batches run."""
     database: str = ""
     """URL of the store of keys and batches, `postgresql://user@host/name`; empty means that of the environment
     (STACK_GATEWAY_DATABASE), else an SQLite file in the service's folder."""
@@ -42,8 +45,6 @@ class GatewayConfig:
     """Silence in a stream after which a comment line is sent."""
     call_seconds: float = 600.0
     """Longest call of a service that does not stream."""
-    default_shields: tuple[str, ...] = ()
-    """Shields that `guardrails: true` and moderation without a model mean; empty means the first that is registered."""
 
     def __post_init__(self) -> None:
         """Refuse bounds with which nothing could run."""

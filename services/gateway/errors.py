@@ -15,13 +15,12 @@ _TYPES = {
     415: "invalid_request_error",
     429: "rate_limit_error",
 }
-_OVERLOAD_REASONS = {"OVERLOADED"}
 
 
 def status_of(error: StackError) -> int:
     """The HTTP status of an error: that of its class, with size and overload told apart from quota."""
-    if isinstance(error, ResourceExhaustedError) and error.reason == "MESSAGE_TOO_LARGE":
-        return 413
+    if isinstance(error, ResourceExhaustedError):
+        return {"MESSAGE_TOO_LARGE": 413, "OVERLOADED": 503}.get(error.reason, error.http_status)
     if error.http_status == 501 and error.field:
         return 400  # a field that cannot be honoured is a bad request, and no SDK retries it
     return error.http_status

@@ -1,6 +1,6 @@
 """Putting the gateway together: channels, table of routes, HTTP server, RPC edge."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -9,8 +9,10 @@ import grpc
 import sqlalchemy as sa
 
 from llamastack import v1
+from services.gateway import batches
 from services.gateway.app import App
 from services.gateway.config import GatewayConfig
+from services.gateway.cors import with_cors
 from services.gateway.edge import Edge
 from services.gateway.gate import KeyGate
 from services.gateway.http import listen, serving
@@ -34,6 +36,7 @@ from services.runtime.listen import open_channel
 from services.runtime.service import ServiceContext
 
 SERVICES = ("llamastack.v1.KeysService",)
+BATCHES = "llamastack.v1.BatchesService"
 
 
 class GatewayNode:
@@ -50,6 +53,7 @@ class GatewayNode:
         self._context = context
         self._config = context.section(GatewayConfig)
         self._resources = AsyncExitStack()
+        self._batches: batches.Batches | None = None
         self.url = ""
         """Where HTTP is served."""
 
@@ -66,9 +70,13 @@ class GatewayNode:
                 opening.push_async_callback(channels[name].close, None)
             upstream = Upstream(channels, seconds=config.call_seconds)
             edge = Edge(upstream, codec=STANDARD, config=config)
-            self.app = App(Router(all_routes(edge)), config=config, gate=gate)
-            self.url = await opening.enter_async_context(serving(self.app, config=config, listening=listening))
+            self.app = App(Router(all_routes(edge)), config=config, gate=gate, telemetry=context.telemetry)
+            await self._open_batches(channels, opening)
+            self.url = await opening.enter_async_context(
+                serving(with_cors(self.app, config), config=config, listening=listening)
+            )
             self._resources = opening.pop_all()
+        self.readiness.details["http"] = self.url
         self.readiness.ready()
         return self
 
@@ -81,23 +89,49 @@ class GatewayNode:
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the RPC services."""
         v1.add_KeysServiceServicer_to_server(KeysService(self._keys), server)
-        return SERVICES
+        if self._batches is None:
+            return SERVICES
+        v1.add_BatchesServiceServicer_to_server(self._batches.service, server)
+        return (*SERVICES, BATCHES)
+
+    async def _open_batches(self, channels: Mapping[str, grpc.aio.Channel], opening: AsyncExitStack) -> None:
+        """Take up the batches, where there is a service that keeps their files."""
+        if "memory" not in channels:
+            return
+        context = self._context
+        inference = channels.get("inference")
+        self._batches = batches.Batches(
+            self._database,
+            channels["memory"],
+            self.app.execute,
+            self._config.batches,
+            draining=context.draining,
+            grace_seconds=context.runtime.drain_grace_seconds,
+            knows_model=batches.RegisteredModels(inference) if inference else None,
+        )
+        await opening.enter_async_context(self._batches)
 
     async def _open_gate(self, opening: AsyncExitStack) -> KeyGate:
         """Open the store of keys, and decide whether one is needed."""
         config, file = self._config, self._context.config.file
         try:
             url = database_url("gateway", config.database, config.database_password_file, self._context.data_dir)
-            database = Database(url, owner="gateway", upgrade=upgrade)
+            self._database = Database(url, owner="gateway", upgrade=_upgrade)
         except (sa.exc.ArgumentError, OSError) as error:
             raise ConfigError(f"{file}: gateway.database: {error}") from error
-        await opening.enter_async_context(database)
-        self._keys = Keys(database, cache_seconds=config.auth.cache_seconds, cached=config.auth.cached_keys)
+        await opening.enter_async_context(self._database)
+        self._keys = Keys(self._database, cache_seconds=config.auth.cache_seconds, cached=config.auth.cached_keys)
         await opening.enter_async_context(self._keys.running())
         address = redis_address(config.redis, config.redis_password_file)
         rates = await opening.enter_async_context(make_rates(address))
         required = await keys_required(config.auth, host=config.http_host, keys=self._keys)
         return KeyGate(make_authenticator(config.auth, keys=self._keys, required=required), rates)
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    """Bring the tables of keys and of batches up to date."""
+    upgrade(connection)
+    batches.upgrade(connection)
 
 
 def build(context: ServiceContext) -> GatewayNode:

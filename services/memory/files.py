@@ -93,6 +93,9 @@ class Upload:
 
     async def commit(self, connection: AsyncConnection, facts: FileFacts) -> v1.File:
         """Make it a file, inside a transaction."""
+        # Who is cancelled at the end of the transaction does not know whether there is a file now. Should there be
+        # none, the sweep finds the parts.
+        self._kept = True
         moment = now()
         mime_type = facts.mime_type or guess_mime_type(self._head, facts.filename)
         expires = None if facts.expires_seconds is None else moment + facts.expires_seconds * SECOND
@@ -111,10 +114,6 @@ class Upload:
         }
         result = await connection.execute(sa.insert(files).values(**row).returning(files))
         return file_message(result.mappings().one())
-
-    def keep(self) -> None:
-        """Its transaction was committed."""
-        self._kept = True
 
     async def _flush(self) -> None:
         part, self._buffer = bytes(self._buffer[:PART]), self._buffer[PART:]

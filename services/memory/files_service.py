@@ -17,7 +17,8 @@ PIECE = 256 * 1024
 MAX_NAME = 255
 DRAIN_SECONDS = 1.0
 EXPIRY_SECONDS = (3600, 2_592_000)
-_UPLOADS = range(v1.FILE_PURPOSE_ASSISTANTS, v1.FILE_PURPOSE_EVALS + 1)
+# What batches give is written by the gateway; whether a user may say so is the matter of its HTTP side.
+_UPLOADS = (*range(v1.FILE_PURPOSE_ASSISTANTS, v1.FILE_PURPOSE_EVALS + 1), v1.FILE_PURPOSE_BATCH_OUTPUT)
 
 
 class FilesService(v1.FilesServiceServicer):
@@ -59,7 +60,6 @@ class FilesService(v1.FilesServiceServicer):
         async with self._files.upload() as upload:
             await _receive(request_iterator, upload, header)
             await upload.finish()
-            made = False
             async with self._database.write() as connection:
                 answer = await requests.recall(connection, header, tenant=tenant, answer=v1.UploadFileResponse)
                 if answer is not None and answer.file.sha256 != upload.sha256:
@@ -68,9 +68,6 @@ class FilesService(v1.FilesServiceServicer):
                 if answer is None:
                     answer = v1.UploadFileResponse(file=await upload.commit(connection, facts))
                     await requests.remember(connection, header, tenant=tenant, answer=answer, bank=None)
-                    made = True
-            if made:
-                upload.keep()
         return answer
 
     async def ListFiles(self, request: v1.ListFilesRequest, context: RpcContext) -> v1.ListFilesResponse:

@@ -118,7 +118,7 @@ def _wait_until_ready(home: Home, *, process: "subprocess.Popen[bytes]", view: R
             for status in fetch(record):
                 if last.get(status.service) != status:
                     state = "waiting" if status.state == "unreachable" else status.state
-                    view.report(status.service, state, status.waiting_for)
+                    view.report(status.service, state, status.waiting_for or status.details.get("http", ""))
                     last[status.service] = status
             if last and all(status.state == "ready" for status in last.values()):
                 return True

@@ -204,7 +204,7 @@ def decode_metadata_filter(
     reading: "Reading",
 ) -> None:
     """MetadataFilter: `and`, `or`, `not` combine, everything else compares."""
-    combines = isinstance(value, dict) and value.get("type") in {"and", "or", "not"}
+    combines = isinstance(value, dict) and value.get("type") in ("and", "or", "not")
     member = message.compound if combines else message.comparison
     member.SetInParent()
     codec.merge(member, value, path=path, reading=reading)
@@ -228,7 +228,7 @@ def encode_embedding(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
     return list(message.values)
 
 
-_EMBEDDED_STORES = {"faiss", "sqlite-vec", "sqlite_vec"}
+_EMBEDDED_STORES = ("faiss", "sqlite-vec", "sqlite_vec")
 """Vector stores inside the servers of Llama Stack, which programs name: our own embedded one takes their place."""
 
 
@@ -260,7 +260,7 @@ def decode_chunk_query(
         kind, settings = value.pop("reranker_type", None), value.pop("reranker_params", None)
         ranker = value.get("ranker")
         if kind is not None:
-            value["ranker"] = {"type": kind, **(settings or {})}
+            value["ranker"] = {"type": kind, **(settings if isinstance(settings, dict) else {})}
         elif isinstance(ranker, dict) and "strategy" in ranker:
             value["ranker"] = _ranker(ranker["strategy"], ranker.get("params") or {}, path=f"{path}.ranker")
     codec.merge_fields(message, value, path=path, reading=reading)

@@ -109,8 +109,6 @@ class Codec:
         if adapter is not None:
             adapter.decode(self, message, value, path, reading)
             return
-        if not isinstance(value, dict):
-            raise wrong(path, "an object", value)
         self.merge_fields(message, value, path=path, reading=reading)
 
     def decode_into(self, message: Message, value: Json, *, path: str) -> None:
@@ -130,13 +128,13 @@ class Codec:
         message.SetInParent()
         set_struct(message, value, path=path)
 
-    def merge_fields(self, message: Message, value: Mapping[str, Json], *, path: str, reading: Reading) -> None:
+    def merge_fields(self, message: Message, value: Json, *, path: str, reading: Reading) -> None:
         """Read an object's members into a message's fields, past the adapter of its type.
 
         Raises:
             InvalidArgumentError: As `decode` does.
         """
-        if not isinstance(value, dict):  # adapters hand on what they got
+        if not isinstance(value, dict):
             raise wrong(path, "an object", value)
         descriptor = message.DESCRIPTOR
         decoder = self._decoders.get(descriptor.full_name)

@@ -171,7 +171,7 @@ def decode_mcp_tool(codec: "Codec", message: Any, value: Any, path: str, reading
         value = dict(value)
         approval, allowed = value.pop("require_approval", None), value.get("allowed_tools")
         if isinstance(approval, str):
-            if approval not in {"always", "never"}:
+            if approval not in ("always", "never"):
                 text = f"{path}.require_approval: {approval!r} is none of always, never"
                 raise InvalidArgumentError(text, field=f"{path}.require_approval")
             value["approval_mode"] = approval
@@ -233,7 +233,7 @@ def decode_choice(codec: "Codec", message: Any, value: Any, path: str, reading: 
     given = dict(value)
     kind = given.pop("type", None)
     kind = "web_search" if kind in _WEB_SEARCH else kind
-    if kind not in {"function", "file_search", "web_search", "mcp", "custom", "allowed_tools"}:
+    if kind not in ("function", "file_search", "web_search", "mcp", "custom", "allowed_tools"):
         raise InvalidArgumentError(f"{path}.type: {kind!r} cannot be chosen", field=f"{path}.type")
     member = getattr(message, kind)
     member.SetInParent()

@@ -7,6 +7,7 @@ from services.gateway.routes import (
     about,
     agents,
     banks,
+    batches,
     chat,
     completions,
     conversations,
@@ -40,6 +41,7 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     training.routes,
     evaluation.routes,
     telemetry.routes,
+    batches.routes,
 )
 """Every module's rows. Adding an API is a module and a line here."""
 

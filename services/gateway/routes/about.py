@@ -30,7 +30,7 @@ def routes(edge: Edge, others: Sequence[Route]) -> list[Route]:
     async def openapi(_request: Request) -> Reply:
         if not made:
             # Numbers and names are checked once, so that every answer is the same.
-            made.append(orjson.loads(orjson.dumps(document([*others, *table], edge.codec))))
+            made.append(orjson.loads(orjson.dumps(document(served([*others, *table], edge), edge.codec))))
         return JsonReply(value=made[0])
 
     async def alive(_request: Request) -> Reply:
@@ -58,6 +58,24 @@ def routes(edge: Edge, others: Sequence[Route]) -> list[Route]:
         )
         table.append(row)
     return table
+
+
+_HOSTS = {
+    "post_training": "post_training",
+    "synthetic_data_generation": "post_training",
+    "reward_scoring": "post_training",
+    "eval": "evaluation",
+    "scoring": "evaluation",
+    "datasets": "evaluation",
+    "telemetry": "telemetry",
+    "batches": "gateway",
+}
+"""The service of the mesh behind an API that not every stack has."""
+
+
+def served(table: Sequence[Route], edge: Edge) -> list[Route]:
+    """The routes that this stack serves; those of services that it lacks answer 501 and are left out."""
+    return [route for route in table if route.api not in _HOSTS or edge.upstream.has(_HOSTS[route.api])]
 
 
 def _ready(troubled: Mapping[str, str]) -> int:

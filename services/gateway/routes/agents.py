@@ -17,6 +17,7 @@ CREATE_TURN, RESUME_TURN = Rpc("AgentsService.CreateTurn"), Rpc("AgentsService.R
 GET_TURN, GET_SESSION = Rpc("AgentsService.GetTurn"), Rpc("AgentsService.GetSession")
 GET_STEP = Rpc("AgentsService.GetStep")
 WATCH, CANCEL = Rpc("AgentsService.WatchTurn"), Rpc("AgentsService.CancelTurn")
+_WAITING = (v1.TURN_STATUS_AWAITING_INPUT, v1.TURN_STATUS_NEEDS_ATTENTION)
 _SESSION = "/agents/{agent_id}/session/{session_id}"
 _PAGES = {"start_index": {"type": "integer", "minimum": 0}, "limit": {"type": "integer", "minimum": -1}}
 
@@ -98,7 +99,9 @@ class Turns:
             return await self._continued(body["tool_responses"], request, wants_stream=wants_stream)
         message = self._edge.fill(RESUME_TURN, {**body, "turn_id": turn.turn_id}, request, strict=False)
         await self._edge.upstream.unary(RESUME_TURN, message, request=request)
-        return await self._watched(turn.turn_id, turn.last_sequence, request, wants_stream=wants_stream)
+        # A repeat of what was handed in before does nothing; it gets the end that there is.
+        after = turn.last_sequence - (turn.status not in _WAITING)
+        return await self._watched(turn.turn_id, after, request, wants_stream=wants_stream)
 
     async def _continued(self, responses: Any, request: Request, *, wants_stream: bool) -> Reply:  # noqa: ANN401
         """Results for a turn that has ended: clients of 0.2 that read calls out of text, as its ReAct agent does.

@@ -166,7 +166,7 @@ def _read_content(edge: Edge, into: Any, content: Any, *, path: str, images: boo
         if not isinstance(part, dict):
             raise wrong(at, "a part with a type", part)
         kind = part.get("type")
-        if kind not in ({"text", "image_url", "refusal"} if images else {"text", "refusal"}):
+        if kind not in (("text", "image_url", "refusal") if images else ("text", "refusal")):
             known = "text, image_url" if images else "text"
             message = f"{at}.type: {shown(kind)} cannot be read here; give one of {known}"
             raise InvalidArgumentError(message, field=f"{at}.type")
@@ -263,7 +263,7 @@ def _read_function(edge: Edge, given: Any, message: v1.ChatCompletionRequest, *,
 
 def _read_choice(choice: Any, message: v1.ChatCompletionRequest) -> None:  # noqa: ANN401
     if isinstance(choice, str):
-        if choice not in {"auto", "none", "required"}:
+        if choice not in ("auto", "none", "required"):
             text = f"tool_choice: {shown(choice)} is none of auto, none, required"
             raise InvalidArgumentError(text, field="tool_choice")
         message.tool_config.tool_choice = choice

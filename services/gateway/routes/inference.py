@@ -95,7 +95,7 @@ def with_tool_config(body: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InvalidArgumentError("tool_config: expected an object", field="tool_config")
     for key, value in old.items():
-        if config.get(key) not in {None, value}:
+        if config.get(key) not in (None, value):
             raise InvalidArgumentError(f"{key}: contradicts tool_config.{key}; leave it out", field=key)
     given["tool_config"] = {**config, **old}
     return given

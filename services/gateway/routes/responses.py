@@ -214,7 +214,7 @@ def _check_options(options: Any) -> None:  # noqa: ANN401
     for name, value in (options or {}).items():
         if name != "include_obfuscation":
             raise InvalidArgumentError(f"stream_options.{name}: no such field here", field=f"stream_options.{name}")
-        if value not in {True, False, None}:
+        if value is not None and not isinstance(value, bool):
             raise InvalidArgumentError(f"stream_options.{name}: expected true or false", field=f"stream_options.{name}")
     # Obfuscation pads events against observers of encrypted traffic; events without padding are what false asks for,
     # and clients must not hang on the padding.

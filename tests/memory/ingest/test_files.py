@@ -1,13 +1,19 @@
 """Files: uploaded whole or not at all, listed, sent back, gone when their time is over."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llamastack import v1
+from services.memory.database import Database
+from services.memory.files import FileFacts, FileStore
 from services.memory.tables import file_parts, files
 from services.runtime.moments import SECOND, now
 from stack_client.calls import EventStream, unary
@@ -116,7 +122,7 @@ async def test_a_broken_upload_leaves_nothing(either: MemoryMesh) -> None:
         {"filename": "../etc/passwd"},
         {"filename": "a\nb"},
         {"purpose": v1.FILE_PURPOSE_UNSPECIFIED},
-        {"purpose": v1.FILE_PURPOSE_BATCH_OUTPUT},
+        {"purpose": v1.FILE_PURPOSE_ASSISTANTS_OUTPUT},
         {"expires_after": v1.FileExpiration(anchor="created_at", seconds=60)},
         {"expires_after": v1.FileExpiration(anchor="last_active_at", seconds=3600)},
     ],
@@ -219,3 +225,38 @@ async def test_an_offset_beyond_the_end_is_refused(mesh: MemoryMesh) -> None:
     file = await upload(mesh, b"abc")
     with pytest.raises(InvalidArgumentError, match="3 bytes"):
         await download(mesh, file.id, offset=4)
+
+
+class CutOff(Database):
+    """Its next transaction is committed, but whoever waits for that is cancelled."""
+
+    cut = False
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        async with super().write() as connection:
+            yield connection
+        if self.cut:
+            self.cut = False
+            raise asyncio.CancelledError
+
+
+async def test_an_upload_that_is_cancelled_while_it_is_committed_loses_no_bytes_of_its_file(tmp_path: Path) -> None:
+    async with CutOff(f"sqlite:///{tmp_path}/memory.db") as database:
+        store = FileStore(database, max_bytes=1000)
+        facts = FileFacts(
+            tenant="", filename="a.txt", purpose=v1.FILE_PURPOSE_ASSISTANTS, mime_type="", expires_seconds=None
+        )
+
+        async def upload() -> None:
+            async with store.upload() as upload:
+                await upload.write(b"text")
+                await upload.finish()
+                database.cut = True
+                async with database.write() as connection:
+                    await upload.commit(connection, facts)
+
+        with pytest.raises(asyncio.CancelledError):
+            await upload()
+        (row,) = await store.page(tenant="", purpose=0, after=None, before=None, descending=True, limit=2)
+        assert await store.read(row) == b"text"

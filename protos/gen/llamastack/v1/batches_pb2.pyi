@@ -80,8 +80,9 @@ class BatchError(_message.Message):
     PARAM_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """For example `invalid_json_line`, `invalid_url`, `missing_required_parameter`, `streaming_unsupported`,
-    `model_not_found`.
+    """`invalid_json_line`, `missing_required_parameter`, `invalid_request`, `invalid_url`, `streaming_unsupported`,
+    `duplicate_custom_id`, `model_not_found`, `line_too_long`, `too_many_lines`, `empty_file`, `file_not_found`,
+    `internal_error` or `output_failed`.
     """
     message: _builtins.str
     """What is wrong."""
@@ -227,7 +228,9 @@ class Batch(_message.Message):
     output_file_id: _builtins.str
     """File of answers; unset until it is written."""
     error_file_id: _builtins.str
-    """File of failed requests; unset = none failed or not yet written."""
+    """File of requests that failed, and of those that never ran because the batch was cancelled or expired; unset = there
+    are none, or it is not yet written.
+    """
     model: _builtins.str
     """The model, when all requests name the same; unset = they do not."""
     last_sequence: _builtins.int
@@ -364,7 +367,9 @@ class CreateBatchRequest(_message.Message):
     input_file_id: _builtins.str
     """File of requests with purpose batch."""
     endpoint: _builtins.str
-    """Path of every request: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` or `/v1/responses`."""
+    """Path of every request: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/responses` or
+    `/v1/moderations`.
+    """
     completion_window: _builtins.str
     """Longest run; only `24h`."""
     idempotency_key: _builtins.str

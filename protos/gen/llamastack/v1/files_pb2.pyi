@@ -44,7 +44,7 @@ class _FilePurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FilePurpo
     FILE_PURPOSE_ASSISTANTS_OUTPUT: _FilePurpose.ValueType  # 7
     """Written by an agent or tool; not for uploads. REST: `assistants_output`."""
     FILE_PURPOSE_BATCH_OUTPUT: _FilePurpose.ValueType  # 8
-    """Written by a batch; not for uploads. REST: `batch_output`."""
+    """Written by a batch; uploaded by the gateway only, REST refuses it. REST: `batch_output`."""
     FILE_PURPOSE_FINE_TUNE_RESULTS: _FilePurpose.ValueType  # 9
     """Written by training; not for uploads. REST: `fine-tune-results`."""
 
@@ -68,7 +68,7 @@ FILE_PURPOSE_EVALS: FilePurpose.ValueType  # 6
 FILE_PURPOSE_ASSISTANTS_OUTPUT: FilePurpose.ValueType  # 7
 """Written by an agent or tool; not for uploads. REST: `assistants_output`."""
 FILE_PURPOSE_BATCH_OUTPUT: FilePurpose.ValueType  # 8
-"""Written by a batch; not for uploads. REST: `batch_output`."""
+"""Written by a batch; uploaded by the gateway only, REST refuses it. REST: `batch_output`."""
 FILE_PURPOSE_FINE_TUNE_RESULTS: FilePurpose.ValueType  # 9
 """Written by training; not for uploads. REST: `fine-tune-results`."""
 Global___FilePurpose: _TypeAlias = FilePurpose  # noqa: Y015
