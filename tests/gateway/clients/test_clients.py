@@ -6,7 +6,15 @@ import re
 import pytest
 
 from tests.gateway.clients.conftest import Outcomes
-from tests.gateway.clients.environments import LLAMA_STACK_0_2, OGX, OPENAI, PROGRAMS, Environment
+from tests.gateway.clients.environments import (
+    LLAMA_STACK_0_2,
+    LLAMA_STACK_0_7,
+    NODE,
+    OGX,
+    OPENAI,
+    PROGRAMS,
+    Environment,
+)
 
 PUBLIC = (
     (OPENAI, "openai_chat.py"),
@@ -14,6 +22,8 @@ PUBLIC = (
     (OPENAI, "langchain.py"),
     (LLAMA_STACK_0_2, "llama_stack_0_2.py"),
     (OGX, "ogx.py"),
+    (LLAMA_STACK_0_7, "llama_stack_0_7.py"),
+    (NODE, "openai_node.mjs"),
 )
 
 
