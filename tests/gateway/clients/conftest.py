@@ -26,17 +26,27 @@ def folders() -> Mapping[Environment, "Future[Path]"]:
 
 
 @pytest.fixture(scope="session")
-def outcomes(gateway_stack: StackProcess, folders: Mapping[Environment, "Future[Path]"]) -> Outcomes:
-    """What went wrong in each test of a program, empty where nothing did."""
+def made(folders: Mapping[Environment, "Future[Path]"]) -> Callable[[Environment], Environment]:
+    """Wait until an environment is made; skips where it cannot be had, but never when CI says REQUIRE_CLIENTS."""
 
-    @functools.cache
-    def run(environment: Environment, program: str) -> Mapping[str, str]:
+    def wait(environment: Environment) -> Environment:
         try:
             folders[environment].result()
         except NoEnvironmentError as error:
             if os.environ.get("REQUIRE_CLIENTS"):
                 raise
             pytest.skip(f"{environment.name}: {error}")
-        return environment.run(program, url=gateway_stack.url)
+        return environment
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def outcomes(gateway_stack: StackProcess, made: Callable[[Environment], Environment]) -> Outcomes:
+    """What went wrong in each test of a program, empty where nothing did."""
+
+    @functools.cache
+    def run(environment: Environment, program: str) -> Mapping[str, str]:
+        return made(environment).run(program, url=gateway_stack.url)
 
     return run

@@ -1,5 +1,6 @@
 """Environments for public clients: each has packages that conflict with ours, or with another client's."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,13 +87,6 @@ class Environment:
             NoEnvironmentError: The packages cannot be installed.
         """
         folder = self.make()
-        keep = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTEST_ADDOPTS"}}
-        variables = {
-            **keep,
-            "GATEWAY_URL": url,
-            "PYTHONPATH": os.pathsep.join([str(folder), str(PROGRAMS)]),
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        }
         command = [
             sys.executable, "-S", "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(PROGRAMS), "-p", "report",
             "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "--tb=short", "--noconftest", "-o",
@@ -103,13 +97,40 @@ class Environment:
             command = ["node", "--test", "--test-reporter", str(PROGRAMS / "report.mjs"), program]
         with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as report:
             done = subprocess.run(
-                command, cwd=folder, env={**variables, "REPORT": report.name},
+                command, cwd=folder, env={**self._variables(url), "REPORT": report.name},
                 capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
             )  # fmt: skip
             outcomes = [json.loads(line) for line in report]
         if not outcomes:
             raise RuntimeError(f"{program} ran no test: {done.stdout[-4000:]}{done.stderr[-4000:]}")
         return dict(outcomes)
+
+    @contextlib.contextmanager
+    def running(self, program: str, *, url: str) -> Iterator["subprocess.Popen[str]"]:
+        """A program that has no tests, with its input and output in pipes; it is killed at the end of the block.
+
+        Args:
+            program: File in `programs`.
+            url: Where the gateway serves.
+
+        Raises:
+            NoEnvironmentError: The packages cannot be installed.
+        """
+        command = [sys.executable, "-S", str(PROGRAMS / program)]
+        folder, pipe = self.make(), subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=folder, env=self._variables(url), stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def _variables(self, url: str) -> dict[str, str]:
+        """The environment of a program: ours without our packages."""
+        keep = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
+        paths = os.pathsep.join([str(self.make()), str(PROGRAMS)])
+        return {**keep, "GATEWAY_URL": url, "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def _run(command: Sequence[str], *, cwd: Path) -> None:
