@@ -19,6 +19,8 @@ from tests.gateway.clients.environments import (
 PUBLIC = (
     (OPENAI, "openai_chat.py"),
     (OPENAI, "openai_responses.py"),
+    (OPENAI, "openai_tools.py"),
+    (OPENAI, "openai_engine.py"),
     (OPENAI, "langchain.py"),
     (LLAMA_STACK_0_2, "llama_stack_0_2.py"),
     (OGX, "ogx.py"),

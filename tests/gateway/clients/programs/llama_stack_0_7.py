@@ -11,6 +11,7 @@ from llama_stack_client import AsyncLlamaStackClient, LlamaStackClient
 from llama_stack_client.lib.agents.agent import Agent
 from llama_stack_client.lib.agents.event_logger import AgentEventLogger
 from llama_stack_client.lib.agents.react.agent import ReActAgent
+from shop import SCRIPT, open_shop
 
 URL = os.environ["GATEWAY_URL"]
 
@@ -138,6 +139,16 @@ def test_an_agent_runs_functions_of_the_program(client: LlamaStackClient) -> Non
     stream = agent.create_turn([user("the weather?")], session_id=session, stream=True)
     printed = "".join(str(event) for event in AgentEventLogger().log(stream))
     assert "sunny in Oslo" in printed
+
+
+def test_an_agent_uses_tools_of_the_stack(client: LlamaStackClient) -> None:
+    register(model_id="scripted-tools", provider_id="scripted", metadata={"script": SCRIPT})
+    with open_shop() as tool:
+        agent = Agent(client, model="scripted-tools", instructions="Help.", tools=[tool])
+        stream = agent.create_turn([user("look")], session_id=agent.create_session("s"), stream=True)
+        printed = "".join(str(event) for event in AgentEventLogger().log(stream))
+    assert "mcp_call" in printed
+    assert "The tool says: seen" in printed
 
 
 def test_a_react_agent_thinks_calls_and_answers(client: LlamaStackClient) -> None:

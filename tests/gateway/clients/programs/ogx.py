@@ -10,6 +10,7 @@ import pytest
 from ogx_client import AsyncOgxClient, OgxClient
 from ogx_client.lib.agents.agent import Agent
 from ogx_client.lib.agents.event_logger import AgentEventLogger
+from shop import SCRIPT, open_shop
 
 URL = os.environ["GATEWAY_URL"]
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -30,6 +31,12 @@ def client() -> OgxClient:
 
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+def post(path: str, body: Any) -> None:
+    """What this client has no call for."""
+    request = urllib.request.Request(f"{URL}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    urllib.request.urlopen(request).close()
 
 
 def sent(path: str, **body: Any) -> list[Any]:
@@ -118,6 +125,19 @@ def test_no_event_of_a_response_is_lost(client: OgxClient, body: Any) -> None:
     lost = [event for event in events if isinstance(event, dict)]
     assert lost == []
     assert [event.type for event in events] == expected
+
+
+def test_no_event_of_a_tools_call_is_lost(client: OgxClient) -> None:
+    body = {"model_id": "scripted-tools", "provider_id": "scripted", "metadata": {"script": SCRIPT}}
+    post("/v1/models", body)
+    with open_shop() as tool:
+        asked = {"model": "scripted-tools", "input": "look", "tools": [tool], "stream": True}
+        events = list(client.responses.create(**asked))
+        expected = [event["type"] for event in sent("/v1/responses", **asked)]
+    assert [event for event in events if isinstance(event, dict)] == []
+    assert [event.type for event in events] == expected
+    assert "response.mcp_call.arguments.done" in expected
+    assert client.responses.retrieve(events[-1].response.id).status == "completed"
 
 
 def test_a_background_response_is_cancelled_and_a_long_dialog_made_short(client: OgxClient) -> None:
