@@ -3,17 +3,21 @@
 Run it with `make demo`, or `python -m compose.demo`.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stack_client import Agent, AgentEvent, AgentResult, SyncStackClient, print_events, tool
+from stack_client.cli.status import fetch
 from stack_client.errors import StackError
+from stack_client.home import Home
 
 MODEL = "smollm2-135m"
 MANUAL = """# Ardent 7, operating manual
@@ -44,6 +48,7 @@ def main() -> int:
         documents()
         turn_id = tools()
         shields()
+        http()
         print(f"\n$ stack agent show {turn_id}")
         stack("agent", "show", turn_id)
     except StackError as error:
@@ -115,6 +120,21 @@ def until_response(events: Iterator[AgentEvent]) -> Iterator[AgentEvent]:
         yield event
         if event.tool_response is not None:
             return
+
+
+def http() -> None:
+    """The same model for programs that speak OpenAI's API over HTTP."""
+    head("HTTP: clients of OpenAI and of Llama Stack work as they are.")
+    url = next(one.details["http"] for one in fetch(Home.choose(None).running()) if one.service == "gateway")
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "What is the capital of Italy?"}],
+        "max_tokens": 30,
+    }
+    print(f"$ curl {url}/v1/chat/completions -d '{json.dumps(body)}'")
+    request = urllib.request.Request(f"{url}/v1/chat/completions", data=json.dumps(body).encode())  # noqa: S310 (ours)
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
+        print(json.load(answer)["choices"][0]["message"]["content"])
 
 
 def shields() -> None:

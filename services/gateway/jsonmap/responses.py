@@ -72,6 +72,32 @@ ENUMS = {
     }
 }
 
+_PARTS = {"type": "array", "items": {"$message": "ResponseContentPart"}}
+SCHEMAS = {
+    "CreateResponseRequest.input": {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"$message": "ResponseItem"}}, {"type": "null"}]
+    },
+    "CompactResponseRequest.input": {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"$message": "ResponseItem"}}, {"type": "null"}]
+    },
+    "CreateResponseRequest.conversation": {
+        "anyOf": [
+            {"type": ["string", "null"]},
+            {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
+        ]
+    },
+    "CreateResponseRequest.guardrails": {
+        "anyOf": [
+            {"type": ["boolean", "null"]},
+            {"type": "array", "items": {"anyOf": [{"type": "string"}, {"$message": "ResponseGuardrail"}]}},
+        ]
+    },
+    "ResponseObject.conversation": {"anyOf": [{"type": ["string", "null"]}, {"type": "object"}]},
+    "ResponseMessage.content": {"anyOf": [{"type": "string"}, _PARTS]},
+    "FunctionCallOutputItem.output": {"anyOf": [{"type": "string"}, _PARTS]},
+}
+"""Unions without a tag that requests have."""
+
 
 def decode_part(codec: "Codec", message: Any, value: Any, path: str, reading: "Reading") -> None:  # noqa: ANN401
     """ResponseContentPart: a string is a text of the input."""

@@ -84,9 +84,13 @@ class Schemas:
                 else:
                     variants = found
             else:
-                key = shapes.names.get(f"{descriptor.name}.{one.name}", one.name)
-                properties[key] = self._field(descriptor, one)
+                place = f"{descriptor.name}.{one.name}"
+                own = shapes.schemas.get(place)
+                key = shapes.names.get(place, one.name)
+                properties[key] = self._filled(own) if own else self._field(descriptor, one)
         written: dict[str, Any] = {"type": "object", "properties": properties}
+        if descriptor.name in shapes.required:
+            written["required"] = list(shapes.required[descriptor.name])
         if not variants:
             return written
         return {"oneOf": variants} if not properties else {"allOf": [written, {"oneOf": variants}]}

@@ -85,5 +85,9 @@ class Shapes:
     """`Message.field`s that are left out when unset; all others are null then."""
     unset: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     """What is written for an unset `Message.field` instead of null."""
+    schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """JSON Schemas of `Message.field`s that an adapter reads in more forms, for the OpenAPI document."""
+    required: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Members that must be there, by message, for the same."""
     unix_times: frozenset[str] = frozenset()
     """Messages, and `Message.field`s, whose times are whole seconds since 1970; all others are RFC 3339."""

@@ -9,6 +9,7 @@ from services.gateway.edge import Edge
 from services.gateway.request import JsonReply, Reply, Request, StreamReply
 from services.gateway.routes.chat_answer import Chunks, completion_json
 from services.gateway.routes.chat_request import ChatRequest, read_chat
+from services.gateway.routes.openai_schemas import CHAT_REQUEST, CHAT_RESPONSE
 from services.gateway.routing import OPENAI, Route
 from services.gateway.upstream import Events, Rpc
 from stack_client.errors import StackError
@@ -40,6 +41,8 @@ def routes(edge: Edge) -> list[Route]:
             scope="inference",
             summary="Answer a chat",
             streams=True,
+            request=CHAT_REQUEST,
+            response=CHAT_RESPONSE,
         )
     ]
 

@@ -15,6 +15,7 @@ from services.gateway.request import JsonReply, Reply, Request, StreamReply
 from services.gateway.routes.chat_answer import finish_name, usage_json
 from services.gateway.routes.chat_request import read_response_format
 from services.gateway.routes.fields import FieldReader
+from services.gateway.routes.openai_schemas import COMPLETION_REQUEST, COMPLETION_RESPONSE
 from services.gateway.routes.sampling import read_sampling
 from services.gateway.routing import OPENAI, Route
 from services.gateway.upstream import Rpc
@@ -74,6 +75,8 @@ def routes(edge: Edge) -> list[Route]:
             scope="inference",
             summary="Continue texts",
             streams=True,
+            request=COMPLETION_REQUEST,
+            response=COMPLETION_RESPONSE,
         )
     ]
 

@@ -8,6 +8,7 @@ from services.gateway.edge import Edge
 from services.gateway.jsonmap.codec import shown, wrong
 from services.gateway.request import JsonReply, Reply, Request
 from services.gateway.routes.fields import FieldReader
+from services.gateway.routes.openai_schemas import MODERATION_REQUEST
 from services.gateway.routing import OPENAI, Route
 from services.gateway.upstream import Rpc
 from stack_client.errors import InvalidArgumentError
@@ -101,6 +102,7 @@ def _safety(edge: Edge) -> list[Route]:
             api="safety",
             summary="Say what is harmful in texts",
             scope="safety",
+            request=MODERATION_REQUEST,
             response=v1.ModerateResponse,
         ),
     ]
