@@ -59,9 +59,10 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
 class StackProcess:
     """Services in a process, on unix sockets; they can be stopped and started again on the same data."""
 
-    def __init__(self, home: Path, *, gateway: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, home: Path, *, gateway: Mapping[str, Any] | None = None, telemetry: bool = False) -> None:
         self.home = home
-        self.addresses = {name: f"unix:{home / name}.sock" for name in EVERYTHING}
+        names = (*EVERYTHING, "telemetry") if telemetry else EVERYTHING
+        self.addresses = {name: f"unix:{home / name}.sock" for name in names}
         self.url = f"http://127.0.0.1:{free_port()}"
         """Where the gateway serves HTTP, once it is started."""
         self._processes: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
@@ -75,7 +76,13 @@ class StackProcess:
         embedding = {"model_id": "words", "provider_id": "scripted", "model_type": "embedding"}
         config = {
             "addresses": self.addresses,
-            "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
+            "runtime": {
+                "tcp": False,
+                "socket_dir": str(home),
+                "drain_notice_seconds": 0,
+                "drain_grace_seconds": 1,
+                "telemetry": {"traces": telemetry},
+            },
             "inference": {"models": [scripted, guard, embedding]},
             "safety": {"baseline": False},
             "gateway": {"http_port": int(self.url.rpartition(":")[2]), **(gateway or {})},
@@ -149,11 +156,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def stack_process(*, gateway: Mapping[str, Any] | None = None) -> Iterator[StackProcess]:
-    """A stack in a folder of its own; nothing runs yet. `gateway` is laid over the gateway's settings."""
+def stack_process(*, gateway: Mapping[str, Any] | None = None, telemetry: bool = False) -> Iterator[StackProcess]:
+    """A stack in a folder of its own; nothing runs yet.
+
+    `gateway` is laid over the gateway's settings; with `telemetry` spans and tokens go to the service of that name.
+    """
     # Not pytest's folder: paths of unix sockets must be short.
     with tempfile.TemporaryDirectory(prefix="stack-") as folder:
-        stack = StackProcess(Path(folder), gateway=gateway)
+        stack = StackProcess(Path(folder), gateway=gateway, telemetry=telemetry)
         try:
             yield stack
         finally:

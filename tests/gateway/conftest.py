@@ -13,8 +13,8 @@ from tests.stacks import SERVICES, StackProcess, stack_process
 @pytest.fixture(scope="session")
 def gateway_stack() -> Iterator[StackProcess]:
     """The services in one process, the gateway in another; `url` is where HTTP is served."""
-    with stack_process() as stack:
-        stack.start(*SERVICES)
+    with stack_process(telemetry=True) as stack:
+        stack.start(*SERVICES, "telemetry")
         stack.start("gateway")
         yield stack
 

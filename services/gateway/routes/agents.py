@@ -95,8 +95,9 @@ class Turns:
         """Hand in what a turn waits for, and run it on."""
         body, wants_stream = _stream_wanted(request.json())
         turn = await self._turn(request)
-        if turn.status == v1.TURN_STATUS_COMPLETED and body.get("tool_responses"):
-            return await self._continued(body["tool_responses"], request, wants_stream=wants_stream)
+        responses = body.get("tool_responses")
+        if turn.status == v1.TURN_STATUS_COMPLETED and responses and not _answered(turn, responses):
+            return await self._continued(responses, request, wants_stream=wants_stream)
         message = self._edge.fill(RESUME_TURN, {**body, "turn_id": turn.turn_id}, request, strict=False)
         await self._edge.upstream.unary(RESUME_TURN, message, request=request)
         # A repeat of what was handed in before does nothing; it gets the end that there is.
@@ -203,6 +204,12 @@ class Turns:
         written = dict(self._edge.encode(getattr(event, kind)))
         written.pop("tool_progress", None)
         return {"event_type": kind, **written}
+
+
+def _answered(turn: v1.Turn, responses: Any) -> bool:  # noqa: ANN401
+    """Whether results are of calls that the model made in a turn, and not of calls that a client read out of text."""
+    made = {call.call_id for step in turn.steps for call in step.inference.model_response.tool_calls}
+    return any(isinstance(one, dict) and one.get("call_id") in made for one in responses)
 
 
 def _stream_wanted(body: dict[str, Any]) -> tuple[dict[str, Any], bool]:

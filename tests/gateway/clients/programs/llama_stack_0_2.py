@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import time
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import llama_stack_client
@@ -16,6 +18,7 @@ from llama_stack_client.lib.agents.react.agent import ReActAgent
 from llama_stack_client.lib.inference.event_logger import EventLogger as InferenceEventLogger
 
 URL = os.environ["GATEWAY_URL"]
+MOST_SECONDS = 20.0
 
 
 def get_weather(city: str) -> str:
@@ -371,6 +374,54 @@ def test_responses_are_made_streamed_and_listed(client: LlamaStackClient) -> Non
     items = client.responses.input_items.list(made.id)
     assert items.data[0].content == "say hi" or items.data[0].content[0].text == "say hi"
     assert made.id in {one.id for one in client.responses.list(limit=50).data}
+
+
+def test_what_a_turn_did_is_found_in_its_trace(client: LlamaStackClient) -> None:
+    agent = Agent(client, model="llama", instructions="Help.")
+    session = agent.create_session("s")
+    raw = client.agents.turn.with_raw_response.create(
+        agent_id=agent.agent_id, session_id=session, messages=[user("trace me")], stream=False
+    )
+    trace_id = raw.headers["x-trace-id"]
+    end = time.monotonic() + MOST_SECONDS
+    while not (spans := spans_of(client, trace_id)) or not any(span.name == "agents.turn" for span in spans):
+        assert time.monotonic() < end, "the trace did not come"
+        time.sleep(0.1)  # spans are sent in batches
+    root = client.telemetry.get_trace(trace_id).root_span_id
+    assert client.telemetry.get_span(root, trace_id=trace_id).span_id == root
+    tree = client.telemetry.get_span_tree(root)
+    assert tree[root].name
+    one: Any = {"key": "llamastack.session_id", "op": "eq", "value": session}
+    found = client.telemetry.query_traces(order_by=["-start_time"], limit=50)
+    assert trace_id in {trace.trace_id for trace in found}
+    assert client.telemetry.query_spans(attribute_filters=[one], attributes_to_return=["llamastack.session_id"])
+    tokens = client.telemetry.query_metrics("total_tokens", query_type="range", start_time=int(time.time()) - 600)
+    assert sum(point.value for series in tokens for point in series.values) > 0
+
+
+def spans_of(client: LlamaStackClient, trace_id: str) -> list[Any]:
+    try:
+        root = client.telemetry.get_trace(trace_id).root_span_id
+    except llama_stack_client.NotFoundError:
+        return []
+    return list(client.telemetry.get_span_tree(root).values())
+
+
+def test_events_of_the_program_are_logged(client: LlamaStackClient) -> None:
+    trace_id, span_id = uuid.uuid4().hex, uuid.uuid4().hex[:16]
+    now = datetime.now(UTC)
+    events: list[Any] = [
+        {"type": "structured_log", "payload": {"type": "span_start", "name": "mine", "parent_span_id": None}},
+        {"type": "unstructured_log", "message": "hello", "severity": "info"},
+        {"type": "metric", "metric": "mine_count", "unit": "1", "value": 3},
+        {"type": "structured_log", "payload": {"type": "span_end", "status": "ok"}},
+    ]
+    for event in events:
+        whole = {**event, "trace_id": trace_id, "span_id": span_id, "timestamp": now, "attributes": {"mine": "yes"}}
+        client.telemetry.log_event(event=whole, ttl_seconds=3600)
+    assert client.telemetry.get_span(span_id, trace_id=trace_id).name == "mine"
+    [series] = client.telemetry.query_metrics("mine_count", query_type="instant", start_time=int(now.timestamp()) - 9)
+    assert series.values[0].value == 3
 
 
 def test_what_the_stack_does_not_have_is_named(client: LlamaStackClient) -> None:
