@@ -19,7 +19,7 @@ from stack_client.home import Home, ServiceRecord, StackRecord
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0
 SERVICES = ("inference", "safety", "memory", "tools", "agents")
-EVERYTHING = (*SERVICES, "gateway")
+EVERYTHING = (*SERVICES, "telemetry", "gateway")
 LAUNCH = """
 import sys
 from pathlib import Path
@@ -59,10 +59,9 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
 class StackProcess:
     """Services in a process, on unix sockets; they can be stopped and started again on the same data."""
 
-    def __init__(self, home: Path, *, gateway: Mapping[str, Any] | None = None, telemetry: bool = False) -> None:
+    def __init__(self, home: Path, *, gateway: Mapping[str, Any] | None = None, traces: bool = False) -> None:
         self.home = home
-        names = (*EVERYTHING, "telemetry") if telemetry else EVERYTHING
-        self.addresses = {name: f"unix:{home / name}.sock" for name in names}
+        self.addresses = {name: f"unix:{home / name}.sock" for name in EVERYTHING}
         self.url = f"http://127.0.0.1:{free_port()}"
         """Where the gateway serves HTTP, once it is started."""
         self._processes: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
@@ -74,15 +73,9 @@ class StackProcess:
         ]
         guard = {"model_id": "the-guard", "provider_id": "scripted", "metadata": {"script": guard_script}}
         embedding = {"model_id": "words", "provider_id": "scripted", "model_type": "embedding"}
-        config = {
+        config: dict[str, Any] = {
             "addresses": self.addresses,
-            "runtime": {
-                "tcp": False,
-                "socket_dir": str(home),
-                "drain_notice_seconds": 0,
-                "drain_grace_seconds": 1,
-                "telemetry": {"traces": telemetry},
-            },
+            "runtime": {"tcp": False, "socket_dir": str(home), "drain_notice_seconds": 0, "drain_grace_seconds": 1},
             "inference": {"models": [scripted, guard, embedding]},
             "safety": {"baseline": False},
             "gateway": {"http_port": int(self.url.rpartition(":")[2]), **(gateway or {})},
@@ -91,6 +84,8 @@ class StackProcess:
                 "providers": {"code-interpreter": {"prepare": "use"}},  # not compiled where no test runs code
             },
         }
+        if traces:
+            config["runtime"] |= {"telemetry": {"traces": True}}
         (home / "stack.yaml").write_text(json.dumps(config))
 
     def start(self, *services: str) -> None:
@@ -156,14 +151,16 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def stack_process(*, gateway: Mapping[str, Any] | None = None, telemetry: bool = False) -> Iterator[StackProcess]:
+def stack_process(*, gateway: Mapping[str, Any] | None = None, traces: bool = False) -> Iterator[StackProcess]:
     """A stack in a folder of its own; nothing runs yet.
 
-    `gateway` is laid over the gateway's settings; with `telemetry` spans and tokens go to the service of that name.
+    Args:
+        gateway: Laid over the gateway's settings.
+        traces: Whether the services send their spans to the telemetry service, which then has to be started.
     """
     # Not pytest's folder: paths of unix sockets must be short.
     with tempfile.TemporaryDirectory(prefix="stack-") as folder:
-        stack = StackProcess(Path(folder), gateway=gateway, telemetry=telemetry)
+        stack = StackProcess(Path(folder), gateway=gateway, traces=traces)
         try:
             yield stack
         finally:

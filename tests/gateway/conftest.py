@@ -13,7 +13,7 @@ from tests.stacks import SERVICES, StackProcess, stack_process
 @pytest.fixture(scope="session")
 def gateway_stack() -> Iterator[StackProcess]:
     """The services in one process, the gateway in another; `url` is where HTTP is served."""
-    with stack_process(telemetry=True) as stack:
+    with stack_process(traces=True) as stack:
         stack.start(*SERVICES, "telemetry")
         stack.start("gateway")
         yield stack

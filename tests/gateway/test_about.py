@@ -9,8 +9,8 @@ async def test_the_document_has_every_route_that_the_stack_serves(http: httpx.As
     found = {(path, method.upper()) for path, operations in document["paths"].items() for method in operations}
     missing = {(one["route"], one["method"]) for one in listed} - found
     assert {path.split("/")[2] for path, _ in missing} <= {
-        "datasets", "datasetio", "eval", "post-training", "scoring", "scoring-functions", "telemetry",
-        "synthetic-data-generation", "reward-scoring",
+        "datasets", "datasetio", "eval", "post-training", "scoring", "scoring-functions", "synthetic-data-generation",
+        "reward-scoring",
     }  # fmt: skip
     assert ("/v1/chat/completions", "POST") in found
     assert ("/v1/openai/v1/responses", "POST") in found

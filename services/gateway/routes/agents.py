@@ -208,6 +208,8 @@ class Turns:
 
 def _answered(turn: v1.Turn, responses: Any) -> bool:  # noqa: ANN401
     """Whether results are of calls that the model made in a turn, and not of calls that a client read out of text."""
+    if not isinstance(responses, list):
+        return False
     made = {call.call_id for step in turn.steps for call in step.inference.model_response.tool_calls}
     return any(isinstance(one, dict) and one.get("call_id") in made for one in responses)
 
