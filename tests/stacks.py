@@ -51,6 +51,9 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
     {"role": "user", "tools": True, "match": "^calculate", "tool_calls": [
         {"tool_name": "wolfram_alpha", "arguments": {"query": "6 * 7"}},
     ]},
+    {"role": "user", "tools": True, "match": "^Search for (.+)", "tool_calls": [
+        {"tool_name": "web_search", "arguments": {"query": "fjords"}},
+    ]},
     {"role": "user", "match": "heating", "reply": '{"subject": "No heating", "urgency": "high"}'},
     {"role": "tool", "reply": "The tool says: {0}"},
 )  # fmt: skip

@@ -3,7 +3,6 @@
 import asyncio
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import zstandard
 from starlette.types import Receive
@@ -41,26 +40,33 @@ async def read_body(headers: Mapping[str, str], receive: Receive, *, most: int, 
     pieces: list[bytes] = []
     size = 0
     while True:
-        message = await _next(receive, seconds)
-        if message["type"] == "http.disconnect":
-            raise CancelledError("the client went away while it sent its request")
-        piece = unpack(message.get("body", b""), more=message.get("more_body", False))
+        packed, more = await next_piece(receive, seconds)
+        piece = unpack(packed, more=more)
         size += len(piece)
         if size > most:
             raise too_large(most)
         pieces.append(piece)
-        if not message.get("more_body", False):
+        if not more:
             return b"".join(pieces) if len(pieces) > 1 else pieces[0]
 
 
-async def _next(receive: Receive, seconds: float) -> Any:  # noqa: ANN401 - ASGI's message
+async def next_piece(receive: Receive, seconds: float) -> tuple[bytes, bool]:
+    """The next piece of a body, and whether more follows.
+
+    Raises:
+        SlowClientError: It did not come in time.
+        CancelledError: The client went away.
+    """
     try:
         async with asyncio.timeout(seconds):
-            return await receive()
+            message = await receive()
     except TimeoutError:
         raise SlowClientError(
             f"nothing more of the body came within {seconds:g} s", reason="DEADLINE_EXCEEDED"
         ) from None
+    if message["type"] == "http.disconnect":
+        raise CancelledError("the client went away while it sent its request")
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def too_large(most: int) -> ResourceExhaustedError:

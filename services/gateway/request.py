@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope
 
 from services.gateway.jsonmap import Reading
 from services.gateway.principal import Principal
+from services.gateway.provider_data import packed
+from services.runtime.calls import PROVIDER_DATA as PROVIDER_DATA_KEY
 from services.runtime.calls import REQUEST_ID, TENANT, TRACEPARENT, TRACESTATE, Trace
 from stack_client.errors import InvalidArgumentError
 
@@ -54,6 +56,7 @@ class Request:
     """ASGI's, for the same."""
     tokens: int = 0
     """Tokens of prompt and answer, noted by handlers for the bearer's rate."""
+    _keys: str | None = field(default=None, repr=False)
     ignored: list[str] = field(default_factory=list)
     """Paths of fields that were not understood and passed over; told in a header."""
 
@@ -81,13 +84,23 @@ class Request:
             return version is not None and version >= (0, 7)
         return True
 
-    def metadata(self) -> list[tuple[str, str]]:
-        """What calls of services carry."""
+    def metadata(self, *, keys: bool) -> list[tuple[str, str]]:
+        """What calls of services carry.
+
+        Args:
+            keys: Whether the service runs tools, so that it gets the keys of providers that the caller brings.
+
+        Raises:
+            InvalidArgumentError: The header with keys of providers is no JSON object, too long, or has another shape.
+        """
         pairs = [(REQUEST_ID, self.request_id), (TRACEPARENT, self.trace.traceparent)]
         if self.principal.tenant:
             pairs.append((TENANT, self.principal.tenant))
         if self.trace.state:
             pairs.append((TRACESTATE, self.trace.state))
+        data = self._packed_provider_data()
+        if data and keys:
+            pairs.append((PROVIDER_DATA_KEY, data))
         return pairs
 
     def json(self) -> dict[str, Any]:
@@ -142,6 +155,12 @@ class Request:
                     raise InvalidArgumentError(f"{name}: must be a JSON object", field=name)
                 return value
         return {}
+
+    def _packed_provider_data(self) -> str:
+        if self._keys is None:
+            name = next((name for name in PROVIDER_DATA if self.headers.get(name)), "")
+            self._keys = packed(self.provider_data(), name=name)
+        return self._keys
 
     def reading(self, *, strict: bool) -> Reading:
         """For the codec; fields that it passes over are told to the client."""

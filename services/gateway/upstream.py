@@ -49,6 +49,7 @@ HOSTS = {
     "BatchesService": "gateway",
 }
 """The service of the mesh that hosts a gRPC service."""
+_RUN_TOOLS = {"tools", "agents"}
 
 
 class Rpc:
@@ -99,7 +100,7 @@ class Upstream:
         """
         stub = v1.InspectServiceStub(self._channels[service])
         try:
-            return await stub.GetStatus(v1.GetStatusRequest(), metadata=request.metadata())
+            return await stub.GetStatus(v1.GetStatusRequest(), metadata=request.metadata(keys=False))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
@@ -112,13 +113,13 @@ class Upstream:
         """
         call = self._method(rpc, "unary_unary")
         try:
-            return await call(message, timeout=self._seconds, metadata=request.metadata())
+            return await call(message, timeout=self._seconds, metadata=metadata(rpc, request))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
     async def afterwards(self, rpc: Rpc, message: Message, *, request: Request) -> None:
         """Make a call whose outcome nobody waits for any more, so that the caller's own end does not stop it."""
-        call = self._method(rpc, "unary_unary")(message, timeout=AFTERWARDS_SECONDS, metadata=request.metadata())
+        call = self._method(rpc, "unary_unary")(message, timeout=AFTERWARDS_SECONDS, metadata=metadata(rpc, request))
         self._late.add(call)
         call.add_done_callback(self._late.discard)
 
@@ -130,7 +131,7 @@ class Upstream:
         """
         call = self._method(rpc, "stream_unary")
         try:
-            return await call(messages, timeout=self._seconds, metadata=request.metadata())
+            return await call(messages, timeout=self._seconds, metadata=metadata(rpc, request))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
@@ -140,7 +141,7 @@ class Upstream:
         Raises:
             UnsupportedError: There is no such service.
         """
-        return Events(self._method(rpc, "unary_stream")(message, metadata=request.metadata()), rpc.response)
+        return Events(self._method(rpc, "unary_stream")(message, metadata=metadata(rpc, request)), rpc.response)
 
     def _method(self, rpc: Rpc, kind: str) -> Any:  # noqa: ANN401 - grpc's multicallables
         found = self._methods.get(rpc.path)
@@ -155,6 +156,15 @@ class Upstream:
                 response_deserializer=rpc.response.FromString,
             )
         return found
+
+
+def metadata(rpc: Rpc, request: Request) -> list[tuple[str, str]]:
+    """What a call carries for a request.
+
+    Raises:
+        InvalidArgumentError: A header of the request cannot be handed on.
+    """
+    return request.metadata(keys=rpc.host in _RUN_TOOLS)
 
 
 def missing_service(name: str) -> UnsupportedError:

@@ -12,6 +12,7 @@ import grpc
 
 REQUEST_ID = "x-request-id"
 TENANT = "x-tenant"
+PROVIDER_DATA = "x-provider-data"
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
@@ -58,6 +59,9 @@ class Call:
     """The caller's id of the request, or one made here."""
     tenant: str = ""
     """For whom the call is made; empty where nobody said so. See `interceptors.tenant`."""
+    provider_data: str = field(default="", repr=False)
+    """Keys of providers that the caller brings, a JSON object; empty where there are none. Never logged or stored. See
+    `interceptors.tenant`."""
     trace: Trace = field(default_factory=lambda: Trace.from_headers(traceparent="", tracestate=""))
     """The trace it belongs to."""
     deadline: float | None = None
@@ -92,6 +96,12 @@ def current_tenant() -> str:
     return call.tenant if call else ""
 
 
+def current_provider_data() -> str:
+    """Keys of providers that came with the current call, a JSON object; empty where there are none."""
+    call = _current.get()
+    return call.provider_data if call else ""
+
+
 def note(**facts: str | float | bool) -> None:
     """Let the span of the current call say more; `model__id=...` is the attribute `model.id`. Never texts of users."""
     call = _current.get()
@@ -110,7 +120,7 @@ def enter_call(method: str) -> Call:
 
 
 def detached(*, tenant: str | None = None) -> Context:
-    """The context for work that outlives the current call: its request id, tenant and trace, but not its deadline.
+    """The context for work that outlives the current call: what it hands down, but not its deadline.
 
     Args:
         tenant: For whom the work is done, where a call that is over asked for it; None: as the current call says.
@@ -119,9 +129,14 @@ def detached(*, tenant: str | None = None) -> Context:
     if tenant is not None:
         context.run(_current.set, Call(method="", tenant=tenant))
     elif call is not None:
-        context.run(
-            _current.set, Call(method=call.method, request_id=call.request_id, tenant=call.tenant, trace=call.trace)
+        kept = Call(
+            method=call.method,
+            request_id=call.request_id,
+            tenant=call.tenant,
+            provider_data=call.provider_data,
+            trace=call.trace,
         )
+        context.run(_current.set, kept)
     return context
 
 
@@ -138,6 +153,7 @@ def work_of(name: str, facts: Mapping[str, str | float | bool]) -> Iterator[Call
     call = Call(method=f"/{name}", trace=trace)
     if around is not None:
         call.tenant, call.request_id = around.tenant, around.request_id
+        call.provider_data = around.provider_data
         if around.method:  # else nobody knows any more which call asked for it
             trace.trace_id, trace.parent_id = around.trace.trace_id, around.trace.span_id
             trace.flags, trace.state = around.trace.flags, around.trace.state

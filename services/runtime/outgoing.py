@@ -6,11 +6,13 @@ from typing import Any, cast
 import grpc
 from grpc.aio import ClientCallDetails
 
-from services.runtime.calls import REQUEST_ID, TENANT, TRACEPARENT, TRACESTATE, current_call
+from services.runtime.calls import PROVIDER_DATA, REQUEST_ID, TENANT, TRACEPARENT, TRACESTATE, current_call
 from stack_client.errors import DETAILS_KEY, DeadlineExceededError, StackError, to_status
 
 MARGIN_SECONDS = 0.02
 """Kept back from an inherited deadline, so that the callee's answer still arrives in time to be passed on."""
+
+_TOOLS = (b"/llamastack.v1.ToolRuntimeService/", b"/llamastack.v1.AgentsService/", b"/llamastack.v1.ResponsesService/")
 
 Continuation = Callable[[ClientCallDetails, Any], Any]
 
@@ -32,6 +34,8 @@ def inherit(details: ClientCallDetails) -> ClientCallDetails:
         TENANT: call.tenant,
         TRACEPARENT: call.trace.traceparent,
         TRACESTATE: call.trace.state,
+        # A caller's keys go where tools run and to nobody else.
+        PROVIDER_DATA: call.provider_data if _runs_tools(details.method) else "",
     }
     metadata += [(key, value) for key, value in handed_down.items() if value and key not in present]
     timeout, remaining = details.timeout, call.remaining()
@@ -50,6 +54,11 @@ def inherit(details: ClientCallDetails) -> ClientCallDetails:
         credentials=details.credentials,
         wait_for_ready=details.wait_for_ready,
     )
+
+
+def _runs_tools(method: str | bytes) -> bool:
+    name = method if isinstance(method, bytes) else method.encode()
+    return name.startswith(_TOOLS)
 
 
 def _as_rpc_error(error: StackError) -> grpc.aio.AioRpcError:

@@ -15,6 +15,7 @@ from llamastack import v1
 from services.runtime.together import together
 from services.tools.groups import Found, Groups
 from services.tools.provider import Access, ToolProvider
+from services.tools.provider_data import mcp_headers
 from services.tools.secrets import Secrets
 from stack_client.content import plain, struct
 from stack_client.errors import InvalidArgumentError, NotFoundError, StackError
@@ -61,7 +62,8 @@ class Listings:
         Raises:
             UnavailableError: If the tool's server does not answer, and a fresh list is wanted or there is no older one.
         """
-        key = _key(found, tenant=tenant, authorization=authorization)
+        brought = mcp_headers(found.group)
+        key = _key(found, tenant=tenant, credential=_credential(authorization, brought))
         kept = self._kept.get(key)
         if kept is not None and not fresh and time.monotonic() - kept[0] < self._seconds:
             self._kept.move_to_end(key)
@@ -82,14 +84,14 @@ class Listings:
         try:
             listed = await self._providers[found.group.provider_id].list_tools(found.group, access)
         except StackError as error:
-            registered = found.owner is not None and not fresh and not authorization
+            registered = found.owner is not None and not fresh and not access.authorization and not access.headers
             stored = await self._groups.listing(found.group.identifier, tenant=tenant) if registered else None
             if stored is None:
                 raise
             logger.warning("tools cannot be listed, the last list is used", extra={"reason": error.reason})
             return self._keep(key, {tool.name: tool for tool in stored})
         tools = normalised(listed, found.group)
-        if found.owner is not None and not authorization:
+        if found.owner is not None and not access.authorization and not access.headers:
             await self._groups.keep_listing(found.group.identifier, list(tools.values()), tenant=tenant)
         return self._keep(key, tools)
 
@@ -147,7 +149,7 @@ class Listings:
 
     def forget(self, found: Found, *, tenant: str) -> None:
         """The group is gone."""
-        self._kept.pop(_key(found, tenant=tenant, authorization=""), None)
+        self._kept.pop(_key(found, tenant=tenant, credential=""), None)
 
     def _keep(self, key: bytes, tools: Tools) -> Tools:
         self._kept[key] = (time.monotonic(), tools)
@@ -237,9 +239,14 @@ def shown(tool: v1.ToolDef, group: v1.ToolGroup) -> v1.ToolDef:
     return seen
 
 
-def _key(found: Found, *, tenant: str, authorization: str) -> bytes:
+def _credential(authorization: str, brought: Mapping[str, str]) -> str:
+    """What the caller shows to the tool's server; lists that were made with it are shown to nobody else."""
+    return json.dumps([authorization, sorted(brought.items())]) if brought else authorization
+
+
+def _key(found: Found, *, tenant: str, credential: str) -> bytes:
     digest = hashlib.sha256(found.group.SerializeToString(deterministic=True))
     # What a configured group offers does not depend on the tenant, but a provider may keep connections apart.
-    for part in (tenant, authorization):
+    for part in (tenant, credential):
         digest.update(b"\0" + part.encode())
     return digest.digest()

@@ -33,7 +33,11 @@ class Access:
     authorization: str = field(default="", repr=False)
     """Bearer token of the caller for the tool's server; never logged; empty means none."""
     secret: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The secret that the group's `secrets_ref` names, by key; injected here and nowhere else."""
+    """The secret that the group's `secrets_ref` names, by key, or what the caller brought in its place; injected
+    here and nowhere else."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers, by lower-case name, that the caller brought for the group's MCP server; they take the place of the
+    group's secret."""
 
 
 @dataclass(frozen=True, kw_only=True)

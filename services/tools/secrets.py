@@ -15,6 +15,7 @@ from llamastack import v1
 from services.tools.config import SecretConfig, SecretSource
 from services.tools.hosts import host_matches
 from services.tools.provider import Access
+from services.tools.provider_data import api_key, mcp_headers
 from stack_client.errors import InvalidArgumentError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,17 @@ class Secrets:
         self._config = config
 
     async def access(self, group: v1.ToolGroup, *, tenant: str, authorization: str = "") -> Access:
-        """With whose rights a group's tools are listed or run; values that are not set are left out."""
+        """With whose rights a group's tools are listed or run; values that are not set are left out.
+
+        What the caller brought with the current call takes the place of the group's secret.
+
+        Raises:
+            InvalidArgumentError: If what the caller brought has another shape.
+        """
+        brought, headers = api_key(group), mcp_headers(group)
+        if brought or headers:
+            own = {"api_key": brought} if brought else {}
+            return Access(tenant=tenant, authorization=authorization, secret=own, headers=headers)
         name = group.settings.secrets_ref
         values: Mapping[str, str] = {}
         if name in self._config:
@@ -111,7 +122,10 @@ class Scrubber:
     """
 
     def __init__(self, access: Access) -> None:
-        values = [value for value in (*access.secret.values(), access.authorization) if len(value) >= SHORTEST]
+        brought = [part for value in access.headers.values() for part in (value, value.rpartition(" ")[2])]
+        values = [
+            value for value in (*access.secret.values(), access.authorization, *brought) if len(value) >= SHORTEST
+        ]
         if {"username", "password"} <= set(access.secret):  # as basic authentication writes them
             values.append(f"{access.secret['username']}:{access.secret['password']}")
         forms = {form for value in values for form in _forms(value)}

@@ -50,3 +50,10 @@ async def test_health_version_and_the_root_answer(http: httpx.AsyncClient) -> No
     assert (await http.get("/v1/version")).json()["version"]
     assert "openai" in (await http.get("/")).json()
     assert (await http.get("/v1alpha/admin/health")).json()["status"] == "OK"
+
+
+async def test_every_route_is_listed_once(http: httpx.AsyncClient) -> None:
+    listed = (await http.get("/v1/inspect/routes")).json()["data"]
+    pairs = [(one["method"], one["route"]) for one in listed]
+    assert len(set(pairs)) == len(pairs)
+    assert {("GET", "/v1/health"), ("POST", "/v1/files"), ("GET", "/v1/vector_stores")} <= set(pairs)

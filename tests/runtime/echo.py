@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import grpc
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
-from services.runtime.calls import current_call
+from services.runtime.calls import current_call, current_provider_data
 from services.runtime.config import RuntimeConfig, StackConfig
 from services.runtime.process import Build, hosting
 from services.runtime.readiness import Readiness
@@ -90,6 +90,8 @@ class Echo:
                 call = current_call()
                 assert call is not None
                 return call.tenant
+            case "provider data":
+                return current_provider_data()
             case _ if command.startswith("forward "):
                 assert self.peer is not None
                 forward = unary(self.peer, "Unary")

@@ -1,6 +1,7 @@
 """Errors, cancellation, deadlines, ids and traces over real calls of all four shapes."""
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
+from services.runtime.calls import detached, enter_call
+from services.runtime.outgoing import inherit
 from stack_client.errors import PermissionDeniedError, StackError, from_rpc_error
 from tests.runtime.echo import Host, Running, multi, unary
 
@@ -175,6 +178,44 @@ async def test_a_caller_over_tcp_without_a_certificate_cannot_name_a_tenant(host
         assert running.echo.seen == []
     async with host(allow_insecure=True) as private:
         assert (await begin(private, "unary_unary", "tenant", **named)).value == "acme"
+
+
+async def test_keys_of_providers_are_taken_where_a_tenant_is_and_never_sent_to_who_runs_no_tools(
+    host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    named = {"metadata": (("x-provider-data", '{"key": "of-a-caller"}'),)}
+    closed = {"tcp": False, "socket_dir": tmp_path / "run"}
+    async with (
+        host(name="last", **closed) as last,
+        host(name="first", addresses={"peer": last.address}, **closed) as first,
+    ):
+        assert "of-a-caller" in (await begin(first, "unary_unary", "provider data", **named)).value
+        assert (await begin(first, "unary_unary", "forward provider data", **named)).value == ""
+        large = (("x-provider-data", "x" * 4097),)
+        error = await failure(begin(first, "unary_unary", "provider data", metadata=large), "unary_unary")
+        assert (error.reason, error.field) == ("INVALID_VALUE", "x-provider-data")
+    async with host() as running:
+        error = await failure(begin(running, "unary_unary", "provider data", **named), "unary_unary")
+        assert isinstance(error, PermissionDeniedError)
+    assert "of-a-caller" not in "".join(record.getMessage() for record in caplog.records if "grpc" not in record.name)
+
+
+async def test_a_call_of_tools_carries_the_keys_of_the_call_that_makes_it() -> None:
+    def handed(method: str) -> dict[str, Any]:
+        details = grpc.aio.ClientCallDetails(
+            method=method, timeout=None, metadata=None, credentials=None, wait_for_ready=None
+        )
+        return dict(inherit(details).metadata or ())
+
+    call = enter_call("/llamastack.v1.AgentsService/CreateTurn")
+    call.provider_data = "{}"
+    later = detached()
+    assert handed("/llamastack.v1.ToolRuntimeService/InvokeTool")["x-provider-data"] == "{}"
+    assert "x-provider-data" not in handed("/llamastack.v1.InferenceService/ChatCompletion")
+    assert later.run(handed, "/llamastack.v1.ToolRuntimeService/InvokeTool")["x-provider-data"] == "{}"
+    other = detached(tenant="b")  # a turn that another process began
+    assert "x-provider-data" not in other.run(handed, "/llamastack.v1.ToolRuntimeService/InvokeTool")
 
 
 @pytest.mark.parametrize("given", [(), (("x-request-id", "has spaces"),)])

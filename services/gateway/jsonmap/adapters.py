@@ -257,6 +257,9 @@ def decode_chunk_query(
         value = dict(value)
         if value.get("max_num_results") is not None:
             value["max_chunks"] = value.pop("max_num_results")
+        if value.pop("embedding_dimensions", None) is not None:
+            place = f"{path}.embedding_dimensions"
+            raise InvalidArgumentError(f"{place}: queries are embedded as the bank's chunks are", field=place)
         kind, settings = value.pop("reranker_type", None), value.pop("reranker_params", None)
         ranker = value.get("ranker")
         if kind is not None:
@@ -285,6 +288,13 @@ def encode_chunk(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
     """Chunk: its id under the names of old and new clients."""
     written = codec.encode_fields(message)
     written["stored_chunk_id"] = written["chunk_id"]
+    written["embedding"] = written["embedding"] or None
+    return written
+
+
+def encode_store_content(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
+    """VectorStoreContent: no vector is null, not an empty one."""
+    written = codec.encode_fields(message)
     written["embedding"] = written["embedding"] or None
     return written
 
@@ -320,6 +330,7 @@ ADAPTERS = {
     "llamastack.v1.CreateVectorStoreRequest": Adapter(encode=encode_fields, decode=decode_vector_registration),
     "llamastack.v1.ChunkQueryParams": Adapter(encode=encode_fields, decode=decode_chunk_query),
     "llamastack.v1.Chunk": Adapter(encode=encode_chunk, decode=decode_fields),
+    "llamastack.v1.VectorStoreContent": Adapter(encode=encode_store_content, decode=decode_unread),
     "llamastack.v1.Embedding": Adapter(
         encode=encode_embedding, decode=decode_unread, schema={"type": "array", "items": {"type": "number"}}
     ),

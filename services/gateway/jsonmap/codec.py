@@ -279,6 +279,8 @@ class Codec:
             return lambda value: base64.b64encode(value).decode()
         if one.type == FieldDescriptor.TYPE_FLOAT:
             return _short_float
+        if of is not None and f"{of.name}.{one.name}" in self.shapes.whole:
+            return int
         if one.message_type is None:
             return lambda value: value
         full = one.message_type.full_name

@@ -128,7 +128,8 @@ class Schemas:
         if one.type == FieldDescriptor.TYPE_BYTES:
             return {"type": "string", "contentEncoding": "base64"}
         if one.message_type is None:
-            return dict(_SCALARS[one.cpp_type])
+            whole = f"{descriptor.name}.{one.name}" in self._codec.shapes.whole
+            return {"type": "integer"} if whole else dict(_SCALARS[one.cpp_type])
         full = one.message_type.full_name
         if full == "google.protobuf.Timestamp":
             unix = self._codec.shapes.unix_times

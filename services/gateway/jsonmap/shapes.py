@@ -91,3 +91,5 @@ class Shapes:
     """Members that must be there, by message, for the same."""
     unix_times: frozenset[str] = frozenset()
     """Messages, and `Message.field`s, whose times are whole seconds since 1970; all others are RFC 3339."""
+    whole: frozenset[str] = frozenset()
+    """`Message.field`s that are floating-point numbers because of their size, and whole: written without a point."""

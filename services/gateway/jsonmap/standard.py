@@ -85,6 +85,7 @@ STANDARD = Codec(
             "VectorStore": {"object": "vector_store"},
             "VectorStoreFile": {"object": "vector_store.file"},
             "VectorStoreFileBatch": {"object": "vector_store.files_batch"},
+            "VectorStoreContent": {"type": "text"},
             "Batch": {"object": "batch"},
             "BatchErrors": {"object": "list"},
             "Conversation": {"object": "conversation"},
@@ -100,6 +101,8 @@ STANDARD = Codec(
             "InsertChunksRequest": {"vector_store_id": "vector_db_id"},
             "QueryChunksRequest": {"vector_store_id": "vector_db_id"},
             "Chunk": {"stored_chunk_id": "chunk_id"},
+            "GetDocumentsRequest": {"document_uuids": "document_ids"},
+            "DeleteDocumentsRequest": {"document_uuids": "document_ids"},
         },
         taken={
             # `name` of OpenAI's messages names a participant; native messages have no place for it.
@@ -108,9 +111,10 @@ STANDARD = Codec(
             "ToolResponseMessage": frozenset({"name"}),
             "CompletionMessage": frozenset({"name", "refusal", "annotations", "audio", "function_call"}),
         },
-        unset=dict.fromkeys(("Model.metadata", "Chunk.metadata", "VectorStore.metadata", "VectorStoreFile.attributes", "SafetyViolation.metadata", "StepViolation.metadata", "RAGDocument.metadata", "TurnStepStart.metadata", "Benchmark.metadata", "Dataset.metadata", "ScoringFn.metadata", "ModerationResult.metadata"), dict),
+        unset=dict.fromkeys(("Model.metadata", "Chunk.metadata", "VectorStore.metadata", "VectorStoreFile.attributes", "SafetyViolation.metadata", "StepViolation.metadata", "RAGDocument.metadata", "StoredDocument.metadata", "TurnStepStart.metadata", "Benchmark.metadata", "Dataset.metadata", "ScoringFn.metadata", "ModerationResult.metadata"), dict) | {"CompletionMessage.content": str},
         absent=frozenset({"UserMessage.context"}),
         hidden=frozenset({"ResponseObject.input", "ResponseObject.last_sequence"}),
+        whole=frozenset({"MemoryBank.entry_count", "VectorStore.usage_bytes", "VectorStoreFile.usage_bytes"}),
         schemas=responses.SCHEMAS,
         required={
             "ChatCompletionRequest": ("model_id", "messages"),

@@ -6,6 +6,7 @@ from services.gateway.edge import Edge
 from services.gateway.routes import (
     about,
     agents,
+    alpha,
     banks,
     batches,
     chat,
@@ -13,6 +14,7 @@ from services.gateway.routes import (
     conversations,
     embeddings,
     evaluation,
+    files,
     inference,
     inspect,
     models,
@@ -21,6 +23,7 @@ from services.gateway.routes import (
     telemetry,
     tools,
     training,
+    vector_stores,
     vectors,
 )
 from services.gateway.routing import Route
@@ -35,6 +38,8 @@ TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     tools.routes,
     vectors.routes,
     banks.routes,
+    files.routes,
+    vector_stores.routes,
     agents.routes,
     responses.routes,
     conversations.routes,
@@ -50,4 +55,5 @@ def all_routes(edge: Edge) -> list[Route]:
     """The whole table, with the rows that tell of it."""
     found = [route for table in TABLES for route in table(edge)]
     found += inspect.routes(edge, found)
+    found += alpha.routes(found)
     return [*found, *about.routes(edge, found)]

@@ -20,7 +20,7 @@ def routes(edge: Edge, others: Sequence[Route]) -> list[Route]:
 
     Args:
         edge: Channels and codec.
-        others: The rest of the table.
+        others: The table; rows that are added to it afterwards, these among them, are listed too.
     """
     providers = Providers(edge)
     table: list[Route] = []
@@ -40,7 +40,7 @@ def routes(edge: Edge, others: Sequence[Route]) -> list[Route]:
         wanted = request.query().get("api_filter")
         if wanted is not None and wanted not in LEVELS:
             raise InvalidArgumentError(f"api_filter: {wanted!r} is none of {', '.join(LEVELS)}", field="api_filter")
-        return JsonReply(value={"data": route_list([*others, *table], wanted)})
+        return JsonReply(value={"data": route_list(others, wanted)})
 
     async def all_providers(request: Request) -> Reply:
         return JsonReply(value={"data": await providers.listed(request)})

@@ -117,7 +117,7 @@ def read_endpoint(
             f"secret {group.settings.secrets_ref!r}: an MCP server behind HTTP has no use for {', '.join(unknown)}; "
             f"known: {known}"
         )
-    headers = _secret_headers(group, access.secret)
+    headers = {**_secret_headers(group, access.secret), **_brought(access.headers)}
     oauth = _oauth(group, access.secret)
     if access.authorization:  # the caller's own credential goes before the group's
         headers["authorization"] = f"Bearer {access.authorization}"
@@ -170,6 +170,14 @@ def _check_url(uri: str) -> None:
         raise InvalidArgumentError(message, field=FIELD)
     if not parts.hostname or not port_fits or not uri.isprintable() or "\\" in uri:
         raise InvalidArgumentError(f"{uri[:120]!r} is no address of a server", field=FIELD)
+
+
+def _brought(headers: Mapping[str, str]) -> Mapping[str, str]:
+    own = sorted(name for name in headers if name in _OWN_HEADERS or name.startswith("mcp-"))
+    if own:
+        message = f"mcp_headers of the provider data sets {', '.join(own)}, which the protocol sets itself"
+        raise InvalidArgumentError(message, field="mcp_headers")
+    return headers
 
 
 def _secret_headers(group: v1.ToolGroup, secret: Mapping[str, str]) -> dict[str, str]:

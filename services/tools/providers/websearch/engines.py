@@ -12,6 +12,7 @@ from llamastack import v1
 from services.runtime.config import read_config
 from services.tools.outgoing import Answer, Outgoing
 from services.tools.provider import Access, Call, ProviderContext
+from services.tools.provider_data import API_KEYS
 from services.tools.providers.plain import PlainProvider, failed
 from services.tools.providers.websearch.results import MAX_RESULTS, TOOL, Hit, hits_of, result_of, wanted
 from stack_client.errors import InvalidArgumentError
@@ -158,7 +159,8 @@ class WebSearchProvider(PlainProvider):
         if engine.needs_key and not key:
             return failed(
                 f"Web search has no key for {engine.name}. The operator gives one: tools.secrets.<name>.values.{KEY}, "
-                "and settings.secrets_ref: <name> of the tool group. Go on without searching.",
+                "and settings.secrets_ref: <name> of the tool group; or the caller brings one: "
+                f"{API_KEYS[engine.name]} in X-LlamaStack-Provider-Data. Go on without searching.",
                 code=401,
                 fault="no_key",
             )
