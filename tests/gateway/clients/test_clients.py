@@ -20,6 +20,7 @@ PUBLIC = (
     (OPENAI, "openai_chat.py"),
     (OPENAI, "openai_responses.py"),
     (OPENAI, "openai_tools.py"),
+    (OPENAI, "openai_stores.py"),
     (OPENAI, "openai_engine.py"),
     (OPENAI, "langchain.py"),
     (LLAMA_STACK_0_2, "llama_stack_0_2.py"),

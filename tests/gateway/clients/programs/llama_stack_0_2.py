@@ -259,6 +259,34 @@ def test_documents_are_stored_and_found(client: LlamaStackClient) -> None:
         client.vector_dbs.retrieve(db)
 
 
+def test_files_go_into_stores_and_are_found(client: LlamaStackClient) -> None:
+    file = client.files.create(file=("roof.txt", b"The roof is red and made of tin."), purpose="assistants")
+    assert client.files.retrieve(file.id).bytes == 32
+    assert file.id in {one.id for one in client.files.list(limit=100).data}
+    store = client.vector_stores.create(name="docs", embedding_model="words")
+    made = client.vector_stores.files.create(store.id, file_id=file.id, attributes={"colour": "red"})
+    end = time.monotonic() + MOST_SECONDS
+    while made.status == "in_progress":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+        made = client.vector_stores.files.retrieve(file.id, vector_store_id=store.id)
+    assert made.status == "completed"
+    assert [one.id for one in client.vector_stores.files.list(store.id).data] == [file.id]
+    found = client.vector_stores.search(store.id, query="red roof")
+    assert (found.data[0].file_id, found.data[0].attributes) == (file.id, {"colour": "red"})
+    assert "tin" in found.data[0].content[0].text
+    shown = client.vector_stores.files.content(file.id, vector_store_id=store.id)
+    assert shown
+    assert client.vector_stores.retrieve(store.id).file_counts.completed == 1
+    assert store.id in {one.id for one in client.vector_stores.list().data}
+    assert client.vector_stores.update(store.id, name="more").name == "more"
+    client.vector_stores.files.delete(file.id, vector_store_id=store.id)
+    client.vector_stores.delete(store.id)
+    client.files.delete(file.id)
+    with pytest.raises(llama_stack_client.NotFoundError):
+        client.files.retrieve(file.id)
+
+
 def test_an_agent_answers_and_its_events_are_logged(client: LlamaStackClient) -> None:
     agent = Agent(client, model="llama", instructions="Be brief.", enable_session_persistence=True)
     session = agent.create_session("s")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import urllib.request
 from typing import Any
 
@@ -14,6 +15,7 @@ from llama_stack_client.lib.agents.react.agent import ReActAgent
 from shop import SCRIPT, open_shop
 
 URL = os.environ["GATEWAY_URL"]
+MOST_SECONDS = 20.0
 
 
 def get_weather(city: str) -> str:
@@ -129,6 +131,75 @@ def test_prompts_are_kept_in_versions(client: LlamaStackClient) -> None:
     assert client.prompts.retrieve(made.prompt_id, version=2).prompt == "Shout {{ word }}."
     assert made.prompt_id in {one.prompt_id for one in client.prompts.list()}
     client.prompts.delete(made.prompt_id)
+
+
+def test_files_go_into_stores_and_are_found(client: LlamaStackClient) -> None:
+    file = client.files.create(file=("roof.txt", b"The roof is red and made of tin."), purpose="assistants")
+    assert client.files.retrieve(file.id).bytes == 32
+    assert file.id in {one.id for one in client.files.list(limit=100).data}
+    store = client.vector_stores.create(name="docs", extra_body={"embedding_model": "words"})
+    made = client.vector_stores.files.create(store.id, file_id=file.id, attributes={"colour": "red"})
+    end = time.monotonic() + MOST_SECONDS
+    while made.status == "in_progress":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+        made = client.vector_stores.files.retrieve(file.id, vector_store_id=store.id)
+    assert made.status == "completed"
+    assert [one.id for one in client.vector_stores.files.list(store.id).data] == [file.id]
+    found = client.vector_stores.search(store.id, query="red roof")
+    assert (found.data[0].file_id, found.data[0].attributes) == (file.id, {"colour": "red"})
+    assert "tin" in found.data[0].content[0].text
+    shown = client.vector_stores.files.content(file.id, vector_store_id=store.id)
+    assert shown
+    assert client.vector_stores.retrieve(store.id).file_counts.completed == 1
+    assert store.id in {one.id for one in client.vector_stores.list().data}
+    assert client.vector_stores.update(store.id, name="more").name == "more"
+    batch = client.vector_stores.file_batches.create(store.id, file_ids=[file.id])
+    assert client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id).id == batch.id
+    client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id)
+    client.vector_stores.files.delete(file.id, vector_store_id=store.id)
+    client.vector_stores.delete(store.id)
+    client.files.delete(file.id)
+    with pytest.raises(llama_stack_client.NotFoundError):
+        client.files.retrieve(file.id)
+
+
+def test_chunks_are_stored_and_found(client: LlamaStackClient) -> None:
+    store = client.vector_stores.create(name="chunks", extra_body={"embedding_model": "words"})
+    chunks: list[Any] = [
+        {
+            "content": text,
+            "chunk_id": f"chunk-{number}",
+            "metadata": {"document_id": "d"},
+            "chunk_metadata": {"document_id": "d"},
+            "embedding": None,
+        }
+        for number, text in enumerate(["red roof", "blue sea"])
+    ]
+    for chunk in chunks:
+        vector = client.embeddings.create(model="words", input=chunk["content"]).data[0].embedding
+        chunk |= {"embedding": vector, "embedding_model": "words", "embedding_dimension": 16}
+    client.vector_io.insert(vector_store_id=store.id, chunks=chunks)
+    found = client.vector_io.query(vector_store_id=store.id, query="red roof", params={"max_chunks": 1})
+    assert found.chunks[0].chunk_id == "chunk-0"
+    assert len(found.scores) == 1
+
+
+def test_a_batch_is_done(client: LlamaStackClient) -> None:
+    body = {"model": "scripted", "messages": [user("say hi")]}
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("batch.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"a": "b"}
+    )
+    end = time.monotonic() + MOST_SECONDS
+    while batch.status not in {"completed", "failed"}:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 1)
+    assert batch.id in {one.id for one in client.batches.list().data}
+    assert "hi" in str(client.files.content(batch.output_file_id))
 
 
 def test_an_agent_runs_functions_of_the_program(client: LlamaStackClient) -> None:

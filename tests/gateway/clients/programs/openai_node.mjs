@@ -1,7 +1,7 @@
 // What programs with the npm package `openai` do.
 import assert from "node:assert/strict";
 import test from "node:test";
-import OpenAI, { BadRequestError, NotFoundError } from "openai";
+import OpenAI, { BadRequestError, NotFoundError, toFile } from "openai";
 
 const client = new OpenAI({ baseURL: process.env.GATEWAY_URL + "/v1", apiKey: "none", maxRetries: 0 });
 const parameters = {
@@ -124,6 +124,34 @@ test("structured output of a response is parsed", async () => {
 test("background responses are cancelled", async () => {
   const made = await client.responses.create({ model: "scripted", input: "hang", background: true });
   assert.equal((await client.responses.cancel(made.id)).status, "cancelled");
+});
+
+test("files go into stores and are found", async () => {
+  const content = "The roof is red and made of tin.";
+  const file = await client.files.create({ file: await toFile(Buffer.from(content), "roof.txt"), purpose: "assistants" });
+  assert.equal(await (await client.files.content(file.id)).text(), content);
+  const store = await client.vectorStores.create({ name: "docs", embedding_model: "words" });
+  const attributes = { colour: "red" };
+  const made = await client.vectorStores.files.createAndPoll(
+    store.id,
+    { file_id: file.id, attributes },
+    { pollIntervalMs: 50 },
+  );
+  assert.equal(made.status, "completed");
+  const [found] = await all(await client.vectorStores.search(store.id, { query: "red roof" }));
+  assert.deepEqual([found.file_id, found.attributes, found.content[0].text], [file.id, attributes, content]);
+  await client.vectorStores.fileBatches.createAndPoll(store.id, { file_ids: [file.id] }, { pollIntervalMs: 50 });
+  assert.ok((await all(await client.files.list({ limit: 1 }))).some((one) => one.id === file.id));
+  await client.vectorStores.delete(store.id);
+  await client.files.delete(file.id);
+  await assert.rejects(client.files.retrieve(file.id), NotFoundError);
+});
+
+test("moderations tell what they think of each input", async () => {
+  const shield = { shield_id: "guard", provider_id: "llama-guard", provider_shield_id: "the-guard" };
+  await client.post("/shields", { body: shield });
+  const answer = await client.moderations.create({ model: "the-guard", input: ["fine", "a forbidden thing"] });
+  assert.deepEqual(answer.results.map((result) => result.flagged), [false, true]);
 });
 
 test("a conversation remembers", async () => {
