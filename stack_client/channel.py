@@ -19,6 +19,7 @@ _RETRIED = (
     "ResponsesService",
     "ConversationsService",
     "PromptsService",
+    "ChatCompletionsService",
     "BatchesService",
     "InspectService",
 )
@@ -30,6 +31,7 @@ _NOT_RETRIED = (
     ("ConversationsService", "DeleteConversation"),
     ("ConversationsService", "DeleteConversationItem"),
     ("PromptsService", "DeletePrompt"),
+    ("ChatCompletionsService", "DeleteChatCompletion"),
 )
 SERVICE_CONFIG = {
     "methodConfig": [

@@ -32,6 +32,10 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
     {"role": "user", "match": "^hang", "reply": "one two three", "hang": True},
     {"role": "user", "match": "^slowly (.+)", "reply": "{1}", "token_seconds": 0.02},
     {"role": "user", "match": "^break", "reply": "one two three", "error": "the scripted engine broke"},
+    {"role": "user", "tools": True, "match": "weather twice", "tool_calls": [
+        {"tool_name": "get_weather", "arguments": {"city": "Oslo"}},
+        {"tool_name": "get_weather", "arguments": {"city": "Bergen"}},
+    ]},
     {"role": "user", "tools": True, "match": "weather", "tool_calls": [
         {"tool_name": "get_weather", "arguments": {"city": "Oslo"}},
     ]},

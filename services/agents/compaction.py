@@ -82,11 +82,15 @@ def summary_request(
 
 
 def check_compaction(config: v1.CompactionConfig, *, field: str) -> None:
-    """Refuse a window in which no dialog fits.
+    """Refuse a window in which no dialog fits, and settings of summaries where there are none.
 
     Raises:
         InvalidArgumentError: Naming the field.
     """
+    for name, given in (("keep_turns", config.HasField("keep_turns")), ("model", bool(config.model))):
+        if config.drop_oldest and given:
+            message = f"{field}.{name} is about summaries, and drop_oldest makes none; leave one of them out"
+            raise InvalidArgumentError(message, field=f"{field}.{name}")
     if config.HasField("max_prompt_tokens") and config.max_prompt_tokens < LEAST_TOKENS:
         message = f"{field}.max_prompt_tokens is {config.max_prompt_tokens}; give at least {LEAST_TOKENS}"
         raise InvalidArgumentError(message, field=f"{field}.max_prompt_tokens")

@@ -1,5 +1,6 @@
 """What the model is shown: instructions, earlier turns, and the turn so far."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from llamastack import v1
@@ -75,6 +76,28 @@ def without_images(messages: Iterable[v1.Message]) -> list[v1.Message]:
                 item.text = UNSEEN
         found.append(shown)
     return found
+
+
+def droppable(messages: Sequence[v1.Message]) -> list[range]:
+    """Parts of a dialog that can be left out, oldest first, by the places of their messages.
+
+    They are what users said with all that followed, but not the last; then, of what followed that, answers with the
+    results of their calls, but not the last. Instructions stay.
+    """
+    kinds = [message.WhichOneof("message") for message in messages]
+    users = [place for place, kind in enumerate(kinds) if kind == "user"]
+    ends = [place for place, kind in enumerate(kinds) if kind in {"user", "system"}]
+    parts = [range(begin, next(end for end in ends if end > begin)) for begin in users[:-1]]
+    said = [place for place, kind in enumerate(kinds) if kind == "assistant" and users and place > users[-1]]
+    return parts + [range(begin, end) for begin, end in itertools.pairwise(said)]
+
+
+def without_oldest(messages: Sequence[v1.Message], count: int) -> list[v1.Message]:
+    """The messages without the first `count` parts that can be left out."""
+    if not count:
+        return list(messages)
+    gone = {place for part in droppable(messages)[:count] for place in part}
+    return [message for place, message in enumerate(messages) if place not in gone]
 
 
 def _summary(covered: v1.CompactionStep) -> v1.Message:

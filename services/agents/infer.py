@@ -69,6 +69,8 @@ class InferenceSteps:
         self._limits = limits
         self._attempts = limits.inference_attempts
         self._pause = limits.inference_retry_seconds
+        self._dropped = 0
+        """Parts of the history that are left out; found out by trying."""
         self._sees = True
         """Whether the model is shown images that tools gave; found out by trying."""
 
@@ -179,7 +181,7 @@ class InferenceSteps:
                     case "judged":
                         end.verdicts = list(event.judged.verdicts)
                     case "progress":
-                        self._progress(step, event.progress.delta)
+                        self._progress(step, event.progress)
                     case "complete":
                         complete = event.complete
                         step.inference.model_response.CopyFrom(complete.completion_message)
@@ -189,8 +191,10 @@ class InferenceSteps:
                         step.inference.model_response.CopyFrom(event.blocked.completion_message)
                         step.inference.usage.CopyFrom(event.blocked.usage)
 
-    def _progress(self, step: v1.Step, delta: v1.ContentDelta) -> None:
-        self._log.add(step_progress=v1.TurnStepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
+    def _progress(self, step: v1.Step, progress: v1.ChatCompletionProgress) -> None:
+        shown = v1.TurnStepProgress(step_type=step.step_type, step_id=step.step_id, delta=progress.delta)
+        shown.logprobs.extend(progress.logprobs)
+        self._log.add(step_progress=shown)
 
     def out_of_tokens(self) -> bool:
         """Whether the answers of the turn have all tokens that they may have."""
@@ -224,7 +228,10 @@ class InferenceSteps:
         if self.taken() + 1 >= self.most and (formatted or called):
             # The last step must answer: nobody would make its calls.
             tool_config.tool_choice = "none"
-        messages = history.dialog(config, self._earlier, self._turn, before=self._before)
+        most = config.max_tool_calls
+        if most and not self._has_client_tools() and ledger.served(self._turn.steps, self._speaker.tools) >= most:
+            tool_config.tool_choice = "none"
+        messages = history.without_oldest(self._messages(), self._dropped)
         return v1.ChatCompletionRequest(
             model_id=config.model,
             messages=messages if self._sees else history.without_images(messages),
@@ -234,7 +241,35 @@ class InferenceSteps:
             # A step that must call a tool is not the one that answers.
             response_format=config.response_format if formatted and not _demands(tool_config) else None,
             output_shields=config.output_shields,
+            logprobs=config.logprobs if config.HasField("logprobs") else None,
+            priority=config.priority,
+            show_thoughts=config.show_thoughts,
         )
+
+    def _messages(self) -> list[v1.Message]:
+        return history.dialog(self._config, self._earlier, self._turn, before=self._before)
+
+    def _has_client_tools(self) -> bool:
+        return any(tool.kind == "client" for tool in self._speaker.tools.values())
+
+    def drop_oldest(self, error: InvalidArgumentError | None) -> bool:
+        """Leave more of the oldest history out of the next prompts; False where nothing can be.
+
+        Args:
+            error: As the model refused the last prompt; its metadata tells how much too long that was.
+        """
+        messages = self._messages()
+        parts = history.droppable(messages)[self._dropped :]
+        facts = error.metadata if error is not None else {}
+        tokens, window = int(facts.get("prompt_tokens", 0)), int(facts.get("context_length", 0))
+        share = max(0.0, 1 - window / tokens) if tokens and window else 0.0
+        spare = share * sum(one.ByteSize() for one in history.without_oldest(messages, self._dropped))
+        for count, part in enumerate(parts, 1):
+            spare -= sum(messages[index].ByteSize() for index in part)
+            if spare <= 0 or count == len(parts):
+                self._dropped += count
+                break
+        return bool(parts)
 
     @property
     def most(self) -> int:

@@ -22,6 +22,7 @@ PENDING = {
     v1.TOOL_CALL_STATE_UNKNOWN: v1.PENDING_KIND_LOST,
 }
 RUNNABLE = {v1.TOOL_CALL_STATE_REQUESTED, v1.TOOL_CALL_STATE_APPROVED, v1.TOOL_CALL_STATE_STARTED}
+_SERVED = {"server", "agent"}
 ENDED = {v1.TOOL_CALL_STATE_DONE, v1.TOOL_CALL_STATE_FAILED}
 
 
@@ -33,8 +34,16 @@ def open_step(turn: v1.Turn) -> v1.Step | None:
     return None
 
 
-def begin(step: v1.Step, *, place: int, tools: Mapping[str, Offered], config: v1.AgentConfig) -> None:
-    """Write the lines of a new step: what is unknown fails, what needs a person waits, the rest may run."""
+def begin(step: v1.Step, *, place: int, tools: Mapping[str, Offered], config: v1.AgentConfig, served: int = 0) -> None:
+    """Write the lines of a new step: what is unknown fails, what needs a person waits, the rest may run.
+
+    Args:
+        step: New, with its calls.
+        place: Of the step in its turn.
+        tools: Of the turn.
+        config: Of the agent.
+        served: Calls that the turn's steps before made of tools that the stack runs.
+    """
     for index, call in enumerate(step.tool_execution.tool_calls):
         tool = tools.get(call.tool_name)
         record = step.tool_execution.records.add(call_id=call.call_id, state=v1.TOOL_CALL_STATE_REQUESTED)
@@ -44,6 +53,13 @@ def begin(step: v1.Step, *, place: int, tools: Mapping[str, Offered], config: v1
             continue
         record.tool, record.effect = tool.tool, tool.effect
         record.idempotency_key = _key(step, place, index, call, tool)
+        served += tool.kind in _SERVED
+        if tool.kind in _SERVED and config.HasField("max_tool_calls") and served > config.max_tool_calls:
+            text = (
+                f"The call was not made: no more than {config.max_tool_calls} calls may be. Answer with what you have."
+            )
+            fail(step, call, text, reason="LIMIT")
+            continue
         needed, expires = needs_approval(call, tool, config)
         if needed:
             record.state = v1.TOOL_CALL_STATE_AWAITING_APPROVAL
@@ -51,6 +67,12 @@ def begin(step: v1.Step, *, place: int, tools: Mapping[str, Offered], config: v1
                 record.expires_at.FromMilliseconds(now().ToMilliseconds() + int(expires * 1000))
         elif tool.kind == "client":
             record.state = v1.TOOL_CALL_STATE_AWAITING_CLIENT
+
+
+def served(steps: Iterable[v1.Step], tools: Mapping[str, Offered]) -> int:
+    """Calls of tools that the stack runs."""
+    calls = (call for step in steps for call in step.tool_execution.tool_calls)
+    return sum(call.tool_name in tools and tools[call.tool_name].kind in _SERVED for call in calls)
 
 
 def _key(step: v1.Step, place: int, index: int, call: v1.ToolCall, tool: Offered) -> str:

@@ -11,6 +11,7 @@ import grpc
 import sqlalchemy as sa
 
 from llamastack import v1
+from services.agents.chat_completions_service import ChatCompletionsService
 from services.agents.config import AgentsConfig
 from services.agents.database import SchemaError
 from services.agents.notices import FanOut, NoFanOut, Notices, RedisFanOut
@@ -30,6 +31,7 @@ from services.runtime.database_url import database_url
 from services.runtime.service import ServiceContext
 from stack_client.inference import Inference
 from stack_client.models import Models
+from stack_client.safety import Shields
 from stack_client.toolgroups import Tools
 
 SERVICES = (
@@ -37,6 +39,7 @@ SERVICES = (
     "llamastack.v1.ResponsesService",
     "llamastack.v1.ConversationsService",
     "llamastack.v1.PromptsService",
+    "llamastack.v1.ChatCompletionsService",
 )
 
 
@@ -77,6 +80,11 @@ class AgentsNode:
                 tools = self._context.open_channel("tools")
                 opening.push_async_callback(tools.close, None)
                 self._toolbox, groups = ToolService(tools), McpGroups(Tools(tools))
+            shields = None
+            if "safety" in self._context.addresses:
+                safety = self._context.open_channel("safety")
+                opening.push_async_callback(safety.close, None)
+                shields = Shields(safety)
             self._inference = Inference(channel)
             around = Around(
                 inference=self._inference, memory=Retrieval(memory), toolbox=self._toolbox, limits=self._config
@@ -94,8 +102,8 @@ class AgentsNode:
             )
             opening.push_async_callback(self._runner.stop)
             self._responses = Responses(
-                self._store, self._runner, toolbox=self._toolbox, groups=groups, models=Models(channel),
-                tasks=self._tasks,
+                self._store, self._runner, toolbox=self._toolbox, groups=groups, shields=shields,
+                models=Models(channel), tasks=self._tasks,
             )  # fmt: skip
             opening.push_async_callback(self._responses.stop)
             await self._runner.recover()
@@ -133,6 +141,7 @@ class AgentsNode:
         v1.add_ResponsesServiceServicer_to_server(responses, server)
         v1.add_ConversationsServiceServicer_to_server(ConversationsService(self._responses), server)
         v1.add_PromptsServiceServicer_to_server(PromptsService(self._store), server)
+        v1.add_ChatCompletionsServiceServicer_to_server(ChatCompletionsService(self._store), server)
         return SERVICES
 
 

@@ -149,6 +149,25 @@ conversation_items = sa.Table(
     sa.Column("dialog", sa.LargeBinary),
     sqlite_autoincrement=True,
 )
+# Chat completions that clients fetch again; `message` has their texts, the table below it their notes as well.
+chat_completions = sa.Table(
+    "chat_completion",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("completion_id", sa.String, nullable=False),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("message", sa.LargeBinary),
+    sa.UniqueConstraint("tenant", "completion_id"),
+    sqlite_autoincrement=True,
+)
+chat_notes = sa.Table(
+    "chat_completion_note",
+    metadata,
+    sa.Column("completion", sa.Integer, primary_key=True),  # its number
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
 prompts = sa.Table(
     "prompt",
     metadata,

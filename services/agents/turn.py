@@ -156,12 +156,14 @@ class TurnLoop:
                 await self._infer.run(last)
                 return
             except InvalidArgumentError as error:
-                if error.reason != "CONTEXT_LENGTH_EXCEEDED" or not await self._compact():
+                if error.reason != "CONTEXT_LENGTH_EXCEEDED" or not await self._compact(error):
                     raise
                 last = next((s for s in reversed(self._turn.steps) if s.WhichOneof("details") not in _BESIDE), None)
 
-    async def _compact(self) -> bool:
-        """Summarise what can go next; False where nothing can."""
+    async def _compact(self, error: InvalidArgumentError | None = None) -> bool:
+        """Summarise what can go next, or leave it out; False where nothing can."""
+        if self._speaker.config.compaction.drop_oldest:
+            return self._infer.drop_oldest(error)
         cut = compaction.next_cut(self._earlier, self._turn, self._speaker.config.compaction)
         if cut is None:
             return False
@@ -173,7 +175,9 @@ class TurnLoop:
         step = new_step(
             self._turn, v1.STEP_TYPE_TOOL_EXECUTION, tool_execution=v1.ToolExecutionStep(tool_calls=said.tool_calls)
         )
-        ledger.begin(step, place=len(self._turn.steps), tools=self._speaker.tools, config=self._speaker.config)
+        tools, place = self._speaker.tools, len(self._turn.steps)
+        served = ledger.served(self._turn.steps, tools)
+        ledger.begin(step, place=place, tools=tools, config=self._speaker.config, served=served)
         self._log.put_step(step)
         self._log.add(step_start=v1.TurnStepStart(step_type=step.step_type, step_id=step.step_id))
         for call in said.tool_calls:

@@ -8,10 +8,11 @@ from services.agents.attachments import check_documents
 from services.agents.budget import check_budget
 from services.agents.compaction import check_compaction
 from services.agents.retrieval import GROUP, rag_request
-from stack_client.errors import InvalidArgumentError
+from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 MAX_INFER_ITERS = 100
 MAX_PARALLEL_TOOLS = 64
+MOST_PRIORITY = 100
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -38,11 +39,25 @@ def check_agent(config: v1.AgentConfig) -> None:
         field = "agent_config.max_parallel_tools"
         message = f"{field} is {config.max_parallel_tools}; allowed: 1 to {MAX_PARALLEL_TOOLS}"
         raise InvalidArgumentError(message, field=field)
+    _check_inference(config)
     _check_names(config)
     check_rules(config, field="agent_config.approvals")
     check_budget(config.budget, field="agent_config.budget")
     check_compaction(config.compaction, field="agent_config.compaction")
     _check_choice(config.tool_config, config, field="agent_config.tool_config.tool_choice")
+
+
+def _check_inference(config: v1.AgentConfig) -> None:
+    if config.HasField("max_tool_calls") and config.max_tool_calls < 1:
+        field = "agent_config.max_tool_calls"
+        raise InvalidArgumentError(f"{field} is 0; give at least 1, or leave it unset", field=field)
+    if abs(config.priority) > MOST_PRIORITY:
+        field = "agent_config.priority"
+        message = f"{field} is {config.priority}; allowed: from -{MOST_PRIORITY} to {MOST_PRIORITY}"
+        raise InvalidArgumentError(message, field=field)
+    if config.HasField("logprobs") and config.output_shields:
+        field = "agent_config.logprobs"
+        raise UnsupportedError(f"{field}: they show an answer that output_shields may withhold", field=field)
 
 
 def _check_names(config: v1.AgentConfig) -> None:

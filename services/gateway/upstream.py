@@ -36,6 +36,7 @@ HOSTS = {
     "ResponsesService": "agents",
     "ConversationsService": "agents",
     "PromptsService": "agents",
+    "ChatCompletionsService": "agents",
     "PostTrainingService": "post_training",
     "SyntheticDataGenerationService": "post_training",
     "RewardScoringService": "post_training",

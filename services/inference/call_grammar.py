@@ -91,6 +91,7 @@ def demanded_call(
     argument_key: ArgumentKey,
     tool_prompt_format: ToolPromptFormat,
     python_tag: int | None = None,
+    several: bool = True,
 ) -> str:
     """The grammar of a call of any tool where `choice` is required, else of the one that it names.
 
@@ -102,6 +103,7 @@ def demanded_call(
         argument_key: Of the model's family.
         tool_prompt_format: The form of the call.
         python_tag: Id of Llama 3's python tag, which may stand before JSON and Python lists there.
+        several: Whether a Python list may have several calls.
 
     Raises:
         InvalidArgumentError: If a tool's schema cannot be compiled.
@@ -122,7 +124,7 @@ def demanded_call(
                     raise UnsupportedError(message, field=field)
             rules = [rule for tool in wanted for rule in _python_rules(tool)]
             calls = [_python_call(tool) for tool in wanted]
-            call = _listed(calls) if form.several else f'"[" BLANK {_any(calls)} BLANK "]"'
+            call = _listed(calls, several=several and form.several)
         case "json":
             typed = TYPE_KEY if argument_key == "parameters" else ()
             named = _any(_named(tool, argument_keys=[argument_key]) for tool in wanted)
@@ -130,12 +132,13 @@ def demanded_call(
     return _grammar(f"{tag} {call}", rules)
 
 
-def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = None) -> Calls:
+def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = None, several: bool = True) -> Calls:
     """What a model may answer that is free to call tools, in whichever form it begins to.
 
     Args:
         tools: All tools of the request.
         python_tag: Id of Llama 3's python tag, where the model has one.
+        several: Whether an answer may have several calls.
 
     Raises:
         InvalidArgumentError: If a tool's schema cannot be compiled.
@@ -147,7 +150,7 @@ def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = N
         python_names=[tool.name for tool in known if tool.pythonic],
         builtin_names=[tool.name for tool in known if tool.builtin],
     )
-    forms, rules = _offered_forms(known)
+    forms, rules = _offered_forms(known, several=several)
     # Without forcing: else a call that the model spells in unusual tokens would pass for text, and go on as it likes.
     rules.append('%llguidance {"no_forcing": true}')
     calls = _grammar(f"{tag} BLANK {_any(forms)} BLANK", rules)
@@ -159,28 +162,32 @@ def offered_calls(tools: Sequence[ToolDefinition], *, python_tag: int | None = N
     return Calls(calls=calls, text=text)
 
 
-def _offered_forms(known: Sequence[_Tool]) -> tuple[list[str], list[str]]:
-    """Every form of one call or several, and the rules that they need."""
+def _offered_forms(known: Sequence[_Tool], *, several: bool) -> tuple[list[str], list[str]]:
+    """Every form of one call, or of several too, and the rules that they need."""
+
+    def repeated(form: str, between: str) -> str:
+        return f"{form} (BLANK {between} {form})*" if several else form
+
     named = _any(_named(tool, argument_keys=["parameters", "arguments"]) for tool in known)
     forms = [
-        "object (BLANK /[;,]/ BLANK object)*",
+        repeated("object", "/[;,]/ BLANK"),
         '("```json" | "```") BLANK object BLANK "```"',
         "objects",
-        "hermes (BLANK hermes)*",
-        'tagged (BLANK (";" BLANK)? tagged)*',
+        repeated("hermes", ""),
+        repeated("tagged", '(";" BLANK)?'),
     ]
     rules = [
         *(f"args{tool.number}: {_json(tool.schema)}" for tool in known),
         f"plain: {_lark(NAME_KEY)} {named}",
         f'nested: {_lark(FUNCTION_KEY)} plain BLANK "}}"',
         f'object: "{{" BLANK (plain | {_lark(TYPE_KEY)} (plain | nested)) BLANK "}}"',
-        f"objects: {_listed(['object'])}",
+        f"objects: {_listed(['object'], several=several)}",
         'hermes: "<tool_call>" BLANK (object | objects) BLANK "</tool_call>"',
         f"tagged: {_any(map(_function_tag, known))}",
     ]
     pythonic = [tool for tool in known if tool.pythonic]
     if pythonic:
-        forms.append(_listed(map(_python_call, pythonic)))
+        forms.append(_listed(map(_python_call, pythonic), several=several))
         rules += [rule for tool in pythonic for rule in _python_rules(tool)]
     for tool in known:
         if tool.builtin:
@@ -243,9 +250,10 @@ def _function_tag(tool: _Tool) -> str:
     return f'{json.dumps(f"<function={tool.name}>")} args{tool.number} "</function>"'
 
 
-def _listed(items: Iterable[str]) -> str:
+def _listed(items: Iterable[str], *, several: bool) -> str:
     item = _any(items)
-    return f'"[" BLANK {item} (BLANK "," BLANK {item})* BLANK "]"'
+    more = f'(BLANK "," BLANK {item})*' if several else ""
+    return f'"[" BLANK {item} {more} BLANK "]"'
 
 
 def _python_call(tool: _Tool) -> str:

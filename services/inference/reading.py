@@ -52,6 +52,11 @@ class Reading:
             # The end is no text, but what was asked about its position is an answer of its own.
             self._sink.text("", tokens=0, logprobs=[self._logprobs(emission)])
 
+    def stop(self) -> None:
+        """End the answer here, as a stop string does."""
+        self.stopped = True
+        self.on_stop()
+
     def answer(self, *, prompt_tokens: int) -> Answer:
         """How the answer ended."""
         cut = self._finish == "length" and not self.stopped
@@ -65,9 +70,8 @@ class Reading:
 
     def _push(self, piece: TextPiece[v1.TokenLogProbs]) -> None:
         self._sink.text(piece.text, tokens=1, logprobs=piece.logprobs)
-        if piece.stopped:
-            self.stopped = True
-            self.on_stop()
+        if piece.stopped and not self.stopped:
+            self.stop()
 
     def _logprobs(self, emission: Emission) -> v1.TokenLogProbs:
         assert emission.logprobs is not None

@@ -4,7 +4,7 @@ Text once shown is never taken back. An answer that the token limit cuts has no 
 so all of it is text. For this, text behind a call waits for the end too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llamastack import v1
 from services.inference import dialog
@@ -20,9 +20,15 @@ class ToolStream:
     Args:
         sink: The real one.
         tool_names: Tools that may be called.
+        several: Whether the answer may have several calls; one that may not ends with its first.
+
+    Attributes:
+        on_enough: Called once nothing of what may follow is wanted.
     """
 
-    def __init__(self, sink: Sink, *, tool_names: Sequence[str]) -> None:
+    def __init__(self, sink: Sink, *, tool_names: Sequence[str], several: bool = True) -> None:
+        self._several = several
+        self.on_enough: Callable[[], object] = lambda: None
         self._sink = sink
         self._parser = ToolParser(tool_names=tool_names)
         self._calls: list[ToolCall] = []
@@ -64,6 +70,8 @@ class ToolStream:
     def _take(self, events: Sequence[Event], *, tokens: int) -> None:
         shown = ""
         for event in events:
+            if self._calls and not self._several:
+                break
             match event:
                 case Text(text) if self._calls:
                     self._behind.append(text)
@@ -71,6 +79,8 @@ class ToolStream:
                     shown += text
                 case CallComplete(call):
                     self._calls.append(call)
+                    if not self._several:
+                        self.on_enough()
         self._show(shown, tokens=tokens)
 
     def _show(self, text: str, *, tokens: int, last: bool = False) -> None:

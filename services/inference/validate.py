@@ -94,6 +94,28 @@ def check_chat(request: v1.ChatCompletionRequest) -> None:
         )
 
 
+def allowed_tokens(prompt: int, wanted: int, *, context: int, model_id: str) -> int:
+    """New tokens allowed: as many as wanted, or up to the context.
+
+    Raises:
+        InvalidArgumentError: If they do not fit.
+    """
+    if prompt + max(wanted, 1) > context:
+        raise InvalidArgumentError(
+            f"the prompt has {prompt} tokens and {max(wanted, 1)} more are asked for, but {model_id} reads {context}; "
+            "shorten the messages or lower max_tokens",
+            reason="CONTEXT_LENGTH_EXCEEDED",
+            metadata={"prompt_tokens": str(prompt), "context_length": str(context)},
+            field="messages",
+        )
+    return wanted or context - prompt
+
+
+def allows_several_calls(config: v1.ToolConfig) -> bool:
+    """Whether one answer may have several tool calls."""
+    return not config.HasField("parallel_tool_calls") or config.parallel_tool_calls
+
+
 def check_classify(request: v1.ClassifyRequest) -> None:
     """Refuse temperatures and windows that make no sense.
 

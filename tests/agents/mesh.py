@@ -85,6 +85,13 @@ SCRIPT = [
     {"match": "^hand over", "role": "user", "tools": True, "tool_calls": [{"tool_name": "transfer"}]},
     {"match": "Summarise the dialog", "role": "system", "reply": "never asked this way"},
     {
+        "match": "^search all$",
+        "role": "user",
+        "tools": True,
+        "reply": "Searching.",
+        "tool_calls": [{"tool_name": "brave_search", "arguments": {"query": "pages"}}],
+    },
+    {
         "match": "^search (.*)$",
         "role": "user",
         "tools": True,
@@ -214,7 +221,9 @@ async def until_event(mesh: Mesh, turn_id: str, kind: str) -> None:
     raise AssertionError(f"turn {turn_id} showed no {kind}")
 
 
-def stack_config(home: Path, *, inference: str = "", tools: str = "", **agents: Any) -> StackConfig:
+def stack_config(
+    home: Path, *, inference: str = "", tools: str = "", models: Sequence[Any] = (SCRIPTED,), **agents: Any
+) -> StackConfig:
     addresses = {"inference": inference or f"unix:{home}/run/inference.sock", "agents": f"unix:{home}/run/agents.sock"}
     if tools:
         addresses["tools"] = tools
@@ -225,7 +234,7 @@ def stack_config(home: Path, *, inference: str = "", tools: str = "", **agents: 
         runtime=RuntimeConfig(
             tcp=False, socket_dir=home / "run", drain_grace_seconds=0.3, drain_notice_seconds=0, log_level="WARNING"
         ),
-        sections={"inference": {"models": [SCRIPTED]}, "agents": settings},
+        sections={"inference": {"models": list(models)}, "agents": settings},
     )
 
 

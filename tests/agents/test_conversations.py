@@ -163,7 +163,7 @@ async def test_items_that_no_model_is_shown_are_refused(mesh: Mesh) -> None:
     with pytest.raises(UnsupportedError) as refused:
         await mesh.client.conversations.add(made.id, [v1.ResponseItem(message=message)])
     assert refused.value.field == "items[0].content[0].input_file"
-    with pytest.raises(UnsupportedError, match="reasoning"):
-        await mesh.client.conversations.add(made.id, [v1.ResponseItem(reasoning=v1.ReasoningItem())])
+    with pytest.raises(UnsupportedError, match="in the input of responses only"):
+        await mesh.client.conversations.add(made.id, [v1.ResponseItem(item_reference=v1.ItemReference(id="msg_1"))])
     with pytest.raises(InvalidArgumentError, match=r"items\[0\] has no kind"):
         await mesh.client.conversations.add(made.id, [v1.ResponseItem()])

@@ -14,9 +14,11 @@ from tests.agents.test_responses import check_stream, kinds
 INFERENCE = v1.STEP_TYPE_INFERENCE
 
 
-def progress(text: str) -> v1.WatchTurnResponse:
-    delta = v1.ContentDelta(text=text)
-    return v1.WatchTurnResponse(step_progress=v1.TurnStepProgress(step_type=INFERENCE, step_id="s", delta=delta))
+def progress(text: str, *tokens: str) -> v1.WatchTurnResponse:
+    made = v1.TurnStepProgress(step_type=INFERENCE, step_id="s", delta=v1.ContentDelta(text=text))
+    for token in tokens:
+        made.logprobs.add(chosen=v1.TokenLogProb(token=token, bytes=token.encode(), logprob=-0.5))
+    return v1.WatchTurnResponse(step_progress=made)
 
 
 def restarted() -> v1.WatchTurnResponse:
@@ -65,6 +67,53 @@ def test_what_a_step_that_begins_anew_does_not_stand_by_is_an_incomplete_message
         assert first.status == v1.RESPONSE_ITEM_STATUS_INCOMPLETE
         assert second.content[0].output_text.text == "one and only"
         assert [item.dialog for item in folding.output] == [(), None]
+
+
+def logged(folding: Fold, index: int) -> list[str]:
+    return [one.token for one in folding.response.output[index].message.content[0].output_text.logprobs]
+
+
+def test_log_probabilities_are_of_the_message_and_not_of_thoughts_or_marks() -> None:
+    text = "<think>hm</think>a b"
+    pieces = [progress("<think>hm</", "<think>", "hm", "</"), progress("think>a", "think>", "a"), progress(" b", " b")]
+    folding, made = fold(*pieces, said(text), complete(text))
+    check_stream(made, folding.response)
+    assert [item.WhichOneof("item") for item in folding.response.output] == ["reasoning", "message"]
+    assert logged(folding, 1) == ["a", " b"]
+
+
+def test_a_step_that_begins_anew_in_its_thoughts_thinks_them_once() -> None:
+    text = "<think>one two</think>three four"
+    begun = [progress("<think>one "), progress("two</think>thr", "thr")]
+    again = [progress("<think>one two</thi"), progress("nk>thr", "nk>", "thr"), progress("ee four", "ee", " four")]
+    folding, made = fold(*begun, restarted(), *again, said(text), complete(text))
+    check_stream(made, folding.response)
+    thought, message = folding.response.output
+    assert thought.reasoning.content[0].text == "one two"
+    assert message.message.content[0].output_text.text == "three four"
+    assert logged(folding, 1) == ["thr", "ee", " four"]
+    assert [item.dialog for item in folding.output] == [None, None]
+
+
+def test_thoughts_that_a_step_did_not_stand_by_are_left_as_incomplete_items() -> None:
+    text = "<think>other</think>yes"
+    folding, made = fold(progress("<think>one"), restarted(), progress("<think>other"), said(text), complete(text))
+    check_stream(made, folding.response)
+    items = [item.WhichOneof("item") for item in folding.response.output]
+    assert items == ["reasoning", "reasoning", "message"]
+    assert folding.response.output[0].reasoning.status == v1.RESPONSE_ITEM_STATUS_INCOMPLETE
+    assert output_text(folding.response) == "yes"
+
+
+def test_a_response_that_is_cut_in_its_thoughts_has_them_as_they_are() -> None:
+    message = v1.CompletionMessage(content=content("<think>on and on"), stop_reason=v1.STOP_REASON_OUT_OF_TOKENS)
+    step = v1.Step(step_id="s", step_type=INFERENCE, inference=v1.InferenceStep(model_response=message))
+    over = v1.WatchTurnResponse(step_complete=v1.TurnStepComplete(step_type=INFERENCE, step_details=step))
+    folding, made = fold(progress("<think>on and"), over, complete("<think>on and on"))
+    check_stream(made, folding.response)
+    [thought] = folding.response.output
+    assert thought.reasoning.content[0].text == "on and on"
+    assert thought.reasoning.status == v1.RESPONSE_ITEM_STATUS_INCOMPLETE
 
 
 def test_what_a_shield_says_is_a_refusal() -> None:

@@ -1,5 +1,6 @@
 """Responses over the real tools service, a real MCP server and PostgreSQL."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from llamastack import v1
 from stack_client import SyncStackClient
 from stack_client.responses import approval, output_text, user_item
 from tests.agents.mesh import running_mesh, until
+from tests.agents.test_chat_completions import completion, stub
 from tests.agents.test_responses import check_stream, items, mcp, watch
 from tests.tools.mcp.servers import Peer, serving
 from tests.tools.mesh import tools_mesh
@@ -51,6 +53,17 @@ async def test_responses_conversations_and_prompts_live_in_postgresql(
         assert [one.id for one in await client.responses.list()] == [below.id, first.id]
         await client.responses.delete(first.id)
         assert (await client.prompts.list())[0].prompt_id == prompt.prompt_id
+        named = v1.ResponseItem(item_reference=v1.ItemReference(id=below.output[0].message.id))
+        third = await client.responses.create("scripted", [user_item("slow five"), named, user_item("slow six")])
+        assert (await client.responses.input_items(third.id))[1].message.id == below.output[0].message.id
+        chats = stub(mesh)
+        repeats = [chats.StoreChatCompletion(completion("c-1", metadata={"k": "v"})) for _ in range(8)]
+        await asyncio.gather(*repeats)
+        found = await chats.ListChatCompletions(v1.ListChatCompletionsRequest(metadata={"k": "v"}))
+        assert [one.completion_id for one in found.data] == ["c-1"]
+        changed = v1.UpdateChatCompletionRequest(completion_id="c-1", metadata={"k": "w"})
+        assert (await chats.UpdateChatCompletion(changed)).completion.metadata["k"] == "w"
+        await chats.DeleteChatCompletion(v1.DeleteChatCompletionRequest(completion_id="c-1"))
 
 
 @pytest.mark.parametrize("name", ["responses", "conversations", "prompts"])

@@ -159,6 +159,18 @@ async def test_a_function_call_ends_a_response_and_its_output_begins_the_next(me
     ]
 
 
+async def test_a_response_may_be_held_to_one_call_at_a_time(tooled: Mesh) -> None:
+    create = tooled.client.responses.create
+    time = v1.ResponseTool(function=v1.FunctionTool(name="get_time"))
+    held = await create("scripted", "two", tools=[FUNCTION, time], options=options(parallel_tool_calls=False))
+    assert items(held) == ["function_call"]
+    assert not held.parallel_tool_calls
+    free = await create("scripted", "two", tools=[FUNCTION, time])
+    assert items(free) == ["function_call", "function_call"]
+    served = await create("scripted", "pay twice", tools=[mcp()], options=options(parallel_tool_calls=False))
+    assert items(served) == ["mcp_list_tools", "mcp_call", "message"]
+
+
 async def test_a_call_without_its_output_and_an_output_without_its_call_are_refused(mesh: Mesh) -> None:
     create = mesh.client.responses.create
     first = await create("scripted", "two", tools=[FUNCTION])
@@ -404,19 +416,11 @@ async def test_tenants_do_not_see_each_others_responses(mesh: Mesh) -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("max_tool_calls", {"max_tool_calls": 3}),
-    ("reasoning.effort", {"reasoning": v1.ReasoningConfig(effort=v1.REASONING_EFFORT_LOW)}),
-    ("reasoning.summary", {"reasoning": v1.ReasoningConfig(summary=v1.REASONING_SUMMARY_AUTO)}),
-    ("top_logprobs", {"top_logprobs": 2}),
-    ("truncation", {"truncation": v1.RESPONSE_TRUNCATION_AUTO}),
-    ("service_tier", {"service_tier": v1.SERVICE_TIER_FLEX}),
-    ("text.verbosity", {"text": v1.ResponseTextConfig(verbosity=v1.VERBOSITY_LOW)}),
-    ("default_guardrails", {"default_guardrails": True}),
     ("skills", {"skills": ["cooking"]}),
     ("context_management", {"context_management": [v1.ContextManagement(type="compaction")]}),
     ("memory", {"memory": v1.ResponseMemory(enabled=True)}),
-    ("include[0]", {"include": [v1.RESPONSE_INCLUDE_REASONING_ENCRYPTED_CONTENT]}),
-    ("parallel_tool_calls", {"parallel_tool_calls": False, "tools": [FUNCTION]}),
+    ("top_logprobs", {"top_logprobs": 2, "guardrails": [v1.ResponseGuardrail(type="x")]}),
+    ("default_guardrails", {"default_guardrails": True}),
     ("tools[0].web_search.filters", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(
         filters=v1.WebSearchFilters(allowed_domains=["a.example"])))]}),
     ("tools[0].web_search.user_location", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(
@@ -447,6 +451,9 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("presence_penalty", {"presence_penalty": -3}),
     ("max_infer_iters", {"max_infer_iters": 101}),
     ("max_output_tokens", {"max_output_tokens": 15}),
+    ("max_tool_calls", {"max_tool_calls": 0}),
+    ("top_logprobs", {"top_logprobs": 21}),
+    ("include[0]", {"include": [v1.RESPONSE_INCLUDE_UNSPECIFIED]}),
     ("background", {"background": True, "store": False}),
     ("metadata", {"metadata": {str(number): "" for number in range(17)}}),
     ("previous_response_id", {"previous_response_id": "resp_1", "conversation": "conv_1"}),

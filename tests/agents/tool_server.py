@@ -108,8 +108,15 @@ class ToolServer:
                         while not (self.folder / "go").exists():
                             await asyncio.sleep(0.01)
             text = f"{name} {json.dumps(arguments, sort_keys=True)}"
+            if arguments.get("query") == "pages":
+                text = json.dumps(
+                    {"query": "pages", "top_k": [{"title": "t", "url": "https://a.example/", "content": "c"}]}
+                )
             document = v1.Document(content=v1.ContentOrUrl(content=content("made")), mime_type="text/plain")
-            return v1.ToolInvocationResult(content=content(text), attachments=[document] if name == "big" else [])
+            attachments = [document] if name == "big" else []
+            facts = {"document_ids": ["file-1"], "chunks": ["the text"], "scores": [0.5]}
+            metadata = struct(facts) if name == "knowledge_search" else None
+            return v1.ToolInvocationResult(content=content(text), attachments=attachments, metadata=metadata)
         finally:
             self.running -= 1
 

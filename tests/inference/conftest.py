@@ -19,6 +19,7 @@ from stack_client import StackClient
 SCRIPT = [
     {"match": "^weather", "tools": True, "reply": "Looking.", "tool_calls": [
         {"tool_name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}]},
+    {"match": "^both", "tools": True, "tool_calls": [{"tool_name": "get_weather"}, {"tool_name": "get_weather"}]},
     {"role": "tool", "reply": "The tool says: {0}"},
     {"match": "^slow (.*)$", "reply": "{1}", "token_seconds": 0.002},
     {"match": "^as JSON", "reply": '{"city": "Oslo", "degrees": 18}'},

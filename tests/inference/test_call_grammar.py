@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from llguidance import LLMatcher, LLTokenizer
 
 from services.inference.call_grammar import demanded_call, offered_calls
 from services.inference.coalesce import Collector
@@ -341,3 +342,45 @@ def test_what_is_written_into_the_history_is_what_the_grammar_takes_and_the_pars
                 assert token in smollm2.allowed(constraint), text
                 constraint.accept(token)
         assert read(tools, [text], tagged=False) == ("", [(name, arguments)])
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_an_answer_that_may_have_one_call_only_has_one_in_every_form(smollm2: Vocabulary, opening: str) -> None:
+    source = random.Random(opening)
+    tools = random_tools(source)
+    offered = offered_calls(tools, several=False)
+    for _ in range(ANSWERS):
+        begun = smollm2.tokenizer.encode(opening)
+        ids, ended = smollm2.draw(smollm2.grammars.constraint("", offered), begun, source)
+        if ended:
+            rest, calls = read(tools, [smollm2.text(ids)], tagged=False)
+            assert (rest.strip(), len(calls)) == ("", 1)
+
+
+def test_a_demanded_python_list_has_one_call_where_only_one_may_be() -> None:
+    tools = [tool("f", QUERY), tool("g", QUERY)]
+    several = demanded_call(tools, choice="required", argument_key="parameters", tool_prompt_format="python_list")
+    one = demanded_call(
+        tools, choice="required", argument_key="parameters", tool_prompt_format="python_list", several=False
+    )
+    text = '[f(query="a"), g(query="b")]'
+    assert _matches(several, text)
+    assert not _matches(one, text)
+    assert _matches(one, '[f(query="a")]')
+
+
+def _matches(grammar: str, text: str) -> bool:
+    matcher = LLMatcher(LLTokenizer("byte"), grammar)
+    return bool(matcher.consume_tokens(list(text.encode()))) and bool(matcher.is_accepting())
+
+
+@pytest.mark.parametrize("behind", ["", "Let me see.\n"])
+def test_an_answer_that_may_have_one_call_ends_with_its_first_and_says_so(behind: str) -> None:
+    said, stops = Collector(), []
+    stream = ToolStream(said, tool_names=["f"], several=False)
+    stream.on_enough = lambda: stops.append(True)
+    call = '{"name": "f", "parameters": {"a": 1}}'
+    for letter in f"{behind}{call}; {call} and more":
+        stream.text(letter, tokens=1)
+    assert stream.finish(complete=True)
+    assert ("".join(said.texts).strip(), len(said.tool_calls), stops) == (behind.strip(), 1, [True])

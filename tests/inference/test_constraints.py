@@ -183,6 +183,17 @@ async def test_the_real_model_calls_the_tool_that_is_demanded(real: Node, choice
         assert json_format.MessageToDict(call.arguments) == json.loads(call.arguments_json)
 
 
+async def test_the_real_model_is_held_to_one_call_streamed_and_whole(real: Node) -> None:
+    config = v1.ToolConfig(tool_choice="get_weather", parallel_tool_calls=False)
+    options: dict[str, Any] = {"tools": TOOLS, "tool_config": config, "max_tokens": 100}
+    whole = await real.client.inference.chat(MODEL, "Weather in Oslo?", **options)
+    received = [event async for event in real.client.inference.stream_chat(MODEL, "Weather in Oslo?", **options)]
+    [streamed] = received[-1].complete.completion_message.tool_calls
+    [call] = whole.completion_message.tool_calls
+    assert whole.finish_reason == received[-1].complete.finish_reason == v1.FINISH_REASON_TOOL_CALLS
+    assert streamed.arguments_json == call.arguments_json
+
+
 async def test_a_constrained_answer_cut_by_the_token_limit_says_length(real: Node) -> None:
     long = json_schema({"type": "array", "items": {"type": "string"}, "minItems": 50})
     answer = await real.client.inference.chat(MODEL, "List animals.", response_format=long, max_tokens=10)

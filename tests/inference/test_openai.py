@@ -440,6 +440,36 @@ def test_a_call_that_was_cut_is_text() -> None:
     assert (heard.texts, heard.calls) == (['f({"a": )'], [])
 
 
+def test_one_call_at_a_time_is_passed_on_and_kept_to_whatever_the_endpoint_does() -> None:
+    request = v1.ChatCompletionRequest(
+        messages=[user("x")],
+        tools=[v1.ToolDefinition(tool_name="f")],
+        tool_config=v1.ToolConfig(parallel_tool_calls=False),
+    )
+    assert chat_body(request, model="m", dialect="openai")["parallel_tool_calls"] is False
+    request.tool_config.ClearField("parallel_tool_calls")
+    assert "parallel_tool_calls" not in chat_body(request, model="m", dialect="openai")
+    heard = Heard()
+    reader = StreamReader(heard, top_logprobs=None, several_calls=False)
+    pieces = [{"index": index, "id": str(index), "function": {"name": "f", "arguments": "{}"}} for index in range(2)]
+    reader.read({"choices": [{"delta": {"tool_calls": pieces}, "finish_reason": "tool_calls"}]})
+    assert reader.end().finish_reason == v1.FINISH_REASON_TOOL_CALLS
+    assert [call.call_id for call in heard.calls] == ["0"]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_that_an_endpoint_tells_apart_stand_before_the_answer_where_they_are_asked_for(name: str) -> None:
+    deltas = [{name: "I "}, {name: "wonder."}, {"content": "Hello"}, {"content": " there"}]
+    for asked, text in ((True, "<think>I wonder.</think>\n\nHello there"), (False, "Hello there")):
+        heard = Heard()
+        reader = StreamReader(heard, top_logprobs=None, thoughts=asked)
+        for delta in deltas:
+            reader.read({"choices": [{"delta": delta}]})
+        reader.read({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        reader.end()
+        assert "".join(heard.texts) == text
+
+
 def test_the_older_form_of_log_probabilities_is_read_too() -> None:
     heard = Heard()
     given = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -2.0, "a": -0.5}]}

@@ -35,6 +35,21 @@ async def test_tool_calls_stream_as_whole_calls_and_end_with_tool_calls(scripted
     assert json.loads(deltas[1].tool_call.call.arguments_json) == {"city": "Oslo", "days": 3}
 
 
+@pytest.mark.parametrize(("config", "count"), [(v1.ToolConfig(parallel_tool_calls=False), 1), (None, 2)])
+async def test_an_answer_is_held_to_one_call_streamed_and_whole(
+    scripted: Node, config: v1.ToolConfig | None, count: int
+) -> None:
+    received = [
+        event
+        async for event in scripted.client.inference.stream_chat(
+            "scripted", "both", tools=[WEATHER], tool_config=config
+        )
+    ]
+    whole = await scripted.client.inference.chat("scripted", "both", tools=[WEATHER], tool_config=config)
+    assert len(whole.completion_message.tool_calls) == count
+    assert received[-1].complete.completion_message == whole.completion_message
+
+
 async def test_without_tools_or_with_choice_none_nothing_is_called(scripted: Node) -> None:
     for options in ({}, {"tools": [WEATHER], "tool_config": v1.ToolConfig(tool_choice="none")}):
         answer = await scripted.client.inference.chat("scripted", "weather?", **options)  # type: ignore[arg-type]
@@ -68,11 +83,22 @@ async def test_two_hundred_streams_at_once_all_end_whole(scripted: Node) -> None
 
 
 async def test_what_a_script_cannot_do_is_refused(scripted: Node) -> None:
+    message = v1.Message(user=v1.UserMessage(content=content("Hi")))
+    asked = v1.ChatCompletionRequest(model_id="scripted", messages=[message])
+    asked.logprobs.token_ids.append(1)
     with pytest.raises(UnsupportedError) as failure:
-        await scripted.client.inference.chat("scripted", "Hi", logprobs=1)
-    assert failure.value.field == "logprobs"
+        await scripted.client.inference.ask(asked)
+    assert failure.value.field == "logprobs.token_ids"
     with pytest.raises(UnsupportedError):
         await scripted.client.inference.tokenize("scripted", "Hi")
+
+
+async def test_every_word_of_a_script_is_certain(scripted: Node) -> None:
+    answer = await scripted.client.inference.chat("scripted", "Hi you", logprobs=2)
+    assert [(one.chosen.token, one.chosen.logprob, len(one.top)) for one in answer.logprobs] == [
+        ("Hi", 0.0, 1),
+        (" you", 0.0, 1),
+    ]
 
 
 WEATHER_SCHEMA = {

@@ -57,7 +57,8 @@ async def test_nobody_listening_is_unavailable(tmp_path: Path) -> None:
 
 async def test_a_service_that_the_stack_lacks_is_named(client: StackClient) -> None:
     with pytest.raises(
-        InvalidArgumentError, match="no evaluation service; it has: agents, inference, memory, safety, tools"
+        InvalidArgumentError,
+        match="no evaluation service; it has: agents, gateway, inference, memory, safety, telemetry, tools",
     ):
         client.channel("evaluation")
 

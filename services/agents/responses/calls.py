@@ -4,9 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from google.protobuf import json_format
+
 from llamastack import v1
 from services.agents.offered import group_of
 from services.agents.responses.setup import FILES, WEB
+from stack_client.content import text_of
 
 _DONE, _FAILED = v1.RESPONSE_ITEM_STATUS_COMPLETED, v1.RESPONSE_ITEM_STATUS_FAILED
 _RUNS = v1.RESPONSE_ITEM_STATUS_IN_PROGRESS
@@ -52,10 +55,14 @@ class Call:
         """The item while it runs."""
         return self._item(_RUNS)
 
-    def ended(self, text: str, *, failed: bool, item_id: str) -> v1.ResponseItem:
-        """The item with what became of the call."""
-        item = self._item(_FAILED if failed else _DONE)
+    def ended(self, result: v1.ToolResponse, *, failed: bool, item_id: str) -> v1.ResponseItem:
+        """The item with what became of the call, and all that was found."""
+        item, text = self._item(_FAILED if failed else _DONE), text_of(result.content)
         getattr(item, item.WhichOneof("item") or "").id = item_id
+        if self.kind == "files":
+            item.file_search_call.results.extend(_found(result))
+        elif self.kind == "web":
+            item.web_search_call.search.sources.extend(_sources(text))
         if self.kind == "mcp" and failed:
             item.mcp_call.error = text
         elif self.kind == "mcp":
@@ -93,6 +100,27 @@ class Call:
         except ValueError:
             return ""
         return str(arguments.get("query", "")) if isinstance(arguments, dict) else ""
+
+
+def _found(result: v1.ToolResponse) -> list[v1.FileSearchResult]:
+    """What the search tool tells beside its text."""
+    facts = json_format.MessageToDict(result.metadata) if result.HasField("metadata") else {}
+    files, texts, scores = (facts.get(name) or [] for name in ("document_ids", "chunks", "scores"))
+    return [
+        v1.FileSearchResult(file_id=str(file_id), text=str(text), score=float(score))
+        for file_id, text, score in zip(files, texts, scores, strict=False)
+    ]
+
+
+def _sources(text: str) -> list[v1.WebSearchSource]:
+    """The pages in the JSON that the search tool gives."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return []
+    hits = body.get("top_k") if isinstance(body, dict) else None
+    urls = [hit.get("url") for hit in hits or () if isinstance(hit, dict)]
+    return [v1.WebSearchSource(url=url) for url in urls if isinstance(url, str) and url]
 
 
 def call_of(call: v1.ToolCall, tool: str, *, label: str, approval: str = "") -> Call:

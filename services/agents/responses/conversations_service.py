@@ -10,6 +10,7 @@ from services.agents import rows
 from services.agents.responses import records
 from services.agents.responses.creating import writing
 from services.agents.responses.engine import Responses
+from services.agents.responses.include import trim_items
 from services.agents.responses.items import Item, new_id, taken
 from services.agents.responses.lists import Found, Listed, cut, start
 from services.agents.responses.request import check_include, check_metadata
@@ -144,6 +145,7 @@ class ConversationsService(v1.ConversationsServiceServicer):
 
         found, token = await self._store.read(find)
         data = [records.item_of(row).item for row in found]
+        trim_items(data, request.include)
         return v1.ListConversationItemsResponse(data=data, next_page_token=token)
 
     async def GetConversationItem(
@@ -161,7 +163,9 @@ class ConversationsService(v1.ConversationsServiceServicer):
             query = sa.select(items.message).where(where)
             return v1.ResponseItem.FromString(rows.one(connection, query, what="item", key=request.item_id))
 
-        return v1.GetConversationItemResponse(item=await self._store.read(find))
+        item = await self._store.read(find)
+        trim_items([item], request.include)
+        return v1.GetConversationItemResponse(item=item)
 
     async def DeleteConversationItem(
         self, request: v1.DeleteConversationItemRequest, context: RpcContext

@@ -51,7 +51,11 @@ def store(connection: sa.Connection, draft: Draft, runner: TurnRunner) -> v1.Tur
         InvalidArgumentError: If the input makes no dialog.
     """
     request, response_id = draft.request, draft.response.id
-    items = taken(request.input, field="input")
+
+    def referred(item_id: str, field: str) -> Item:
+        return records.referred(connection, item_id, tenant=draft.tenant, field=field)
+
+    items = taken(request.input, field="input", referred=referred)
     before = _before(connection, draft)
     requests = {one.item.mcp_approval_request.id: one.item.mcp_approval_request for one in items}
 

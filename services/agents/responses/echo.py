@@ -3,6 +3,8 @@
 from llamastack import v1
 from services.agents.turn_log import now
 
+_TIERS = {v1.SERVICE_TIER_FLEX, v1.SERVICE_TIER_PRIORITY}
+
 
 def created(request: v1.CreateResponseRequest, response_id: str, *, instructions: str) -> v1.ResponseObject:
     """The response before anything has happened."""
@@ -20,17 +22,18 @@ def created(request: v1.CreateResponseRequest, response_id: str, *, instructions
         top_p=request.top_p if request.HasField("top_p") else 1.0,
         frequency_penalty=request.frequency_penalty,
         presence_penalty=request.presence_penalty,
-        truncation=v1.RESPONSE_TRUNCATION_DISABLED,
+        truncation=request.truncation or v1.RESPONSE_TRUNCATION_DISABLED,
+        top_logprobs=request.top_logprobs,
         metadata=request.metadata,
         store=not request.HasField("store") or request.store,
         background=background,
-        service_tier=v1.SERVICE_TIER_DEFAULT,
+        service_tier=request.service_tier if request.service_tier in _TIERS else v1.SERVICE_TIER_DEFAULT,
     )
     if instructions:
         echo.instructions = instructions
     for name in (
-        "previous_response_id", "conversation", "max_output_tokens", "max_infer_iters", "prompt_cache_key",
-        "safety_identifier", "user",
+        "previous_response_id", "conversation", "max_output_tokens", "max_infer_iters", "max_tool_calls",
+        "prompt_cache_key", "safety_identifier", "user",
     ):  # fmt: skip
         if request.HasField(name):
             setattr(echo, name, getattr(request, name))

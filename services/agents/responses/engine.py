@@ -13,9 +13,11 @@ from llamastack import v1
 from services.agents.database import StoreError, to_the_end
 from services.agents.responses import creating, records
 from services.agents.responses.creating import Draft
-from services.agents.responses.fold import Event, Fold
+from services.agents.responses.fold import Fold, as_begun
 from services.agents.responses.groups import McpGroups
+from services.agents.responses.include import Included, trim_event, trim_items
 from services.agents.responses.items import derived_id, new_id
+from services.agents.responses.output import Event
 from services.agents.responses.preparing import Preparation
 from services.agents.responses.request import check_request
 from services.agents.responses.setup import Setup
@@ -32,6 +34,7 @@ from stack_client.errors import (
     StackError,
 )
 from stack_client.models import Models
+from stack_client.safety import Shields
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Responses:
         runner: Runs the turns.
         toolbox: Lists tools.
         groups: Registers MCP servers.
+        shields: Lists shields; None where the stack has no safety service.
         models: What the stack serves.
         tasks: Where responses are followed.
     """
@@ -62,12 +66,13 @@ class Responses:
         *,
         toolbox: Toolbox,
         groups: McpGroups,
+        shields: Shields | None,
         models: Models,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.store = store
         self._runner = runner
-        self._preparation = Preparation(store, toolbox, groups)
+        self._preparation = Preparation(store, toolbox, groups, shields)
         self._groups = groups
         self._models = models
         self._tasks = tasks
@@ -114,6 +119,12 @@ class Responses:
             return await to_the_end(self._store(draft))
         except StackError:
             await self._groups.remove(setup.own)
+            raise
+        except asyncio.CancelledError as cancelled:
+            if cancelled.__cause__ is None:  # it was stored nevertheless
+                if request.cancel_on_disconnect and not request.background:
+                    await self.abandon(response_id)
+                await self.leave(response_id)
             raise
 
     async def _answered(self, request: v1.CreateResponseRequest, *, tenant: str) -> bool:
@@ -163,7 +174,7 @@ class Responses:
         del self._readers[response_id]
         if response_id in self._doomed:
             self._doomed.discard(response_id)
-            await to_the_end(self.store.write(lambda connection: _delete(connection, response_id)))
+            await to_the_end(self.store.write(lambda connection: records.drop(connection, response_id)))
 
     # Following.
 
@@ -204,14 +215,21 @@ class Responses:
             setup = Setup.of(found.facts, records.pin_of(connection, found.turn_id))
             begun = v1.ResponseObject()
             begun.CopyFrom(found.response)
-            return Fold(response=_as_begun(begun), setup=setup), found
+            return Fold(response=as_begun(begun), setup=setup), found
 
         return await self.store.read(find)
 
     async def events(
-        self, response_id: str, *, tenant: str | None, after: int = 0, hidden: bool = True
+        self, response_id: str, *, tenant: str | None, after: int = 0, hidden: bool = True, include: Included = ()
     ) -> AsyncGenerator[Event]:
         """The events of a response behind one, to its end, which is stored before the last event is given.
+
+        Args:
+            response_id: The response.
+            tenant: Whose it is; None: anybody's.
+            after: The sequence of that event.
+            hidden: Whether it may be one that is not stored.
+            include: What items are shown with, beside what the response was created with.
 
         Raises:
             NotFoundError: If there is none.
@@ -219,6 +237,7 @@ class Responses:
         """
         fold, found = await self.fold(response_id, tenant=tenant, hidden=hidden)
         made, sequence = fold.begin(), 0
+        include = {*include, *fold.setup.include}
         shown = False
         while True:
             if fold.ended and not found.settled:
@@ -228,6 +247,7 @@ class Responses:
             for event in made:
                 if event.sequence > after:
                     shown = True
+                    trim_event(event, include)
                     yield event
             if fold.ended:
                 break
@@ -242,8 +262,10 @@ class Responses:
             message = f"the last event of response {response_id} is {last}; watch from below {last}"
             raise OutOfRangeError(message, field="resume_after_sequence")
 
-    async def now(self, response_id: str, *, tenant: str | None, hidden: bool = False) -> v1.ResponseObject:
-        """A response as it stands.
+    async def now(
+        self, response_id: str, *, tenant: str | None, hidden: bool = False, include: Included = ()
+    ) -> v1.ResponseObject:
+        """A response as it stands, with what is included of its items beyond the usual.
 
         Raises:
             NotFoundError: If there is none.
@@ -251,7 +273,9 @@ class Responses:
         found = await self.store.read(
             lambda connection: records.find(connection, response_id, tenant=tenant, hidden=hidden)
         )
+        include = {*include, *found.include}
         if found.settled:
+            trim_items(found.response.output, include)
             return found.response
         fold, found = await self.fold(response_id, tenant=tenant, hidden=hidden)
         fold.begin()
@@ -260,7 +284,9 @@ class Responses:
             if fold.ended:
                 await self.settle(fold, found)
                 break
-        return fold.snapshot()
+        response = fold.snapshot()
+        trim_items(response.output, include)
+        return response
 
     async def end_of(self, response_id: str, *, tenant: str) -> v1.ResponseObject:
         """A response once it has ended.
@@ -345,6 +371,17 @@ class Responses:
         await to_the_end(self._runner.cancel(found.turn_id))
         return await self.now(response_id, tenant=tenant)
 
+    async def abandon(self, response_id: str) -> None:
+        """Stop a response whose reader has gone away and would be the last one; one that has ended stays as it is."""
+        others = self._readers[response_id] - 1 - (response_id in self._following)
+        if others > 0 or self._runner.stopping:
+            return
+        with contextlib.suppress(NotFoundError, FailedPreconditionError):
+            found = await self.store.read(
+                lambda connection: records.find(connection, response_id, tenant=None, hidden=True)
+            )
+            await to_the_end(self._runner.cancel(found.turn_id))
+
     async def delete(self, response_id: str, *, tenant: str) -> None:
         """Delete a response that has ended.
 
@@ -360,17 +397,3 @@ class Responses:
             return records.delete(connection, records.find(connection, response_id, tenant=tenant))
 
         await self.store.write(delete)
-
-
-def _delete(connection: sa.Connection, response_id: str) -> None:
-    with contextlib.suppress(NotFoundError):
-        records.delete(connection, records.find(connection, response_id, tenant=None, hidden=True))
-
-
-def _as_begun(response: v1.ResponseObject) -> v1.ResponseObject:
-    """A response as it was created, of what it has become."""
-    for name in ("completed_at", "error", "incomplete_details", "usage", "output", "last_sequence"):
-        response.ClearField(name)
-    background = response.background
-    response.status = v1.RESPONSE_STATUS_QUEUED if background else v1.RESPONSE_STATUS_IN_PROGRESS
-    return response

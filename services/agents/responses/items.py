@@ -45,6 +45,8 @@ class Item:
         return id_of(self.item)
 
 
+Referred = Callable[[str, str], Item]
+"""Finds an item by its id; also takes the field that names it."""
 Approvals = Callable[[str], v1.MCPApprovalRequestItem | None]
 """Finds what a decision is about, by its id."""
 
@@ -71,10 +73,16 @@ def derived_id(prefix: str, *facts: object) -> str:
     return f"{prefix}_{hashlib.sha256(text.encode()).hexdigest()[:48]}"
 
 
-def taken(given: Iterable[v1.ResponseItem], *, field: str) -> list[Item]:
+def taken(given: Iterable[v1.ResponseItem], *, field: str, referred: Referred | None = None) -> list[Item]:
     """Input items as they are kept: checked, with ids.
 
+    Args:
+        given: The items.
+        field: Where they are.
+        referred: Finds items that are only named; None: none may be.
+
     Raises:
+        NotFoundError: If an item that is named does not exist.
         InvalidArgumentError: If an item lacks what it needs.
         UnsupportedError: If it has what no model is shown.
     """
@@ -85,6 +93,9 @@ def taken(given: Iterable[v1.ResponseItem], *, field: str) -> list[Item]:
             raise InvalidArgumentError(
                 f"{field}[{index}] has no kind", reason="MISSING_FIELD", field=f"{field}[{index}]"
             )
+        if kind == "item_reference":
+            kept.append(_referred(one.item_reference, referred, field=f"{field}[{index}]"))
+            continue
         item = v1.ResponseItem()
         item.CopyFrom(one)
         member = getattr(item, kind)
@@ -95,6 +106,14 @@ def taken(given: Iterable[v1.ResponseItem], *, field: str) -> list[Item]:
             messages_of(Item(item=item), field=f"{field}[{index}]")
         kept.append(Item(item=item))
     return kept
+
+
+def _referred(reference: v1.ItemReference, referred: Referred | None, *, field: str) -> Item:
+    if referred is None:
+        message = f"{field}: items can be named in the input of responses only; give the item itself"
+        raise UnsupportedError(message, field=field)
+    _needed(reference.id, f"{field}.id")
+    return referred(reference.id, f"{field}.id")
 
 
 def messages_of(  # noqa: PLR0911 (one per kind)
@@ -142,9 +161,7 @@ def messages_of(  # noqa: PLR0911 (one per kind)
                 raise InvalidArgumentError(message, field=f"{field}.encrypted_content")
             summary = f"{SUMMARY} {text.removeprefix(COMPACTED)}"
             return [v1.Message(user=v1.UserMessage(content=content(summary)))]
-        case "reasoning":
-            raise UnsupportedError(f"{field}: reasoning is not shown to models here; leave such items out", field=field)
-        case _:  # lists of tools and requests for approval: nothing happened yet
+        case _:  # lists of tools, requests for approval: nothing happened yet; models are not shown earlier thoughts
             return []
 
 

@@ -1,5 +1,7 @@
 """Parts of a transaction: the rows of responses, conversations and their items."""
 
+import contextlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +46,12 @@ class Record:
     """Of its setup."""
     conversation_id: str
     """Where it appends; empty: nowhere."""
+
+    @property
+    def include(self) -> Sequence["v1.ResponseInclude.ValueType"]:
+        """What its items are shown with beyond the usual."""
+        found: Sequence[v1.ResponseInclude.ValueType] = json.loads(self.facts).get("include", ())
+        return found
 
 
 def find(connection: sa.Connection, response_id: str, *, tenant: str | None, hidden: bool = False) -> Record:
@@ -135,6 +143,30 @@ def approval_of(connection: sa.Connection, item_id: str, *, tenant: str) -> v1.M
     return item.mcp_approval_request if item.HasField("mcp_approval_request") else None
 
 
+def referred(connection: sa.Connection, item_id: str, *, tenant: str, field: str) -> Item:
+    """An item of a stored response or a conversation of the tenant.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    of_responses = sa.select(response_items.c.message, response_items.c.dialog).where(
+        response_items.c.item_id == item_id, response_items.c.tenant == tenant
+    )
+    of_conversations = (
+        sa.select(conversation_items.c.message, conversation_items.c.dialog)
+        .join(conversations, conversations.c.conversation_id == conversation_items.c.conversation_id)
+        .where(conversation_items.c.item_id == item_id, conversations.c.tenant == tenant)
+    )
+    for query in (of_responses, of_conversations):
+        row = connection.execute(query.limit(1)).first()
+        if row is not None:
+            return item_of(row)
+    message = (
+        f"{field}: there is no item {item_id!r}; its response or conversation was deleted, not stored, or never made"
+    )
+    raise NotFoundError(message, metadata={"item": item_id})
+
+
 def dialog_through(connection: sa.Connection, found: Record) -> list[v1.Message]:
     """What the model was shown up to the end of a response, without instructions."""
     stored = connection.execute(sa.select(histories.c.message).where(histories.c.turn_id == found.turn_id)).scalar()
@@ -158,6 +190,12 @@ def delete(connection: sa.Connection, found: Record) -> Sequence[str]:
     connection.execute(sa.delete(response_items).where(response_items.c.response_id == response_id))
     connection.execute(sa.delete(responses).where(responses.c.response_id == response_id))
     return gone
+
+
+def drop(connection: sa.Connection, response_id: str) -> None:
+    """Delete a response, whoever's it is, where it is still there."""
+    with contextlib.suppress(NotFoundError):
+        delete(connection, find(connection, response_id, tenant=None, hidden=True))
 
 
 def status_of(connection: sa.Connection, turn_id: str) -> int | None:

@@ -1,12 +1,13 @@
 """What a response may ask for: refusals, each naming its field."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from llamastack import v1
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
 MAX_METADATA = 16
 MAX_INFER_ITERS = 100
+MAX_TOP_LOGPROBS = 20
 LEAST_OUTPUT_TOKENS = 16
 
 
@@ -40,6 +41,8 @@ def _check_numbers(request: v1.CreateResponseRequest) -> None:
         "presence_penalty": (-2, 2),
         "max_infer_iters": (1, MAX_INFER_ITERS),
         "max_output_tokens": (LEAST_OUTPUT_TOKENS, 2**31 - 1),
+        "max_tool_calls": (1, 2**31 - 1),
+        "top_logprobs": (0, MAX_TOP_LOGPROBS),
     }
     for name, (least, most) in bounds.items():
         value = getattr(request, name)
@@ -62,29 +65,25 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             raise InvalidArgumentError(f"metadata[{key[:64]!r}]: keys have 64 characters, values 512", field="metadata")
 
 
-def check_include(include: "list[v1.ResponseInclude.ValueType] | object") -> None:
-    """Refuse all: what items have beyond the usual is not built yet.
+def check_include(include: "Iterable[v1.ResponseInclude.ValueType]") -> None:
+    """Refuse what has no name.
 
     Raises:
-        UnsupportedError: Naming the first.
+        InvalidArgumentError: Naming the first.
     """
-    for index, one in enumerate(include):  # type: ignore[arg-type,var-annotated]
-        name = v1.ResponseInclude.Name(one).removeprefix("RESPONSE_INCLUDE_").lower()
-        raise UnsupportedError(f"include[{index}]: {name} is not built; leave it out", field=f"include[{index}]")
+    for index, one in enumerate(include):
+        if one not in v1.ResponseInclude.values() or one == v1.RESPONSE_INCLUDE_UNSPECIFIED:
+            message = f"include[{index}]: {one} is nothing that could be included"
+            raise InvalidArgumentError(message, field=f"include[{index}]")
+
+
+def wants_logprobs(request: v1.CreateResponseRequest) -> bool:
+    """Whether the text is to come with log probabilities."""
+    return request.top_logprobs > 0 or v1.RESPONSE_INCLUDE_MESSAGE_OUTPUT_TEXT_LOGPROBS in request.include
 
 
 def _refuse_unbuilt(request: v1.CreateResponseRequest) -> None:
-    low_tiers = {v1.SERVICE_TIER_UNSPECIFIED, v1.SERVICE_TIER_AUTO, v1.SERVICE_TIER_DEFAULT}
-    medium = {v1.VERBOSITY_UNSPECIFIED, v1.VERBOSITY_MEDIUM}
     asked = {
-        "max_tool_calls": request.HasField("max_tool_calls"),
-        "reasoning.effort": bool(request.reasoning.effort),
-        "reasoning.summary": bool(request.reasoning.summary),
-        "top_logprobs": request.top_logprobs > 0,
-        "truncation": request.truncation == v1.RESPONSE_TRUNCATION_AUTO,
-        "service_tier": request.service_tier not in low_tiers,
-        "text.verbosity": request.text.verbosity not in medium,
-        "default_guardrails": request.default_guardrails,
         "skills": bool(request.skills),
         "context_management": bool(request.context_management),
         "memory": request.HasField("memory"),
@@ -92,7 +91,7 @@ def _refuse_unbuilt(request: v1.CreateResponseRequest) -> None:
     for field, wanted in asked.items():
         if wanted:
             raise UnsupportedError(f"{field} is not built for responses; leave it out", field=field)
-    functions = any(tool.WhichOneof("tool") == "function" for tool in request.tools)
-    if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls and functions:
-        message = "parallel_tool_calls: models cannot be held to one call of a function yet; leave it unset"
-        raise UnsupportedError(message, field="parallel_tool_calls")
+    if wants_logprobs(request) and (request.guardrails or request.default_guardrails):
+        field = "top_logprobs" if request.top_logprobs else "include"
+        message = f"{field}: log probabilities show an answer that guardrails may withhold; leave one of them out"
+        raise UnsupportedError(message, field=field)

@@ -1,7 +1,8 @@
 """The RPC edge of responses."""
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import sqlalchemy as sa
 
@@ -9,13 +10,14 @@ from llamastack import v1
 from services.agents.responses import records
 from services.agents.responses.compact import compact
 from services.agents.responses.engine import Responses
-from services.agents.responses.fold import Event
+from services.agents.responses.include import trim_items
 from services.agents.responses.lists import Found, Listed
+from services.agents.responses.output import Event
 from services.agents.responses.request import check_include
 from services.agents.tables import response_items, responses
 from services.runtime.calls import current_tenant
 from services.runtime.stream import EventWriter, RpcContext
-from stack_client.errors import InvalidArgumentError, UnsupportedError
+from stack_client.errors import InvalidArgumentError, StackError
 from stack_client.inference import Inference
 
 
@@ -31,13 +33,11 @@ class ResponsesService(v1.ResponsesServiceServicer):
         """Make a response; wait for its end unless it runs in the background."""
         tenant = current_tenant()
         response_id = await self._engine.create(request, tenant=tenant)
-        try:
+        async with self._reading(request, response_id):
             if request.background:
                 response = await self._engine.now(response_id, tenant=tenant)
             else:
                 response = await self._engine.end_of(response_id, tenant=tenant)
-        finally:
-            await self._engine.leave(response_id)
         if response.error.code == "CONTEXT_LENGTH_EXCEEDED":
             raise InvalidArgumentError(response.error.message, reason="CONTEXT_LENGTH_EXCEEDED", field="input")
         return v1.CreateResponseResponse(response=response)
@@ -47,9 +47,6 @@ class ResponsesService(v1.ResponsesServiceServicer):
         self, request: v1.StreamCreateResponseRequest, context: RpcContext
     ) -> None:
         """Make a response and forward its events."""
-        if request.stream_options.include_obfuscation:
-            field = "stream_options.include_obfuscation"
-            raise UnsupportedError(f"{field} is not built; leave it out", field=field)
         tenant = current_tenant()
         response_id = await self._engine.create(request.request, tenant=tenant)
         writer = EventWriter(context, v1.StreamCreateResponseResponse, draining=self._draining)
@@ -59,9 +56,24 @@ class ResponsesService(v1.ResponsesServiceServicer):
                 async for event in events:
                     await writer.forward(v1.StreamCreateResponseResponse.FromString(event.SerializeToString()))
 
-        try:
+        async with self._reading(request.request, response_id):
             await writer.run(forward())
+
+    @asynccontextmanager
+    async def _reading(self, request: v1.CreateResponseRequest, response_id: str) -> AsyncIterator[None]:
+        """Read a response; whether it goes on when its caller goes away before its end is the caller's choice."""
+        over = False
+        try:
+            yield
+            over = True
+        except StackError:
+            over = True
+            raise
         finally:
+            # A shutdown ends calls too, which is not the caller's doing.
+            stops = request.cancel_on_disconnect and not request.background and not self._draining.is_set()
+            if stops and not over:
+                await self._engine.abandon(response_id)
             await self._engine.leave(response_id)
 
     async def WatchResponse(  # type: ignore[override]
@@ -74,7 +86,9 @@ class ResponsesService(v1.ResponsesServiceServicer):
 
         async def forward() -> None:
             after = request.resume_after_sequence
-            following = self._engine.events(request.response_id, tenant=tenant, after=after, hidden=False)
+            following = self._engine.events(
+                request.response_id, tenant=tenant, after=after, hidden=False, include=request.include
+            )
             async with aclosing(following) as events:
                 async for event in events:
                     await writer.forward(event)
@@ -84,7 +98,8 @@ class ResponsesService(v1.ResponsesServiceServicer):
     async def GetResponse(self, request: v1.GetResponseRequest, context: RpcContext) -> v1.GetResponseResponse:
         """Return a response as it stands."""
         check_include(request.include)
-        return v1.GetResponseResponse(response=await self._engine.now(request.response_id, tenant=current_tenant()))
+        response = await self._engine.now(request.response_id, tenant=current_tenant(), include=request.include)
+        return v1.GetResponseResponse(response=response)
 
     async def ListResponses(self, request: v1.ListResponsesRequest, context: RpcContext) -> v1.ListResponsesResponse:
         """List stored responses with their input."""
@@ -106,7 +121,9 @@ class ResponsesService(v1.ResponsesServiceServicer):
 
     async def _inputs(self, response_id: str) -> list[v1.ResponseItem]:
         items = await self._engine.store.read(lambda connection: records.items_of(connection, response_id, made=False))
-        return [one.item for one in items]
+        found = [one.item for one in items]
+        trim_items(found, ())
+        return found
 
     async def ListResponseInputItems(
         self, request: v1.ListResponseInputItemsRequest, context: RpcContext
@@ -128,6 +145,7 @@ class ResponsesService(v1.ResponsesServiceServicer):
 
         found, token = await self._engine.store.read(find)
         data = [records.item_of(row).item for row in found]
+        trim_items(data, request.include)
         return v1.ListResponseInputItemsResponse(data=data, next_page_token=token)
 
     async def DeleteResponse(self, request: v1.DeleteResponseRequest, context: RpcContext) -> v1.DeleteResponseResponse:

@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamastack import v1
 from services.agents.offered import Offered, group_of, offer, server_groups
+from services.agents.responses.request import wants_logprobs
 from services.agents.turn_store import Pin
 from stack_client.content import sampling, struct
 from stack_client.errors import InvalidArgumentError, UnsupportedError
@@ -24,6 +25,9 @@ _MODES = {
 }
 
 
+_PRIORITIES: Mapping[int, int] = {v1.SERVICE_TIER_FLEX: -10, v1.SERVICE_TIER_PRIORITY: 10}
+
+
 @dataclass(kw_only=True)
 class Setup:
     """How a response runs, as it is kept with it."""
@@ -32,6 +36,8 @@ class Setup:
     """Labels of MCP servers by tool group."""
     own: list[str] = field(default_factory=list)
     """Groups that were registered for this response alone."""
+    include: list["v1.ResponseInclude.ValueType"] = field(default_factory=list)
+    """What its items are shown with beyond the usual."""
     approved: list[dict[str, str]] = field(default_factory=list)
     """Calls that the input allowed: `call_id`, `name`, `tool`, `arguments`, `approval`."""
     pin: Pin = field(default_factory=lambda: Pin(agent=v1.Agent(), tools=v1.ListRuntimeToolsResponse()))
@@ -47,7 +53,7 @@ class Setup:
 
     def facts(self) -> str:
         """What is kept beside the pin, as JSON."""
-        return json.dumps({"labels": self.labels, "own": self.own, "approved": self.approved})
+        return json.dumps({"labels": self.labels, "own": self.own, "approved": self.approved, "include": self.include})
 
     @classmethod
     def of(cls, facts: str, pin: Pin) -> "Setup":
@@ -79,13 +85,20 @@ class Setup:
         ]
 
 
-def configure(request: v1.CreateResponseRequest, *, instructions: str, groups: Mapping[int, str]) -> Setup:
+def configure(
+    request: v1.CreateResponseRequest,
+    *,
+    instructions: str,
+    groups: Mapping[int, str],
+    default_shields: Sequence[str] = (),
+) -> Setup:
     """The request as an agent's configuration, without the tools that its groups list.
 
     Args:
         request: Checked.
         instructions: With the prompt's.
         groups: The tool group of each MCP tool, by its place among the tools.
+        default_shields: Those that stand for `default_guardrails`.
 
     Raises:
         InvalidArgumentError: If a tool lacks what it needs.
@@ -104,11 +117,22 @@ def configure(request: v1.CreateResponseRequest, *, instructions: str, groups: M
         config.max_infer_iters = request.max_infer_iters
     if request.HasField("parallel_tool_calls") and not request.parallel_tool_calls:
         config.max_parallel_tools = 1
-    shields = [guardrail.type for guardrail in request.guardrails]
+        config.tool_config.parallel_tool_calls = False
+    shields = list(dict.fromkeys([*(guardrail.type for guardrail in request.guardrails), *default_shields]))
     config.input_shields.extend(shields)
     config.output_shields.extend(shields)
     _take_format(request, config)
-    setup = Setup(pin=Pin(agent=v1.Agent(agent_config=config, version=1), tools=v1.ListRuntimeToolsResponse()))
+    if wants_logprobs(request):
+        config.logprobs.top_k = request.top_logprobs
+    if request.HasField("max_tool_calls"):
+        config.max_tool_calls = request.max_tool_calls
+    config.compaction.drop_oldest = request.truncation == v1.RESPONSE_TRUNCATION_AUTO
+    config.priority = _PRIORITIES.get(request.service_tier, 0)
+    config.show_thoughts = True
+    setup = Setup(
+        include=list(request.include),
+        pin=Pin(agent=v1.Agent(agent_config=config, version=1), tools=v1.ListRuntimeToolsResponse()),
+    )
     for index, tool in enumerate(request.tools):
         _take_tool(tool, setup, field=f"tools[{index}]", group=groups.get(index, ""))
     return setup

@@ -5,7 +5,8 @@ contract: lower-case enums, integers as numbers, nulls where a client expects th
 differ: unions with a tag are rows of a table; `adapters.py` has one function each way for the unions without.
 """
 
-from services.gateway.jsonmap.codec import Codec, Reading
+from services.gateway.jsonmap.codec import Codec
+from services.gateway.jsonmap.decoder import Reading
 from services.gateway.jsonmap.standard import STANDARD
 
 __all__ = ["STANDARD", "Codec", "Reading"]

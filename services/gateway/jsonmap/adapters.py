@@ -9,7 +9,8 @@ from services.gateway.jsonmap.shapes import Adapter
 from stack_client.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from services.gateway.jsonmap.codec import Codec, Reading
+    from services.gateway.jsonmap.codec import Codec
+    from services.gateway.jsonmap.decoder import Reading
 
 TEXT_OR_ITEMS = {
     "anyOf": [

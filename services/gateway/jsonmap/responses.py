@@ -7,7 +7,8 @@ from services.gateway.jsonmap.shapes import Adapter, Union
 from stack_client.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from services.gateway.jsonmap.codec import Codec, Reading
+    from services.gateway.jsonmap.codec import Codec
+    from services.gateway.jsonmap.decoder import Reading
 
 _WEB_SEARCH = (
     "web_search",
@@ -25,7 +26,7 @@ UNIONS = {
                 for name in (
                     "message", "function_call", "function_call_output", "web_search_call", "file_search_call",
                     "mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response", "reasoning",
-                    "compaction",
+                    "compaction", "item_reference",
                 )
             },
             signs={"role": "message"},

@@ -6,8 +6,9 @@ from typing import Any
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 
-from services.gateway.jsonmap.codec import Codec, Descriptor, Field
+from services.gateway.jsonmap.codec import Codec
 from services.gateway.jsonmap.shapes import Union
+from services.gateway.jsonmap.values import Descriptor, Field
 
 _SCALARS: Mapping[int, Mapping[str, Any]] = {
     FieldDescriptor.CPPTYPE_STRING: {"type": "string"},

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from services.gateway.jsonmap.codec import Codec, Reading
+    from services.gateway.jsonmap.codec import Codec
+    from services.gateway.jsonmap.decoder import Reading
 
 
 @dataclass(frozen=True, kw_only=True)

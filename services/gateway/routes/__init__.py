@@ -10,6 +10,7 @@ from services.gateway.routes import (
     banks,
     batches,
     chat,
+    chat_store,
     completions,
     conversations,
     embeddings,
@@ -30,6 +31,7 @@ from services.gateway.routing import Route
 
 TABLES: Sequence[Callable[[Edge], Sequence[Route]]] = (
     chat.routes,
+    chat_store.routes,
     completions.routes,
     embeddings.routes,
     models.routes,

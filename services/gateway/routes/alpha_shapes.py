@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from services.gateway.jsonmap.codec import shown, wrong
+from services.gateway.jsonmap.values import shown, wrong
 from services.gateway.request import Request
 from services.gateway.routes.fields import FieldReader
 from stack_client.errors import InvalidArgumentError

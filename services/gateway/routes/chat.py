@@ -9,6 +9,7 @@ from services.gateway.edge import Edge
 from services.gateway.request import JsonReply, Reply, Request, StreamReply
 from services.gateway.routes.chat_answer import Chunks, completion_json
 from services.gateway.routes.chat_request import ChatRequest, read_chat
+from services.gateway.routes.chat_store import ChatKeeper
 from services.gateway.routes.openai_schemas import CHAT_REQUEST, CHAT_RESPONSE
 from services.gateway.routing import OPENAI, Route
 from services.gateway.upstream import Events, Rpc
@@ -23,13 +24,16 @@ def routes(edge: Edge) -> list[Route]:
 
     async def chat(request: Request) -> Reply:
         asked = read_chat(edge, request.json())
+        keeper = ChatKeeper(edge, asked, request)
         if asked.stream:
             message = v1.StreamChatCompletionRequest(request=asked.message)
             events = edge.upstream.stream(STREAM, message, request=request)
-            return StreamReply(pieces=stream(asked, events, request))
+            return StreamReply(pieces=stream(asked, events, request, keeper))
         response = await edge.upstream.unary(CHAT, asked.message, request=request)
         request.tokens += response.usage.total_tokens
-        return JsonReply(value=completion_json(response, functions=asked.functions, tier=asked.service_tier))
+        completion = completion_json(response, functions=asked.functions, tier=asked.service_tier)
+        await keeper.keep(completion)
+        return JsonReply(value=completion)
 
     return [
         Route(
@@ -47,7 +51,7 @@ def routes(edge: Edge) -> list[Route]:
     ]
 
 
-async def stream(asked: ChatRequest, events: Events, request: Request) -> AsyncIterator[bytes]:
+async def stream(asked: ChatRequest, events: Events, request: Request, keeper: ChatKeeper) -> AsyncIterator[bytes]:
     """The chunks of an answer; leaving early ends the work.
 
     Raises:
@@ -64,6 +68,7 @@ async def stream(asked: ChatRequest, events: Events, request: Request) -> AsyncI
     async with events:
         try:
             async for event in events:
+                await keeper.hear(event, created=chunks.created)
                 for piece in _written(chunks, event, request):
                     begun = True
                     yield piece

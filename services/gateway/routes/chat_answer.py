@@ -8,7 +8,7 @@ import orjson
 
 from llamastack import v1
 from services.gateway import sse
-from services.gateway.jsonmap.codec import struct_json
+from services.gateway.jsonmap.values import struct_json
 
 _FINISH: Mapping[int, str] = {
     v1.FINISH_REASON_STOP: "stop",
@@ -154,6 +154,11 @@ class Chunks:
         self._answers = answers
         self._calls: dict[int, int] = {}
         self._quick: tuple[bytes, bytes] = (b"", b"")
+
+    @property
+    def created(self) -> int:
+        """When the answer began, in seconds since 1970."""
+        return int(self._head["created"])
 
     def start(self, event: v1.ChatCompletionStart) -> list[bytes]:
         """The first chunk of each answer: its role."""

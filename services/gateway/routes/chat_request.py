@@ -7,13 +7,14 @@ from typing import Any
 from llamastack import v1
 from services.gateway.edge import Edge
 from services.gateway.jsonmap.adapters import content_item
-from services.gateway.jsonmap.codec import shown, wrong
+from services.gateway.jsonmap.values import shown, wrong
 from services.gateway.routes.fields import FieldReader
 from services.gateway.routes.sampling import read_sampling
 from stack_client.errors import InvalidArgumentError
 
 TIERS = {"auto": 0, "default": 0, "flex": -10, "priority": 10}
 """Service tiers as priorities of the inference service."""
+MOST_NOTES, LONGEST_NAME, LONGEST_NOTE = 16, 64, 512
 _UNSEEN = ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata")
 """Names of end users and of caches, and notes: nothing of the answer hangs on them."""
 
@@ -77,14 +78,19 @@ def read_chat(edge: Edge, body: dict[str, Any]) -> ChatRequest:
 
 
 def read_metadata(given: Mapping[str, Any] | None) -> dict[str, str]:
-    """Notes of the client: strings by name.
+    """Notes of the client: strings by name, within OpenAI's bounds.
 
     Raises:
-        InvalidArgumentError: Something else.
+        InvalidArgumentError: Something else, or too much of it.
     """
+    if len(given or {}) > MOST_NOTES:
+        raise wrong("metadata", f"{MOST_NOTES} entries at most", len(given or {}))
     for name, value in (given or {}).items():
         if not isinstance(value, str):
             raise wrong(f"metadata.{name}", "a string", value)
+        if len(name) > LONGEST_NAME or len(value) > LONGEST_NOTE:
+            bounds = f"a name of {LONGEST_NAME} and a text of {LONGEST_NOTE} characters at most"
+            raise InvalidArgumentError(f"metadata.{name[:LONGEST_NAME]}: expected {bounds}", field="metadata")
     return dict(given or {})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from llamastack import v1
 from services.gateway import sse
 from services.gateway.edge import Edge
-from services.gateway.jsonmap.codec import text, wrong
+from services.gateway.jsonmap.values import text, wrong
 from services.gateway.request import JsonReply, Reply, Request, StreamReply
 from services.gateway.routes.chat_answer import finish_name, usage_json
 from services.gateway.routes.chat_request import read_response_format

@@ -1,13 +1,12 @@
 """Embeddings: OpenAI's, with base64."""
 
 import base64
+import struct
 from typing import Any
-
-import numpy as np
 
 from llamastack import v1
 from services.gateway.edge import Edge
-from services.gateway.jsonmap.codec import text, wrong
+from services.gateway.jsonmap.values import text, wrong
 from services.gateway.request import JsonReply, Reply, Request
 from services.gateway.routes.fields import FieldReader
 from services.gateway.routing import OPENAI, Route
@@ -85,7 +84,7 @@ async def texts_of(edge: Edge, model: str, given: Any, request: Request) -> list
 
 def _written(values: Any, encoding: str) -> Any:  # noqa: ANN401
     if encoding == "base64":
-        return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+        return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
     return list(values)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.gateway.jsonmap.codec import shown, text, wrong
+from services.gateway.jsonmap.values import shown, text, wrong
 from stack_client.errors import InvalidArgumentError
 
 

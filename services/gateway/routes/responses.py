@@ -96,6 +96,8 @@ class Responses:
         if wants_stream is not None and not isinstance(wants_stream, bool):
             raise InvalidArgumentError("stream: expected true or false", field="stream")
         message = self._edge.fill(CREATE, body, request, strict=True)
+        # A client that hangs up wants no more, unless it brought a key to come back with.
+        message.cancel_on_disconnect = not message.request_id
         if not wants_stream:
             response = await self._edge.upstream.unary(CREATE, message, request=request)
             request.tokens += response.response.usage.total_tokens

@@ -5,7 +5,7 @@ from typing import Any
 
 from llamastack import v1
 from services.gateway.edge import Edge
-from services.gateway.jsonmap.codec import shown, wrong
+from services.gateway.jsonmap.values import shown, wrong
 from services.gateway.request import JsonReply, Reply, Request
 from services.gateway.routes.fields import FieldReader
 from services.gateway.routes.openai_schemas import MODERATION_REQUEST

@@ -3,7 +3,7 @@
 from typing import Any
 
 from llamastack import v1
-from services.gateway.jsonmap.codec import wrong
+from services.gateway.jsonmap.values import wrong
 from services.gateway.routes.fields import FieldReader
 from stack_client.errors import InvalidArgumentError
 

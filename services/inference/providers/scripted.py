@@ -12,8 +12,10 @@ group. `role` (user, tool, system) restricts the rule. `tools` (true or false) r
 tools. `token_seconds` waits before every token; `hang` waits for ever after the reply, as a stuck model would;
 `error` ends the call with UNAVAILABLE and this message after the reply. A token is a word with the space before it.
 A reply that does not have the request's `response_format` ends the call with FAILED_PRECONDITION: a script cannot be
-constrained. Sampling settings are checked like everywhere and change nothing: a script has no randomness. Rerank models
-have no script: an item's score is the share of the query's distinct words that occur in it, whatever their case.
+constrained. Every word of a script has probability 1, and no alternatives. The metadata's `context` is how many tokens
+the model reads, 8192 unless set; longer dialogs are refused, as by real models. Sampling settings are checked like
+everywhere and change nothing: a script has no randomness. Rerank models have no script: an item's score is the share of
+the query's distinct words that occur in it, whatever their case.
 """
 
 import asyncio
@@ -36,7 +38,7 @@ from services.inference.constraints import format_grammar
 from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.scripted_classifier import ScriptedClassifier
 from services.inference.rerank_text import rerank_response, texts_of
-from services.inference.validate import sampling_of
+from services.inference.validate import allowed_tokens, allows_several_calls, sampling_of
 from stack_client.content import plain
 from stack_client.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError, UnsupportedError
 
@@ -45,6 +47,7 @@ WORD = re.compile(r"\w+")
 TOKEN = re.compile(r"\s*\S+|\s+$")
 CONTEXT = 8192
 EMBEDDING_DIMENSION = 16
+UNKNOWN_ID = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class ScriptedProvider:
     def __init__(self, config: ScriptedConfig) -> None:
         self._config = config
         self._scripts: dict[str, list[Rule]] = {}
+        self._contexts: dict[str, int] = {}
         self._classifiers: dict[str, ScriptedClassifier] = {}
         self._speaking = 0
 
@@ -108,7 +112,8 @@ class ScriptedProvider:
         report("reading the script")
         metadata = json_format.MessageToDict(model.metadata)
         self._scripts[model.identifier] = [_rule(entry) for entry in metadata.get("script", [])]
-        return {"context_length": CONTEXT}
+        self._contexts[model.identifier] = context = _context(metadata.get("context", CONTEXT))
+        return {"context_length": context}
 
     async def unload(self, model_id: str) -> None:
         """Forget the script."""
@@ -117,19 +122,27 @@ class ScriptedProvider:
 
     async def chat(self, request: v1.ChatCompletionRequest, sink: Sink) -> Answer:
         """Answer by the first rule that matches the last message."""
-        _refuse(request.HasField("logprobs"), "logprobs")
         grammar = format_grammar(request.response_format) if request.HasField("response_format") else ""
-        sampling_of(request.sampling_params, None)
+        sampling = sampling_of(request.sampling_params, request.logprobs if request.HasField("logprobs") else None)
+        _refuse(bool(sampling.asked_tokens), "logprobs.token_ids")
         tools = {tool.name for tool in dialog.tool_definitions(request.tools)}
         messages = dialog.chat_messages(request.messages)
         prompt_tokens = sum(len(TOKEN.findall(message.content)) for message in messages)
+        allowed_tokens(
+            prompt_tokens,
+            0,  # a script is as long as it is
+            context=self._contexts.get(request.model_id, CONTEXT),
+            model_id=request.model_id,
+        )
         usable = bool(tools) and request.tool_config.tool_choice != "none"
         reply = self._reply(request.model_id, messages[-1].role, messages[-1].content, with_tools=usable)
         if grammar and not (usable and reply.rule.tool_calls):
             _check_form(reply.text, grammar)
         sink.admitted()
-        spoken, finish = await self._speak(reply, request.sampling_params, sink)
+        spoken, finish = await self._speak(reply, request.sampling_params, sink, top=sampling.top_logprobs)
         calls = [call for call in reply.rule.tool_calls if usable] if finish == v1.FINISH_REASON_STOP else []
+        if not allows_several_calls(request.tool_config):
+            calls = calls[:1]
         for index, call in enumerate(calls):
             sink.tool_call(_tool_call(call, call_id=f"call_{len(messages)}_{index}"))
         if calls:
@@ -202,17 +215,17 @@ class ScriptedProvider:
         return Reply(text, Rule())
 
     async def _speak(
-        self, reply: Reply, params: v1.SamplingParams, sink: Sink
+        self, reply: Reply, params: v1.SamplingParams, sink: Sink, *, top: int | None = None
     ) -> tuple[int, "v1.FinishReason.ValueType"]:
         """Push the reply token by token; returns the number of tokens and why it ended."""
         self._speaking += 1
         try:
-            return await self._recite(reply, params, sink)
+            return await self._recite(reply, params, sink, top=top)
         finally:
             self._speaking -= 1
 
     async def _recite(
-        self, reply: Reply, params: v1.SamplingParams, sink: Sink
+        self, reply: Reply, params: v1.SamplingParams, sink: Sink, *, top: int | None
     ) -> tuple[int, "v1.FinishReason.ValueType"]:
         stops = [(at + len(stop), at) for stop in params.stop if (at := reply.text.find(stop)) >= 0]
         tokens = TOKEN.findall(reply.text[: min(stops)[1]] if stops else reply.text)
@@ -220,13 +233,26 @@ class ScriptedProvider:
         for token in tokens[:limit]:
             if reply.rule.token_seconds:
                 await asyncio.sleep(reply.rule.token_seconds)
-            sink.text(token, tokens=1)
+            sink.text(token, tokens=1, logprobs=[] if top is None else [_certain(token, top=top)])
         if reply.rule.hang:
             await asyncio.Event().wait()
         if reply.rule.error:
             raise UnavailableError(reply.rule.error)
         cut = len(tokens) > limit
         return min(len(tokens), limit), v1.FINISH_REASON_LENGTH if cut else v1.FINISH_REASON_STOP
+
+
+def _certain(token: str, *, top: int) -> v1.TokenLogProbs:
+    """The log probabilities of a token that nothing else could have been."""
+    chosen = v1.TokenLogProb(token=token, token_id=UNKNOWN_ID, bytes=token.encode(), logprob=0.0)
+    return v1.TokenLogProbs(logprobs_by_token={token: 0.0}, chosen=chosen, top=[chosen][:top])
+
+
+def _context(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        message = f"context {value!r} of a scripted model is no number of tokens; give at least 1"
+        raise InvalidArgumentError(message, field="metadata.context")
+    return int(value)
 
 
 def _rule(entry: object) -> Rule:

@@ -30,7 +30,6 @@ from services.inference.provider import Answer, Facts, Report, Sink, Work
 from services.inference.providers.torch_requests import (
     BEGIN_OF_TEXT,
     TextModel,
-    allowed_tokens,
     check_ids,
     grammars,
     prompt_format,
@@ -40,7 +39,7 @@ from services.inference.reading import Reading
 from services.inference.rerank_text import RerankModel, rerank_model, rerank_response, texts_of
 from services.inference.token_spans import byte_spans, encoder_spans
 from services.inference.tool_stream import ToolStream
-from services.inference.validate import sampling_of
+from services.inference.validate import allowed_tokens, allows_several_calls, sampling_of
 from services.llama import checkpoint
 from services.llama.messages import ToolDefinition
 from services.runtime.calls import current_tenant
@@ -209,7 +208,9 @@ class TorchProvider:
         tools = dialog.tool_definitions(request.tools) if choice != "none" else []
         grammar, offered = await asyncio.to_thread(grammars, model, request, tools)
         prompt = await self._render(model, request.messages, tools=tools, config=request.tool_config)
-        reader = ToolStream(sink, tool_names=[tool.name for tool in tools])
+        reader = ToolStream(
+            sink, tool_names=[tool.name for tool in tools], several=allows_several_calls(request.tool_config)
+        )
         answer = await self._generate(
             request.model_id,
             model,
@@ -411,6 +412,7 @@ class TorchProvider:
         reading.on_stop = run.cancel  # a stop string ends the request in the engine too
         if isinstance(sink, ToolStream):
             reading.on_python_tag = sink.python_tag
+            sink.on_enough = reading.stop
         try:
             await run
         except asyncio.CancelledError:

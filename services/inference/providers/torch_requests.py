@@ -13,6 +13,7 @@ from services.inference.constraints import format_grammar
 from services.inference.engine import commands
 from services.inference.engine.request import Calls
 from services.inference.reading import python_tag_of
+from services.inference.validate import allows_several_calls
 from services.llama.messages import ChatFormat, ToolDefinition, ToolPromptFormat
 from services.llama.tokenizer import Tokenizer
 from stack_client.errors import InvalidArgumentError
@@ -31,23 +32,6 @@ class TextModel:
     chat_format: ChatFormat
     context: int
     loaded: commands.Loaded
-
-
-def allowed_tokens(prompt: int, wanted: int, *, context: int, model_id: str) -> int:
-    """New tokens allowed: as many as wanted, or up to the context.
-
-    Raises:
-        InvalidArgumentError: If they do not fit.
-    """
-    if prompt + max(wanted, 1) > context:
-        raise InvalidArgumentError(
-            f"the prompt has {prompt} tokens and {max(wanted, 1)} more are asked for, but {model_id} reads {context}; "
-            "shorten the messages or lower max_tokens",
-            reason="CONTEXT_LENGTH_EXCEEDED",
-            metadata={"prompt_tokens": str(prompt), "context_length": str(context)},
-            field="messages",
-        )
-    return wanted or context - prompt
 
 
 def template_arguments(model: TextModel, request: v1.TokenizeRequest) -> dict[str, Any]:
@@ -87,7 +71,8 @@ def grammars(
     python_tag = python_tag_of(model.tokenizer)
     if not _demands_call(config):
         grammar = format_grammar(request.response_format) if request.HasField("response_format") else ""
-        return grammar, offered_calls(tools, python_tag=python_tag) if tools else None
+        several = allows_several_calls(config)
+        return grammar, offered_calls(tools, python_tag=python_tag, several=several) if tools else None
     if request.HasField("response_format"):
         message = "response_format and a tool_choice that demands a call exclude each other"
         raise InvalidArgumentError(message, field="response_format")
@@ -97,6 +82,7 @@ def grammars(
         argument_key=model.chat_format.argument_key,
         tool_prompt_format=prompt_format(config) or model.chat_format.tool_prompt_formats[0],
         python_tag=python_tag,
+        several=allows_several_calls(config),
     )
     return grammar, None
 

@@ -388,6 +388,7 @@ class CompactionConfig(_message.Message):
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     KEEP_TURNS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    DROP_OLDEST_FIELD_NUMBER: _builtins.int
     max_prompt_tokens: _builtins.int
     """Prompts longer than this many tokens are compacted first, at least 256; unset = never before the model refuses. Where
     a model cannot tell its tokens, four bytes count as one.
@@ -396,16 +397,21 @@ class CompactionConfig(_message.Message):
     """Turns at the end that are kept as they are; unset = 1."""
     model: _builtins.str
     """The model that summarises; empty = the agent's."""
+    drop_oldest: _builtins.bool
+    """Leave the oldest messages out instead, without a summary; the last message of the user stays. Excludes `keep_turns`
+    and `model`.
+    """
     def __init__(
         self,
         *,
         max_prompt_tokens: _builtins.int | None = ...,
         keep_turns: _builtins.int | None = ...,
         model: _builtins.str = ...,
+        drop_oldest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_turns", b"_keep_turns", "_max_prompt_tokens", b"_max_prompt_tokens", "keep_turns", b"keep_turns", "max_prompt_tokens", b"max_prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_turns", b"_keep_turns", "_max_prompt_tokens", b"_max_prompt_tokens", "keep_turns", b"keep_turns", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_turns", b"_keep_turns", "_max_prompt_tokens", b"_max_prompt_tokens", "drop_oldest", b"drop_oldest", "keep_turns", b"keep_turns", "max_prompt_tokens", b"max_prompt_tokens", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__keep_turns: _TypeAlias = _typing.Literal["keep_turns"]  # noqa: Y015
     _WhichOneofArgType__keep_turns: _TypeAlias = _typing.Literal["_keep_turns", b"_keep_turns"]  # noqa: Y015
@@ -441,6 +447,10 @@ class AgentConfig(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     COMPACTION_FIELD_NUMBER: _builtins.int
     MAX_PARALLEL_TOOLS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MAX_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    SHOW_THOUGHTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Identifier of the model."""
     instructions: _builtins.str
@@ -455,6 +465,12 @@ class AgentConfig(_message.Message):
     """
     max_parallel_tools: _builtins.int
     """Tools that run side by side, 1 to 64; unset = 8."""
+    priority: _builtins.int
+    """Inference before requests of lower priority, -100 to 100, and higher is sooner; unset = 0."""
+    max_tool_calls: _builtins.int
+    """Calls per turn of tools that the stack runs, at least 1; further ones fail without being run; unset = no limit."""
+    show_thoughts: _builtins.bool
+    """As in ChatCompletionRequest."""
     @_builtins.property
     def sampling_params(self) -> _common_pb2.SamplingParams:
         """How text is generated."""
@@ -501,6 +517,10 @@ class AgentConfig(_message.Message):
     def compaction(self) -> Global___CompactionConfig:
         """When older history is summarised; unset = when a prompt no longer fits the model."""
 
+    @_builtins.property
+    def logprobs(self) -> _common_pb2.LogProbConfig:
+        """Returns log probabilities with the pieces of the text when set; excludes `output_shields`."""
+
     def __init__(
         self,
         *,
@@ -521,10 +541,14 @@ class AgentConfig(_message.Message):
         budget: Global___TurnBudget | None = ...,
         compaction: Global___CompactionConfig | None = ...,
         max_parallel_tools: _builtins.int | None = ...,
+        logprobs: _common_pb2.LogProbConfig | None = ...,
+        priority: _builtins.int = ...,
+        max_tool_calls: _builtins.int | None = ...,
+        show_thoughts: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "_max_parallel_tools", b"_max_parallel_tools", "budget", b"budget", "compaction", b"compaction", "enable_session_persistence", b"enable_session_persistence", "max_infer_iters", b"max_infer_iters", "max_parallel_tools", b"max_parallel_tools", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "_max_parallel_tools", b"_max_parallel_tools", "_max_tool_calls", b"_max_tool_calls", "budget", b"budget", "compaction", b"compaction", "enable_session_persistence", b"enable_session_persistence", "logprobs", b"logprobs", "max_infer_iters", b"max_infer_iters", "max_parallel_tools", b"max_parallel_tools", "max_tool_calls", b"max_tool_calls", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "_max_parallel_tools", b"_max_parallel_tools", "agent_tools", b"agent_tools", "approvals", b"approvals", "budget", b"budget", "client_tools", b"client_tools", "compaction", b"compaction", "enable_session_persistence", b"enable_session_persistence", "input_shields", b"input_shields", "instructions", b"instructions", "max_infer_iters", b"max_infer_iters", "max_parallel_tools", b"max_parallel_tools", "model", b"model", "name", b"name", "output_shields", b"output_shields", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "toolgroups", b"toolgroups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence", "_max_infer_iters", b"_max_infer_iters", "_max_parallel_tools", b"_max_parallel_tools", "_max_tool_calls", b"_max_tool_calls", "agent_tools", b"agent_tools", "approvals", b"approvals", "budget", b"budget", "client_tools", b"client_tools", "compaction", b"compaction", "enable_session_persistence", b"enable_session_persistence", "input_shields", b"input_shields", "instructions", b"instructions", "logprobs", b"logprobs", "max_infer_iters", b"max_infer_iters", "max_parallel_tools", b"max_parallel_tools", "max_tool_calls", b"max_tool_calls", "model", b"model", "name", b"name", "output_shields", b"output_shields", "priority", b"priority", "response_format", b"response_format", "sampling_params", b"sampling_params", "show_thoughts", b"show_thoughts", "tool_config", b"tool_config", "toolgroups", b"toolgroups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enable_session_persistence: _TypeAlias = _typing.Literal["enable_session_persistence"]  # noqa: Y015
     _WhichOneofArgType__enable_session_persistence: _TypeAlias = _typing.Literal["_enable_session_persistence", b"_enable_session_persistence"]  # noqa: Y015
@@ -532,12 +556,16 @@ class AgentConfig(_message.Message):
     _WhichOneofArgType__max_infer_iters: _TypeAlias = _typing.Literal["_max_infer_iters", b"_max_infer_iters"]  # noqa: Y015
     _WhichOneofReturnType__max_parallel_tools: _TypeAlias = _typing.Literal["max_parallel_tools"]  # noqa: Y015
     _WhichOneofArgType__max_parallel_tools: _TypeAlias = _typing.Literal["_max_parallel_tools", b"_max_parallel_tools"]  # noqa: Y015
+    _WhichOneofReturnType__max_tool_calls: _TypeAlias = _typing.Literal["max_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_tool_calls: _TypeAlias = _typing.Literal["_max_tool_calls", b"_max_tool_calls"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_session_persistence) -> _WhichOneofReturnType__enable_session_persistence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_infer_iters) -> _WhichOneofReturnType__max_infer_iters | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_parallel_tools) -> _WhichOneofReturnType__max_parallel_tools | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tool_calls) -> _WhichOneofReturnType__max_tool_calls | None: ...
 
 Global___AgentConfig: _TypeAlias = AgentConfig  # noqa: Y015
 
@@ -2021,6 +2049,7 @@ class TurnStepProgress(_message.Message):
     STEP_ID_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     TOOL_PROGRESS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     step_type: Global___StepType.ValueType
     """What kind of step."""
     step_id: _builtins.str
@@ -2033,6 +2062,10 @@ class TurnStepProgress(_message.Message):
     def tool_progress(self) -> Global___ToolCallProgress:
         """What a running tool reports; unset for pieces of the model."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenLogProbs]:
+        """Log probabilities of the tokens that this piece was made of, when asked for."""
+
     def __init__(
         self,
         *,
@@ -2040,10 +2073,11 @@ class TurnStepProgress(_message.Message):
         step_id: _builtins.str = ...,
         delta: _common_pb2.ContentDelta | None = ...,
         tool_progress: Global___ToolCallProgress | None = ...,
+        logprobs: _abc.Iterable[_common_pb2.TokenLogProbs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "tool_progress", b"tool_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "step_id", b"step_id", "step_type", b"step_type", "tool_progress", b"tool_progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "logprobs", b"logprobs", "step_id", b"step_id", "step_type", b"step_type", "tool_progress", b"tool_progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,7 @@ class ChatCompletionRequest(_message.Message):
     INPUT_SHIELDS_FIELD_NUMBER: _builtins.int
     OUTPUT_SHIELDS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    SHOW_THOUGHTS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Identifier of the model."""
     n: _builtins.int
@@ -99,6 +100,10 @@ class ChatCompletionRequest(_message.Message):
     priority: _builtins.int
     """Before requests of lower priority, -100 to 100, and higher is sooner; unset means 0. Within one priority tenants share
     fairly. A provider without a queue of its own has nothing to decide by it.
+    """
+    show_thoughts: _builtins.bool
+    """Where an endpoint tells a model's thoughts apart from its answer: put them before it as `<think>...</think>`, as
+    models write them that have no such endpoint; unset = they are left out. Models that write them always do.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]:
@@ -146,10 +151,11 @@ class ChatCompletionRequest(_message.Message):
         input_shields: _abc.Iterable[_builtins.str] | None = ...,
         output_shields: _abc.Iterable[_builtins.str] | None = ...,
         priority: _builtins.int = ...,
+        show_thoughts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "logprobs", b"logprobs", "n", b"n", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "input_shields", b"input_shields", "logprobs", b"logprobs", "messages", b"messages", "model_id", b"model_id", "n", b"n", "output_shields", b"output_shields", "priority", b"priority", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "input_shields", b"input_shields", "logprobs", b"logprobs", "messages", b"messages", "model_id", b"model_id", "n", b"n", "output_shields", b"output_shields", "priority", b"priority", "response_format", b"response_format", "sampling_params", b"sampling_params", "show_thoughts", b"show_thoughts", "tool_config", b"tool_config", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__n: _TypeAlias = _typing.Literal["n"]  # noqa: Y015
     _WhichOneofArgType__n: _TypeAlias = _typing.Literal["_n", b"_n"]  # noqa: Y015

@@ -1286,6 +1286,28 @@ class CompactionItem(_message.Message):
 Global___CompactionItem: _TypeAlias = CompactionItem  # noqa: Y015
 
 @_typing.final
+class ItemReference(_message.Message):
+    """An item of a response or conversation of the caller, in its place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identifier of the item."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemReference: _TypeAlias = ItemReference  # noqa: Y015
+
+@_typing.final
 class ResponseItem(_message.Message):
     """An item of a response's input or output, or of a conversation. In REST the set member's name is also sent as `type`."""
 
@@ -1302,6 +1324,7 @@ class ResponseItem(_message.Message):
     MCP_APPROVAL_RESPONSE_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     COMPACTION_FIELD_NUMBER: _builtins.int
+    ITEM_REFERENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def message(self) -> Global___ResponseMessage:
         """Text or images of user, model or application."""
@@ -1346,6 +1369,10 @@ class ResponseItem(_message.Message):
     def compaction(self) -> Global___CompactionItem:
         """Earlier items, compacted."""
 
+    @_builtins.property
+    def item_reference(self) -> Global___ItemReference:
+        """The item of that id; input of a response only, which keeps the item itself."""
+
     def __init__(
         self,
         *,
@@ -1360,12 +1387,13 @@ class ResponseItem(_message.Message):
         mcp_approval_response: Global___MCPApprovalResponseItem | None = ...,
         reasoning: Global___ReasoningItem | None = ...,
         compaction: Global___CompactionItem | None = ...,
+        item_reference: Global___ItemReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "file_search_call", b"file_search_call", "function_call", b"function_call", "function_call_output", b"function_call_output", "item", b"item", "mcp_approval_request", b"mcp_approval_request", "mcp_approval_response", b"mcp_approval_response", "mcp_call", b"mcp_call", "mcp_list_tools", b"mcp_list_tools", "message", b"message", "reasoning", b"reasoning", "web_search_call", b"web_search_call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "file_search_call", b"file_search_call", "function_call", b"function_call", "function_call_output", b"function_call_output", "item", b"item", "item_reference", b"item_reference", "mcp_approval_request", b"mcp_approval_request", "mcp_approval_response", b"mcp_approval_response", "mcp_call", b"mcp_call", "mcp_list_tools", b"mcp_list_tools", "message", b"message", "reasoning", b"reasoning", "web_search_call", b"web_search_call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "file_search_call", b"file_search_call", "function_call", b"function_call", "function_call_output", b"function_call_output", "item", b"item", "mcp_approval_request", b"mcp_approval_request", "mcp_approval_response", b"mcp_approval_response", "mcp_call", b"mcp_call", "mcp_list_tools", b"mcp_list_tools", "message", b"message", "reasoning", b"reasoning", "web_search_call", b"web_search_call"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "file_search_call", b"file_search_call", "function_call", b"function_call", "function_call_output", b"function_call_output", "item", b"item", "item_reference", b"item_reference", "mcp_approval_request", b"mcp_approval_request", "mcp_approval_response", b"mcp_approval_response", "mcp_call", b"mcp_call", "mcp_list_tools", b"mcp_list_tools", "message", b"message", "reasoning", b"reasoning", "web_search_call", b"web_search_call"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["message", "function_call", "function_call_output", "web_search_call", "file_search_call", "mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response", "reasoning", "compaction"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["message", "function_call", "function_call_output", "web_search_call", "file_search_call", "mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response", "reasoning", "compaction", "item_reference"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 

@@ -958,7 +958,7 @@ class ResponseTextConfig(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     VERBOSITY_FIELD_NUMBER: _builtins.int
     verbosity: Global___Verbosity.ValueType
-    """How much."""
+    """How much: a hint, for models that can be told."""
     @_builtins.property
     def format(self) -> Global___ResponseTextFormat:
         """What it looks like; unset = free text."""
@@ -979,7 +979,9 @@ Global___ResponseTextConfig: _TypeAlias = ResponseTextConfig  # noqa: Y015
 
 @_typing.final
 class ReasoningConfig(_message.Message):
-    """How the model thinks."""
+    """How the model thinks: hints, for models that can be told. What a model writes of its thoughts becomes a reasoning item
+    with its whole text; nothing is summarised.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1185,7 +1187,7 @@ class ResponseStreamOptions(_message.Message):
 
     INCLUDE_OBFUSCATION_FIELD_NUMBER: _builtins.int
     include_obfuscation: _builtins.bool
-    """Pad events so that their size tells nothing; unset = false."""
+    """Pad events so that their size tells nothing; a hint: events are not padded."""
     def __init__(
         self,
         *,
@@ -1261,6 +1263,7 @@ class CreateResponseRequest(_message.Message):
     MEMORY_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Identifier of the model, as ModelsService knows it."""
     instructions: _builtins.str
@@ -1284,13 +1287,13 @@ class CreateResponseRequest(_message.Message):
     parallel_tool_calls: _builtins.bool
     """Allow several calls at once; unset = true."""
     max_tool_calls: _builtins.int
-    """Calls of the stack's tools at most, at least 1; unset = no limit of its own."""
+    """Calls of the stack's tools at most, at least 1; further ones are not run and make no items; unset = no limit."""
     max_infer_iters: _builtins.int
     """Inference steps at most, 1 to 100; unset = 10."""
     max_output_tokens: _builtins.int
     """Tokens of the output at most, at least 16; reaching it gives `incomplete`; unset = up to the context."""
     top_logprobs: _builtins.int
-    """Alternatives per token, 0 to 20; unset = 0."""
+    """Alternatives per token, 0 to 20; above 0 it asks for log probabilities as `include` does; unset = 0."""
     truncation: Global___ResponseTruncation.ValueType
     """What happens when the input does not fit."""
     safety_identifier: _builtins.str
@@ -1298,13 +1301,17 @@ class CreateResponseRequest(_message.Message):
     prompt_cache_key: _builtins.str
     """Groups calls that share a beginning, at most 64 characters; unset = none."""
     service_tier: Global___ServiceTier.ValueType
-    """How the work is scheduled."""
+    """How the work is scheduled: flex has priority -10 among inference requests, priority has 10."""
     default_guardrails: _builtins.bool
-    """Use the configured default shields. REST: `guardrails` is `true`."""
+    """Use all shields that are registered, over input and output. REST: `guardrails` is `true`."""
     user: _builtins.str
     """The old name of `safety_identifier`."""
     request_id: _builtins.str
     """A UUID chosen by the caller: a repeat with the same body returns the first answer; empty = none."""
+    cancel_on_disconnect: _builtins.bool
+    """Stop the work when the caller goes away before the end, as it is cancelled; without effect in the background. Unset:
+    a response goes on without its caller.
+    """
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_response_items_pb2.ResponseItem]:
         """What is asked. In REST a plain string is one message of the user."""
@@ -1390,10 +1397,11 @@ class CreateResponseRequest(_message.Message):
         memory: Global___ResponseMemory | None = ...,
         user: _builtins.str | None = ...,
         request_id: _builtins.str = ...,
+        cancel_on_disconnect: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_conversation", b"_conversation", "_frequency_penalty", b"_frequency_penalty", "_instructions", b"_instructions", "_max_infer_iters", b"_max_infer_iters", "_max_output_tokens", b"_max_output_tokens", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_presence_penalty", b"_presence_penalty", "_previous_response_id", b"_previous_response_id", "_prompt_cache_key", b"_prompt_cache_key", "_safety_identifier", b"_safety_identifier", "_store", b"_store", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_user", b"_user", "background", b"background", "conversation", b"conversation", "frequency_penalty", b"frequency_penalty", "instructions", b"instructions", "max_infer_iters", b"max_infer_iters", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "memory", b"memory", "parallel_tool_calls", b"parallel_tool_calls", "presence_penalty", b"presence_penalty", "previous_response_id", b"previous_response_id", "prompt", b"prompt", "prompt_cache_key", b"prompt_cache_key", "reasoning", b"reasoning", "safety_identifier", b"safety_identifier", "store", b"store", "temperature", b"temperature", "text", b"text", "tool_choice", b"tool_choice", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_conversation", b"_conversation", "_frequency_penalty", b"_frequency_penalty", "_instructions", b"_instructions", "_max_infer_iters", b"_max_infer_iters", "_max_output_tokens", b"_max_output_tokens", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_presence_penalty", b"_presence_penalty", "_previous_response_id", b"_previous_response_id", "_prompt_cache_key", b"_prompt_cache_key", "_safety_identifier", b"_safety_identifier", "_store", b"_store", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_user", b"_user", "background", b"background", "context_management", b"context_management", "conversation", b"conversation", "default_guardrails", b"default_guardrails", "frequency_penalty", b"frequency_penalty", "guardrails", b"guardrails", "include", b"include", "input", b"input", "instructions", b"instructions", "max_infer_iters", b"max_infer_iters", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "memory", b"memory", "metadata", b"metadata", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "presence_penalty", b"presence_penalty", "previous_response_id", b"previous_response_id", "prompt", b"prompt", "prompt_cache_key", b"prompt_cache_key", "reasoning", b"reasoning", "request_id", b"request_id", "safety_identifier", b"safety_identifier", "service_tier", b"service_tier", "skills", b"skills", "store", b"store", "temperature", b"temperature", "text", b"text", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_conversation", b"_conversation", "_frequency_penalty", b"_frequency_penalty", "_instructions", b"_instructions", "_max_infer_iters", b"_max_infer_iters", "_max_output_tokens", b"_max_output_tokens", "_max_tool_calls", b"_max_tool_calls", "_parallel_tool_calls", b"_parallel_tool_calls", "_presence_penalty", b"_presence_penalty", "_previous_response_id", b"_previous_response_id", "_prompt_cache_key", b"_prompt_cache_key", "_safety_identifier", b"_safety_identifier", "_store", b"_store", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_user", b"_user", "background", b"background", "cancel_on_disconnect", b"cancel_on_disconnect", "context_management", b"context_management", "conversation", b"conversation", "default_guardrails", b"default_guardrails", "frequency_penalty", b"frequency_penalty", "guardrails", b"guardrails", "include", b"include", "input", b"input", "instructions", b"instructions", "max_infer_iters", b"max_infer_iters", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "memory", b"memory", "metadata", b"metadata", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "presence_penalty", b"presence_penalty", "previous_response_id", b"previous_response_id", "prompt", b"prompt", "prompt_cache_key", b"prompt_cache_key", "reasoning", b"reasoning", "request_id", b"request_id", "safety_identifier", b"safety_identifier", "service_tier", b"service_tier", "skills", b"skills", "store", b"store", "temperature", b"temperature", "text", b"text", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__background: _TypeAlias = _typing.Literal["background"]  # noqa: Y015
     _WhichOneofArgType__background: _TypeAlias = _typing.Literal["_background", b"_background"]  # noqa: Y015

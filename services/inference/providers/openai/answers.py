@@ -14,6 +14,7 @@ from stack_client.errors import UnavailableError, UnsupportedError
 
 UNKNOWN_ID = -1
 """Token id where the endpoint gives only the token's text."""
+THINK, THOUGHT = "<think>", "</think>\n\n"
 _FINISH = {
     "stop": v1.FINISH_REASON_STOP,
     "length": v1.FINISH_REASON_LENGTH,
@@ -39,9 +40,22 @@ class StreamReader:
         sink: Takes the pieces.
         top_logprobs: Alternatives that the caller asked for; None without log probabilities.
         asked: Texts of the tokens whose log probability the caller asked for; the endpoint names tokens by id then.
+        thoughts: Whether what the endpoint tells apart as thoughts is put before the answer.
+        several_calls: Whether the answer may have several calls; not all servers keep to one when they are told so.
     """
 
-    def __init__(self, sink: Sink, *, top_logprobs: int | None, asked: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        top_logprobs: int | None,
+        asked: Mapping[int, str] | None = None,
+        thoughts: bool = False,
+        several_calls: bool = True,
+    ) -> None:
+        self._thoughts = thoughts
+        self._thinking = False
+        self._several = several_calls
         self._sink = sink
         self._top = top_logprobs
         self._asked = asked or {}
@@ -60,6 +74,8 @@ class StreamReader:
                 logprobs = list(_of_asked(choice.get("logprobs"), text=text, asked=self._asked))
             elif self._top is not None:
                 logprobs = list(_logprobs(choice.get("logprobs"), top=self._top))
+            if self._thoughts:
+                text = self._with_thoughts(delta, text)
             if text or logprobs:
                 self._sink.text(text, tokens=max(1, len(logprobs)), logprobs=logprobs)
             for place, piece in enumerate(delta.get("tool_calls") or ()):
@@ -74,7 +90,11 @@ class StreamReader:
         """
         if self._finish not in _FINISH:
             raise UnavailableError(f"the endpoint gave the answer up ({self._finish or 'no reason given'}); ask again")
+        if self._thinking:  # it was cut, or only calls followed
+            self._sink.text(THOUGHT, tokens=0)
         calls = [self._calls[index] for index in sorted(self._calls)]
+        if not self._several:
+            calls = calls[:1]
         whole = bool(calls) and all(_is_object(call.arguments) for call in calls)
         for place, call in enumerate(calls):
             if whole:
@@ -96,6 +116,15 @@ class StreamReader:
             completion_tokens=self._usage.get("completion_tokens") or 0,
             cached_tokens=details.get("cached_tokens") or 0,
         )
+
+    def _with_thoughts(self, delta: Json, text: str) -> str:
+        """A piece with the thoughts before it, in their marks. Servers have two names for them."""
+        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        if thought and not self._thinking:
+            self._thinking, thought = True, THINK + thought
+        if text and self._thinking:
+            self._thinking, text = False, THOUGHT + text
+        return thought + text
 
     def _add(self, piece: Json, place: int) -> None:
         """Add a piece of a call; servers that send whole calls may leave out their index."""

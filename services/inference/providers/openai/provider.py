@@ -22,6 +22,7 @@ from services.inference.providers.openai.endpoint import Endpoint, Json, wait_fo
 from services.inference.providers.openai.requests import chat_body, completion_body
 from services.inference.providers.openai.reranking import check_reranks, rerank
 from services.inference.providers.openai.tokens import detokenize, tokenize
+from services.inference.validate import allows_several_calls
 from stack_client.errors import InvalidArgumentError, UnavailableError, UnsupportedError
 
 
@@ -102,7 +103,11 @@ class OpenAIProvider:
         """Let the endpoint continue the dialog."""
         model = self._models[request.model_id]
         body = chat_body(request, model=model.name, dialect=model.endpoint.config.dialect, context=model.context)
-        reader = StreamReader(sink, top_logprobs=_top(request), asked=await _asked(model, request))
+        several = allows_several_calls(request.tool_config)
+        asked = await _asked(model, request)
+        reader = StreamReader(
+            sink, top_logprobs=_top(request), asked=asked, thoughts=request.show_thoughts, several_calls=several
+        )
         answer = await _generate(model, "chat/completions", body, reader, sink)
         demanded = request.tool_config.tool_choice not in {"", "auto", "none"}
         if demanded and answer.finish_reason == v1.FINISH_REASON_STOP:

@@ -15,7 +15,7 @@ from services.inference import dialog
 from services.inference.config import Dialect
 from services.inference.engine.request import Sampling
 from services.inference.providers.openai.endpoint import Json
-from services.inference.validate import sampling_of
+from services.inference.validate import allows_several_calls, sampling_of
 from services.llama.messages import ToolDefinition
 from stack_client.errors import InvalidArgumentError, UnsupportedError
 
@@ -151,11 +151,14 @@ def _tools(request: v1.ChatCompletionRequest, dialect: Dialect) -> Json:
     tools = dialog.tool_definitions(request.tools)
     if not tools or choice == "none":
         return {}
+    held = {} if allows_several_calls(request.tool_config) else {"parallel_tool_calls": False}
     if choice in {"", "auto", "required"}:
-        return {"tools": _described(tools), "tool_choice": choice or "auto"}
+        return {"tools": _described(tools), "tool_choice": choice or "auto", **held}
     if dialect == "llamacpp":  # knows no names here: the one tool alone, demanded, is the same
-        return {"tools": _described([tool for tool in tools if tool.name == choice]), "tool_choice": "required"}
-    return {"tools": _described(tools), "tool_choice": {"type": "function", "function": {"name": choice}}}
+        tools = [tool for tool in tools if tool.name == choice]
+        return {"tools": _described(tools), "tool_choice": "required", **held}
+    named = {"type": "function", "function": {"name": choice}}
+    return {"tools": _described(tools), "tool_choice": named, **held}
 
 
 def _described(tools: Sequence[ToolDefinition]) -> list[Json]:
