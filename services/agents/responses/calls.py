@@ -106,9 +106,10 @@ def _found(result: v1.ToolResponse) -> list[v1.FileSearchResult]:
     """What the search tool tells beside its text."""
     facts = json_format.MessageToDict(result.metadata) if result.HasField("metadata") else {}
     files, texts, scores = (facts.get(name) or [] for name in ("document_ids", "chunks", "scores"))
+    names = facts.get("sources") or [""] * len(files)  # tools from elsewhere may not tell them
     return [
-        v1.FileSearchResult(file_id=str(file_id), text=str(text), score=float(score))
-        for file_id, text, score in zip(files, texts, scores, strict=False)
+        v1.FileSearchResult(file_id=str(file_id), filename=str(name or file_id), text=str(text), score=float(score))
+        for file_id, name, text, score in zip(files, names, texts, scores, strict=False)
     ]
 
 

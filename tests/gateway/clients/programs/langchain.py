@@ -78,9 +78,10 @@ def test_structured_output_by_json_mode(chat: ChatOpenAI) -> None:
     assert structured.invoke("the heating is off in JSON").urgency == "high"
 
 
-def test_structured_output_by_function() -> None:
+def test_structured_output_by_function(chat: ChatOpenAI) -> None:
     """It asks for one call at most, by `parallel_tool_calls`."""
-    structured = model(model_name="tickets").with_structured_output(Ticket, method="function_calling")
+    tickets = model(model_name="tickets", use_responses_api=chat.use_responses_api)
+    structured = tickets.with_structured_output(Ticket, method="function_calling")
     assert structured.invoke("the heating is off").urgency == "high"
 
 

@@ -9,7 +9,8 @@ client = OpenAI(base_url=os.environ["GATEWAY_URL"] + "/v1", api_key="none", max_
 messages = [{"role": "user", "content": "hang"}]
 chat = client.chat.completions.create(model="scripted", messages=messages, stream=True)
 completion = client.completions.create(model="scripted", prompt="hang", stream=True)
-for stream in (chat, completion):
+response = client.responses.create(model="scripted", input="hang", stream=True)
+for stream in (chat, completion, response):
     next(stream)
     stream.close()
 try:

@@ -198,6 +198,14 @@ def test_openai_chats_completions_and_embeddings(client: LlamaStackClient) -> No
     assert len(client.embeddings.create(model="words", input=["a"]).data[0].embedding) == 16
 
 
+def test_stored_chats_are_listed_with_their_input(client: LlamaStackClient) -> None:
+    made = client.chat.completions.create(model="scripted", messages=[user("say keep me")], extra_body={"store": True})
+    shown = client.chat.completions.retrieve(made.id)
+    assert shown.choices[0].message.content == "keep me"
+    assert shown.input_messages[0].content == "say keep me"
+    assert made.id in {one.id for one in client.chat.completions.list(limit=50).data}
+
+
 def test_shields_judge(client: LlamaStackClient) -> None:
     assert client.shields.retrieve("guard").provider_resource_id == "the-guard"
     good = client.safety.run_shield(shield_id="guard", messages=[user("fine")], params={})

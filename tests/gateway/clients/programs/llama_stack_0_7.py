@@ -80,6 +80,14 @@ def test_a_chat_comes_whole_and_streamed(client: LlamaStackClient) -> None:
         list(client.chat.completions.create(model="scripted", messages=[user("break")], stream=True))
 
 
+def test_stored_chats_are_listed_with_their_input(client: LlamaStackClient) -> None:
+    made = client.chat.completions.create(model="scripted", messages=[user("say keep me")], extra_body={"store": True})
+    shown = client.chat.completions.retrieve(made.id)
+    assert shown.choices[0].message.content == "keep me"
+    assert shown.input_messages[0].content == "say keep me"
+    assert made.id in {one.id for one in client.chat.completions.list(limit=50).data}
+
+
 def test_completions_embeddings_and_reranking(client: LlamaStackClient) -> None:
     assert client.completions.create(model="scripted", prompt="say hi").choices[0].text == "hi"
     assert len(client.embeddings.create(model="words", input=["a"]).data[0].embedding) == 16

@@ -86,6 +86,14 @@ def test_a_chat_calls_tools(client: OgxClient) -> None:
     assert any(chunk.choices[0].delta.tool_calls for chunk in chunks)
 
 
+def test_stored_chats_are_listed_with_their_input(client: OgxClient) -> None:
+    made = client.chat.completions.create(model="scripted", messages=[user("say keep me")], store=True)
+    shown = client.chat.completions.retrieve(made.id)
+    assert shown.choices[0].message.content == "keep me"
+    assert shown.input_messages[0].content == "say keep me"
+    assert made.id in {one.id for one in client.chat.completions.list(limit=50).data}
+
+
 def test_completions_and_embeddings_are_read(client: OgxClient) -> None:
     assert client.completions.create(model="scripted", prompt="say hi").choices[0].text == "hi"
     answer = client.embeddings.create(model="words", input=["a b", "c"])

@@ -160,6 +160,19 @@ def test_several_answers_have_their_index(client: OpenAI) -> None:
     assert texts == ["hi", "hi"]
 
 
+def test_a_stored_chat_is_listed_changed_and_deleted(client: OpenAI) -> None:
+    made = client.chat.completions.create(**asked("say keep me", store=True, metadata={"topic": "keeping"}))
+    raw = client.chat.completions.with_raw_response.retrieve(made.id)
+    assert strictly(ChatCompletion, raw).choices[0].message.content == "keep me"
+    assert client.chat.completions.retrieve(made.id).usage == made.usage
+    assert made.id in {one.id for one in client.chat.completions.list(metadata={"topic": "keeping"}, limit=1)}
+    assert [one.content for one in client.chat.completions.messages.list(made.id)] == ["say keep me"]
+    assert client.chat.completions.update(made.id, metadata={"topic": "kept"}).metadata == {"topic": "kept"}
+    assert client.chat.completions.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.retrieve(made.id)
+
+
 def test_stop_and_max_tokens_cut_an_answer(client: OpenAI) -> None:
     stopped = client.chat.completions.create(**asked("say one two three", stop=["three"]))
     assert (stopped.choices[0].message.content or "").strip() == "one two"
