@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = b": keep-alive\n\n"
 _ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 _NO_TENANT = Principal()
-_OPENAI_NAMES = {"model_id": "model"}
+_OPENAI_NAMES = {"model_id": "model", "output_dimension": "dimensions", "contents": "input"}
 
 
 class Gate(Protocol):
@@ -340,8 +341,13 @@ def _header_text(text: str) -> str:
 
 def _renamed(error: StackError, route: Route | None) -> StackError:
     """The error with its field named as the clients of this route do."""
-    if route is not None and OPENAI_PREFIX in route.mounts:
-        error.field = _OPENAI_NAMES.get(error.field, error.field)
+    if route is not None and OPENAI_PREFIX in route.mounts and error.field:
+        name = error.field.removeprefix("sampling_params.")
+        first = re.split(r"[.\[]", name, maxsplit=1)[0]
+        name = _OPENAI_NAMES.get(first, first) + name[len(first) :]
+        if error.message.startswith(error.field):
+            error.message = name + error.message[len(error.field) :]
+        error.field = name
     return error
 
 

@@ -112,7 +112,7 @@ def _found(result: v1.ToolResponse) -> list[v1.FileSearchResult]:
     for file_id, text, score, source, known in zip_longest(files, texts, scores, sources, attributes):
         if file_id is None:
             break
-        one = v1.FileSearchResult(file_id=file_id, text=text or "", score=score or 0.0, filename=source or "")
+        one = v1.FileSearchResult(file_id=file_id, text=text or "", score=score or 0.0, filename=source or file_id)
         one.attributes.update(known or {})
         found.append(one)
     return found
