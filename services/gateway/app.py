@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = b": keep-alive\n\n"
 _ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 _NO_TENANT = Principal()
-_OPENAI_NAMES = {"model_id": "model", "output_dimension": "dimensions"}
+_OPENAI_NAMES = {"model_id": "model", "output_dimension": "dimensions", "contents": "input"}
 _OF_MESSAGE = re.compile(r"^(messages\[\d+\])\.(?:user|system|tool|assistant)(?=\.)")
 
 
@@ -351,8 +351,13 @@ def _renamed(error: StackError, route: Route | None) -> StackError:
     place = _OF_MESSAGE.sub(r"\1", error.field).replace(".content.items[", ".content[")
     if place != error.field:
         error.message, error.field = error.message.replace(error.field, place), place
-    if route is not None and OPENAI_PREFIX in route.mounts:
-        error.field = _OPENAI_NAMES.get(error.field, error.field)
+    if route is not None and OPENAI_PREFIX in route.mounts and error.field:
+        name = error.field.removeprefix("sampling_params.")
+        first = re.split(r"[.\[]", name, maxsplit=1)[0]
+        name = _OPENAI_NAMES.get(first, first) + name[len(first) :]
+        if error.message.startswith(error.field):
+            error.message = name + error.message[len(error.field) :]
+        error.field = name
     return error
 
 

@@ -225,7 +225,7 @@ def coerced(values: Mapping[str, Any], descriptor: Any) -> dict[str, Any]:  # no
 def _coerced(value: Any, one: FieldDescriptor | None) -> Any:  # noqa: ANN401
     if one is None:
         return value
-    if one.is_repeated and isinstance(value, str):
+    if one.is_repeated and one.message_type is None and isinstance(value, str):
         value = value.split(",") if value else []
     if not isinstance(value, str):
         return value

@@ -95,11 +95,28 @@ class Turns:
         """Hand in what a turn waits for, and run it on."""
         body, wants_stream = _stream_wanted(request.json())
         turn = await self._turn(request)
+        responses = body.get("tool_responses")
+        if turn.status == v1.TURN_STATUS_COMPLETED and responses and not _answered(turn, responses):
+            return await self._continued(responses, request, wants_stream=wants_stream)
         message = self._edge.fill(RESUME_TURN, {**body, "turn_id": turn.turn_id}, request, strict=False)
         await self._edge.upstream.unary(RESUME_TURN, message, request=request)
         # A repeat of what was handed in before does nothing; it gets the end that there is.
         after = turn.last_sequence - (turn.status not in _WAITING)
         return await self._watched(turn.turn_id, after, request, wants_stream=wants_stream)
+
+    async def _continued(self, responses: Any, request: Request, *, wants_stream: bool) -> Reply:  # noqa: ANN401
+        """Results for a turn that has ended: clients of 0.2 that read calls out of text, as its ReAct agent does.
+
+        They begin a turn of their own, since the one that ended stays as it is.
+        """
+        ids = {key: request.params[key] for key in ("agent_id", "session_id")}
+        if not isinstance(responses, list) or not all(isinstance(one, dict) for one in responses):
+            raise InvalidArgumentError("tool_responses: expected a list of objects", field="tool_responses")
+        known = ("call_id", "tool_name", "content")
+        messages = [{"role": "tool", **{key: one.get(key) for key in known}} for one in responses]
+        message = self._edge.fill(CREATE_TURN, {**ids, "messages": messages}, request, strict=False)
+        response = await self._edge.upstream.unary(CREATE_TURN, message, request=request)
+        return await self._watched(response.turn.turn_id, 0, request, wants_stream=wants_stream)
 
     async def show(self, request: Request) -> Reply:
         """A turn as it is now."""
@@ -187,6 +204,14 @@ class Turns:
         written = dict(self._edge.encode(getattr(event, kind)))
         written.pop("tool_progress", None)
         return {"event_type": kind, **written}
+
+
+def _answered(turn: v1.Turn, responses: Any) -> bool:  # noqa: ANN401
+    """Whether results are of calls that the model made in a turn, and not of calls that a client read out of text."""
+    if not isinstance(responses, list):
+        return False
+    made = {call.call_id for step in turn.steps for call in step.inference.model_response.tool_calls}
+    return any(isinstance(one, dict) and one.get("call_id") in made for one in responses)
 
 
 def _stream_wanted(body: dict[str, Any]) -> tuple[dict[str, Any], bool]:

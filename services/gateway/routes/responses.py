@@ -6,7 +6,9 @@ from typing import Any
 from llamastack import v1
 from services.gateway import sse
 from services.gateway.edge import Edge, coerced
+from services.gateway.jsonmap.values import wrong
 from services.gateway.request import JsonReply, Reply, Request, StreamReply
+from services.gateway.routes.fields import FieldReader
 from services.gateway.routes.pages import page_query, paged_list
 from services.gateway.routing import OPENAI, Route
 from services.gateway.upstream import Events, Rpc
@@ -14,8 +16,8 @@ from stack_client.errors import InvalidArgumentError, StackError
 
 CREATE, STREAM = Rpc("ResponsesService.CreateResponse"), Rpc("ResponsesService.StreamCreateResponse")
 GET, WATCH = Rpc("ResponsesService.GetResponse"), Rpc("ResponsesService.WatchResponse")
-COMPACT = Rpc("ResponsesService.CompactResponse")
 LIST, INPUTS = Rpc("ResponsesService.ListResponses"), Rpc("ResponsesService.ListResponseInputItems")
+COMPACT = Rpc("ResponsesService.CompactResponse")
 _EVENTS = {
     name: f"response.{place}.{tail}"
     for place, names in {
@@ -41,15 +43,6 @@ _EVENTS = {
 }  # fmt: skip
 _WHOLE = {"created", "queued", "in_progress"}
 _ENDS = {"completed": "completed", "incomplete": "incomplete", "failed": "failed", "cancelled": "incomplete"}
-_ERROR_CODES = {
-    "QUOTA_EXCEEDED": "rate_limit_exceeded",
-    "OVERLOADED": "rate_limit_exceeded",
-    "INVALID_VALUE": "invalid_prompt",
-    "MISSING_FIELD": "invalid_prompt",
-    "UNSUPPORTED": "invalid_prompt",
-    "CONTEXT_LENGTH_EXCEEDED": "invalid_prompt",
-}
-"""What a failed response may name as its cause; all else is the server's fault."""
 _INCLUDE = {"include": {"type": "array", "items": {"type": "string"}}}
 
 
@@ -104,6 +97,7 @@ class Responses:
         options = body.pop("stream_options", None)
         if wants_stream is not None and not isinstance(wants_stream, bool):
             raise InvalidArgumentError("stream: expected true or false", field="stream")
+        take_secrets(body, request)
         message = self._edge.fill(CREATE, body, request, strict=True)
         # A client that hangs up wants no more, unless it brought a key to come back with.
         message.cancel_on_disconnect = not message.request_id
@@ -150,10 +144,11 @@ class Responses:
         return JsonReply(value=response_json(self._edge, response.response, request))
 
     async def compact(self, request: Request) -> Reply:
-        """A long dialog made short."""
+        """Make a long dialog short."""
         message = self._edge.fill(COMPACT, request_body(request.json()), request, strict=True)
         response = await self._edge.upstream.unary(COMPACT, message, request=request)
-        return JsonReply(value=self._edge.encode(response))
+        request.tokens += response.usage.total_tokens
+        return JsonReply(value=_with_whole_usage(dict(self._edge.encode(response))))
 
     async def listed(self, request: Request) -> Reply:
         """Stored responses with their input."""
@@ -218,6 +213,33 @@ def request_body(body: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def take_secrets(body: dict[str, Any], request: Request) -> None:
+    """Take headers and tokens of MCP servers out of the body: they go with this call alone and are never stored.
+
+    Raises:
+        InvalidArgumentError: They have another shape.
+    """
+    tools = body.get("tools")
+    if not isinstance(tools, list):
+        return
+    kept = []
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict) or tool.get("type") != "mcp" or not isinstance(tool.get("server_url"), str):
+            kept.append(tool)
+            continue
+        path = f"tools[{index}]"
+        headers = FieldReader({"headers": tool.get("headers")}, path=path).mapping("headers") or {}
+        for name, value in headers.items():
+            if not isinstance(value, str):
+                raise wrong(f"{path}.headers.{name}", "a string", value)
+        token = FieldReader({"authorization": tool.get("authorization")}, path=path).text("authorization")
+        found = dict(headers) | ({"Authorization": f"Bearer {token}"} if token else {})
+        if found:
+            request.mcp_headers[tool["server_url"]] = found
+        kept.append({key: value for key, value in tool.items() if key not in {"headers", "authorization"}})
+    body["tools"] = kept
+
+
 def _check_options(options: Any) -> None:  # noqa: ANN401
     if options is not None and not isinstance(options, dict):
         raise InvalidArgumentError("stream_options: expected an object", field="stream_options")
@@ -250,8 +272,24 @@ def response_json(edge: Edge, response: v1.ResponseObject, request: Request) -> 
     }
     written["tool_choice"] = written["tool_choice"] or "auto"
     if written["error"] is not None:
-        written["error"]["code"] = _ERROR_CODES.get(written["error"]["code"], "server_error")
+        written["error"]["code"] = _error_code(written["error"]["code"])
+    return _with_whole_usage(written)
+
+
+def _with_whole_usage(written: dict[str, Any]) -> dict[str, Any]:
+    """With a detail that newer SDKs declare as required, though nothing here counts it."""
+    if written["usage"] is not None:
+        written["usage"]["input_tokens_details"] |= {"cache_write_tokens": 0}
     return written
+
+
+def _error_code(reason: str | None) -> str:
+    """Why a response failed, in the few words that strict clients know; the message says more."""
+    if reason in {"OVERLOADED", "QUOTA_EXCEEDED"}:
+        return "rate_limit_exceeded"
+    if reason in {"INVALID_VALUE", "MISSING_FIELD", "CONTEXT_LENGTH_EXCEEDED"}:
+        return "invalid_prompt"
+    return "server_error"
 
 
 def event_json(edge: Edge, event: Any, request: Request) -> dict[str, Any] | None:  # noqa: ANN401

@@ -1,5 +1,6 @@
 """Shields, running them, and moderation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from llamastack import v1
@@ -69,7 +70,8 @@ def _safety(edge: Edge) -> list[Route]:
             message.model = model
         fields.finish()
         response = await edge.upstream.unary(MODERATE, message, request=request)
-        return JsonReply(value=edge.encode(response))
+        written = edge.encode(response)
+        return JsonReply(value={**written, "results": [_with_openai_names(one) for one in written["results"]]})
 
     return [
         Route(
@@ -104,6 +106,36 @@ def _safety(edge: Edge) -> list[Route]:
             response=v1.ModerateResponse,
         ),
     ]
+
+
+def _with_openai_names(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with OpenAI's categories beside ours: its SDK has an attribute for each and leaves none out."""
+    found, scores = dict(result["categories"]), dict(result["category_scores"])
+    kinds = {name: one["types"] for name, one in result["category_applied_input_types"].items()}
+    for name, hazards in _OPENAI_CATEGORIES.items():
+        flagged = found.setdefault(name, any(found.get(hazard) for hazard in hazards))
+        # A guard that only says yes or no is as sure as it can say.
+        scores.setdefault(name, max((scores[one] for one in hazards if one in scores), default=float(flagged)))
+        kinds.setdefault(name, ["text"])
+    return {**result, "categories": found, "category_scores": scores, "category_applied_input_types": kinds}
+
+
+_OPENAI_CATEGORIES: Mapping[str, tuple[str, ...]] = {
+    "harassment": (),
+    "harassment/threatening": (),
+    "hate": ("Hate",),
+    "hate/threatening": (),
+    "illicit": ("Non-Violent Crimes", "Violent Crimes", "Indiscriminate Weapons"),
+    "illicit/violent": ("Violent Crimes", "Indiscriminate Weapons"),
+    "self-harm": ("Self-Harm",),
+    "self-harm/instructions": (),
+    "self-harm/intent": (),
+    "sexual": ("Sexual Content", "Sex Crimes", "Child Exploitation"),
+    "sexual/minors": ("Child Exploitation",),
+    "violence": ("Violent Crimes",),
+    "violence/graphic": (),
+}
+"""Our hazards that mean one of OpenAI's categories."""
 
 
 def _inputs(given: Any) -> list[str]:  # noqa: ANN401

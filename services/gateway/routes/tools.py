@@ -4,7 +4,11 @@ from typing import Any
 
 from llamastack import v1
 from services.gateway.edge import Edge
+from services.gateway.request import JsonReply, Reply, Request
 from services.gateway.routing import Route
+from services.gateway.upstream import Rpc
+
+LIST = Rpc("ToolGroupsService.ListTools")
 
 
 def routes(edge: Edge) -> list[Route]:
@@ -52,11 +56,19 @@ def _groups(edge: Edge) -> list[Route]:
 
 
 def _tools(edge: Edge) -> list[Route]:
+    async def listed(request: Request) -> Reply:
+        edge.require(LIST)
+        entries = await edge.every(LIST, edge.read(LIST, request, strict=False), request=request)
+        return JsonReply(value={"data": [_tool(edge, one, request) for one in entries]})
+
+    def one(response: Any, request: Request) -> Reply:  # noqa: ANN401
+        return JsonReply(value=_tool(edge, response.tool, request))
+
     return [
         Route(
             method="GET",
             path="/tools",
-            handler=edge.listing("ToolGroupsService.ListTools"),
+            handler=listed,
             api="tool_groups",
             summary="List tools",
             response=v1.ListToolsResponse,
@@ -65,12 +77,21 @@ def _tools(edge: Edge) -> list[Route]:
         Route(
             method="GET",
             path="/tools/{tool_name:path}",
-            handler=edge.unary("ToolGroupsService.GetTool", edge.member("tool")),
+            handler=edge.unary("ToolGroupsService.GetTool", one),
             api="tool_groups",
             summary="Show a tool",
             response=v1.Tool,
         ),
     ]
+
+
+def _tool(edge: Edge, tool: v1.Tool, request: Request) -> dict[str, Any]:
+    """A tool; to clients before 0.3 its identifier is the name that models call it by, as they compare the two."""
+    written = dict(edge.encode(tool))
+    version = request.client_version
+    if version is not None and version < (0, 3):
+        written["identifier"] = tool.name
+    return written
 
 
 def _runtime(edge: Edge) -> list[Route]:

@@ -58,9 +58,22 @@ def _deleted(kind: str) -> Any:  # noqa: ANN401
 def _listed(edge: Edge, rpc: Rpc) -> Handler:
     async def handler(request: Request) -> Reply:
         edge.require(rpc)
-        return await paged_list(edge, rpc, request, write=edge.encode, default=20, most=MOST)
+
+        def write(one: Any) -> Any:  # noqa: ANN401
+            return edge.encode(one) if rpc is STORES else _file_json(edge, one, request)
+
+        return await paged_list(edge, rpc, request, write=write, default=20, most=MOST)
 
     return handler
+
+
+def _file_json(edge: Edge, file: v1.VectorStoreFile, request: Request) -> dict[str, Any]:
+    """A file of a store; OpenAI's clients know the strategy `static`, and `other` for all the rest."""
+    written = dict(edge.encode(file))
+    strategy = written["chunking_strategy"]
+    if request.client_version is None and (strategy is None or strategy["type"] != "static"):
+        written["chunking_strategy"] = {"type": "other"}
+    return written
 
 
 def _stores(edge: Edge) -> list[_Row]:
@@ -86,7 +99,10 @@ def _stores(edge: Edge) -> list[_Row]:
 
 def _files(edge: Edge) -> list[_Row]:
     one = {"response": v1.VectorStoreFile}
-    show = edge.member("vector_store_file")
+
+    def show(response: Any, request: Request) -> Reply:  # noqa: ANN401
+        return JsonReply(value=_file_json(edge, response.vector_store_file, request))
+
     gone = _deleted("vector_store.file.deleted")
 
     async def content(request: Request) -> Reply:

@@ -4,11 +4,20 @@ from typing import Any
 
 from llamastack import v1
 from services.gateway.edge import Edge
+from services.gateway.request import JsonReply, Reply, Request
 from services.gateway.routing import Route
 
 
 def routes(edge: Edge) -> list[Route]:
     """The rows."""
+
+    def found(response: Any, request: Request) -> Reply:  # noqa: ANN401
+        written = edge.encode(response)
+        if "x-ogx-client-version" in request.headers:  # it refuses a chunk whose vector is no list
+            for chunk in written["chunks"]:
+                chunk["embedding"] = chunk["embedding"] or []
+        return JsonReply(value=written)
+
     shared: dict[str, Any] = {"api": "vector_dbs"}
     return [
         Route(
@@ -57,7 +66,7 @@ def routes(edge: Edge) -> list[Route]:
         Route(
             method="POST",
             path="/vector-io/query",
-            handler=edge.unary("VectorIOService.QueryChunks", edge.whole, needs=("vector_db_id",)),
+            handler=edge.unary("VectorIOService.QueryChunks", found, needs=("vector_db_id",)),
             api="vector_io",
             summary="Find chunks",
             scope="memory",
