@@ -34,6 +34,7 @@ async def test_moderation_names_the_kinds_of_input_in_a_bare_list(http: httpx.As
     shield = {"shield_id": "no-secrets", "provider_id": "pii"}
     assert (await http.post("/v1/shields", json=shield)).status_code == 200
     answer = await http.post("/v1/moderations", json={"input": ["ada@example.com", "x"], "model": "no-secrets"})
+    assert answer.status_code == 200, answer.text
     flagged, clean = answer.json()["results"]
     assert flagged["flagged"]
     assert not clean["flagged"]

@@ -23,7 +23,7 @@ def stack() -> Iterator[StackProcess]:
         yield stack
 
 
-async def _last_event(stack: StackProcess, path: str, body: dict[str, Any], hung: asyncio.Event) -> Any:  # noqa: ANN401
+async def _last_event(stack: StackProcess, path: str, body: dict[str, Any], hung: asyncio.Event) -> Any:
     data = ""
     async with (
         httpx.AsyncClient(base_url=stack.url, timeout=60) as client,
