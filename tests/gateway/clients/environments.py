@@ -105,6 +105,26 @@ class Environment:
             raise RuntimeError(f"{program} ran no test: {done.stdout[-4000:]}{done.stderr[-4000:]}")
         return dict(outcomes)
 
+    def module(
+        self, name: str, *arguments: str, url: str, cwd: Path, seconds: float = RUN_SECONDS
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a module of the packages to its end.
+
+        Args:
+            name: What comes after `python -m`.
+            arguments: Of its command line.
+            url: Where the gateway serves.
+            cwd: Folder that it may write to.
+            seconds: How long it may take.
+
+        Raises:
+            NoEnvironmentError: The packages cannot be installed.
+        """
+        command = [sys.executable, "-S", "-m", name, *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env=self._variables(url), capture_output=True, text=True, timeout=seconds, check=False
+        )
+
     @contextlib.contextmanager
     def running(self, program: str, *, url: str) -> Iterator["subprocess.Popen[str]"]:
         """A program that has no tests, with its input and output in pipes; it is killed at the end of the block.
@@ -156,5 +176,6 @@ OGX = Environment(
               *_PYTEST),
 )  # fmt: skip
 NODE = Environment(name="openai for Node", node_packages={"openai": "6.49.0"})
-ENVIRONMENTS = (OPENAI, LLAMA_STACK_0_2, OGX, LLAMA_STACK_0_7, NODE)
+SCHEMATHESIS = Environment(name="schemathesis", packages=("schemathesis==4.32.5",))
+ENVIRONMENTS = (OPENAI, LLAMA_STACK_0_2, OGX, LLAMA_STACK_0_7, NODE, SCHEMATHESIS)
 """All of them, in the order in which their tests run."""
