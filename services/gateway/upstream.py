@@ -51,6 +51,9 @@ HOSTS = {
     "BatchesService": "gateway",
 }
 """The service of the mesh that hosts a gRPC service."""
+GATEWAY = "gateway"
+"""What it hosts itself is there when the service that keeps files is."""
+KEEPS_FILES = "memory"
 _RUN_TOOLS = {"tools", "agents"}
 
 
@@ -202,6 +205,7 @@ def _cancelled() -> bool:
 
 def missing_service(name: str) -> UnsupportedError:
     """The error where a service of the mesh is not part of this stack."""
+    name = KEEPS_FILES if name == GATEWAY else name
     return UnsupportedError(
         f"the {name} service is not part of this stack; give its address under `addresses.{name}`, or use a version "
         "that has it"

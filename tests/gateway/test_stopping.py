@@ -11,6 +11,7 @@ import pytest
 from tests.gateway.conftest import until
 from tests.stacks import StackProcess, stack_process
 
+BEHIND = ("inference", "memory", "agents")
 LONG = "slowly " + " ".join(f"word{number}" for number in range(100))
 
 
@@ -18,7 +19,7 @@ LONG = "slowly " + " ".join(f"word{number}" for number in range(100))
 def stack() -> Iterator[StackProcess]:
     """A stack whose gateway may be stopped."""
     with stack_process() as stack:
-        stack.start("inference", "memory", "agents")
+        stack.start(*BEHIND)
         stack.start("gateway")
         yield stack
 
@@ -57,6 +58,34 @@ async def test_streams_that_do_not_end_are_told_that_the_gateway_stops(stack: St
     assert chat["error"]["code"] == native["error"]["code"] == "draining"
     assert (response["type"], response["code"]) == ("error", "draining")
     await asyncio.to_thread(stack.start, "gateway")
+
+
+async def test_streams_of_a_dead_engine_end_with_an_error_that_says_what_to_do(stack: StackProcess) -> None:
+    hung = asyncio.Event()
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "hang"}]}
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        stream = group.create_task(_last_event(stack, "/v1/chat/completions", body, hung))
+        await hung.wait()
+        await asyncio.to_thread(stack.stop, *BEHIND, kill=True)
+    error = stream.result()["error"]
+    assert error["code"] == "unavailable"
+    assert "call again" in error["message"]
+    await asyncio.to_thread(stack.start, *BEHIND)
+
+
+async def test_a_gateway_without_the_service_that_keeps_files_says_that_batches_need_it() -> None:
+    with stack_process() as alone:
+        file = alone.home / "stack.yaml"
+        config = json.loads(file.read_text())
+        config["addresses"] = {"gateway": config["addresses"]["gateway"]}
+        file.write_text(json.dumps(config))
+        await asyncio.to_thread(alone.start, "gateway")
+        async with httpx.AsyncClient(base_url=alone.url, timeout=30) as client:
+            refused = await client.get("/v1/batches")
+            assert refused.status_code == 501
+            assert "addresses.memory" in refused.json()["error"]["message"]
+            assert (await client.get("/v1/providers")).json() == {"data": []}
+            assert (await client.get("/v1/health")).status_code == 200
 
 
 async def test_a_batch_that_outlives_its_gateway_stores_each_response_once(stack: StackProcess) -> None:
