@@ -77,3 +77,18 @@ async def test_a_failed_response_has_a_code_that_strict_clients_know(http: httpx
 async def test_a_dialog_to_compact_may_be_plain_text(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/responses/compact", json={"model": "scripted", "input": "say hello"})
     assert answer.status_code != 400, answer.text
+
+
+async def test_a_response_may_be_asked_for_by_a_form_with_json_values(http: httpx.AsyncClient) -> None:
+    form = {"model": "scripted", "input": "say hello", "store": "false", "metadata": '{"a": "b"}'}
+    answer = await http.post("/v1/responses", data=form)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["output"][0]["content"][0]["text"] == "hello"
+    assert answer.json()["metadata"] == {"a": "b"}
+    assert answer.json()["store"] is False
+    curl = {"content-type": "application/x-www-form-urlencoded"}  # what curl says of JSON, too
+    plain = await http.post("/v1/responses", content=b'{"model": "scripted", "input": "say hello"}', headers=curl)
+    assert plain.status_code == 200
+    broken = await http.post("/v1/responses", content=b'{"model"', headers=curl)
+    assert broken.status_code == 400
+    assert "not valid JSON" in broken.json()["error"]["message"]
