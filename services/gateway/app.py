@@ -236,11 +236,13 @@ class App:
             request.body = await read_body(
                 request.headers, receive, most=self._config.max_body_bytes, seconds=self._config.read_seconds
             )
-        async with self._watched(exchange, receive, raw=route.raw):
-            reply = await route.handler(request)
-            await self._answer(reply, exchange, request)
-        if request.tokens:
-            await self.gate.spend(request.principal, request.tokens)
+        try:
+            async with self._watched(exchange, receive, raw=route.raw):
+                reply = await route.handler(request)
+                await self._answer(reply, exchange, request)
+        finally:  # what was used is counted, whether or not the client took it
+            if request.tokens:
+                await self.gate.spend(request.principal, request.tokens)
 
     @asynccontextmanager
     async def _watched(self, exchange: _Exchange, receive: Receive, *, raw: bool) -> AsyncIterator[None]:
