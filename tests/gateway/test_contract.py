@@ -34,12 +34,12 @@ async def test_moderation_names_the_kinds_of_input_in_a_bare_list(http: httpx.As
     shield = {"shield_id": "no-secrets", "provider_id": "pii"}
     assert (await http.post("/v1/shields", json=shield)).status_code == 200
     answer = await http.post("/v1/moderations", json={"input": ["ada@example.com", "x"], "model": "no-secrets"})
+    assert (await http.delete("/v1/shields/no-secrets")).status_code == 204
     assert answer.status_code == 200, answer.text
     flagged, clean = answer.json()["results"]
     assert flagged["flagged"]
     assert not clean["flagged"]
     assert flagged["category_applied_input_types"]["EMAIL_ADDRESS"] == ["text"]
-    assert (await http.delete("/v1/shields/no-secrets")).status_code == 204
 
 
 async def test_batch_inference_is_served_where_clients_of_0_1_look_for_it(http: httpx.AsyncClient) -> None:
