@@ -111,7 +111,7 @@ STANDARD = Codec(
             "ToolResponseMessage": frozenset({"name"}),
             "CompletionMessage": frozenset({"name", "refusal", "annotations", "audio", "function_call"}),
         },
-        unset=dict.fromkeys(("Model.metadata", "Chunk.metadata", "VectorStore.metadata", "VectorStoreFile.attributes", "SafetyViolation.metadata", "StepViolation.metadata", "RAGDocument.metadata", "StoredDocument.metadata", "TurnStepStart.metadata", "Benchmark.metadata", "Dataset.metadata", "ScoringFn.metadata", "ModerationResult.metadata"), dict) | {"CompletionMessage.content": str},
+        unset=dict.fromkeys(("Model.metadata", "Chunk.metadata", "VectorStore.metadata", "VectorStoreFile.attributes", "FileSearchResult.attributes", "SafetyViolation.metadata", "StepViolation.metadata", "RAGDocument.metadata", "StoredDocument.metadata", "TurnStepStart.metadata", "Benchmark.metadata", "Dataset.metadata", "ScoringFn.metadata", "ModerationResult.metadata"), dict) | {"CompletionMessage.content": str},
         absent=frozenset({"UserMessage.context"}),
         hidden=frozenset({"ResponseObject.input", "ResponseObject.last_sequence"}),
         whole=frozenset({"MemoryBank.entry_count", "VectorStore.usage_bytes", "VectorStoreFile.usage_bytes"}),
