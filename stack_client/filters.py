@@ -37,6 +37,16 @@ def metadata_filter(where: Mapping[str, Any] | v1.MetadataFilter | None) -> v1.M
     return parts[0] if len(parts) == 1 else _compound("and", parts)
 
 
+def plain_filter(where: v1.MetadataFilter) -> dict[str, Any]:
+    """A filter of the protos as JSON, in the form of OpenAI, which `metadata_filter` reads back."""
+    if where.WhichOneof("filter") == "compound":
+        kind = v1.CompoundOperator.Name(where.compound.type).removeprefix("COMPOUND_OPERATOR_").lower()
+        return {"type": kind, "filters": [plain_filter(one) for one in where.compound.filters]}
+    one = where.comparison
+    operator = v1.FilterOperator.Name(one.type).removeprefix("FILTER_OPERATOR_").lower()
+    return {"type": operator, "key": one.key, "value": json_format.MessageToDict(one.value)}
+
+
 def _parts(key: str, value: Any) -> list[v1.MetadataFilter]:  # noqa: ANN401 (JSON)
     if key in {"and", "or"} and isinstance(value, Sequence) and not isinstance(value, str):
         return [_compound(key, [_some(one) for one in value])]

@@ -52,6 +52,9 @@ SCRIPT: Sequence[Mapping[str, Any]] = (
     {"role": "user", "tools": True, "match": "^Book the room", "tool_calls": [
         {"tool_name": "book_room", "arguments": {"day": "Monday"}},
     ]},
+    {"role": "user", "tools": True, "match": "^find (foxes|owls)", "tool_calls": [
+        {"tool_name": "knowledge_search", "arguments": {"query": "animals of the woods"}},
+    ]},
     {"role": "user", "tools": True, "match": "^calculate", "tool_calls": [
         {"tool_name": "wolfram_alpha", "arguments": {"query": "6 * 7"}},
     ]},

@@ -56,6 +56,8 @@ class Request:
     """ASGI's, for the same."""
     tokens: int = 0
     """Tokens of prompt and answer, noted by handlers for the bearer's rate."""
+    mcp_headers: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    """Headers for MCP servers, by address, that came in the body: secrets, which go the way of those in the header."""
     _keys: str | None = field(default=None, repr=False)
     ignored: list[str] = field(default_factory=list)
     """Paths of fields that were not understood and passed over; told in a header."""
@@ -153,12 +155,19 @@ class Request:
                     value = None
                 if not isinstance(value, dict):
                     raise InvalidArgumentError(f"{name}: must be a JSON object", field=name)
-                return value
-        return {}
+                return self._with_mcp_headers(value)
+        return self._with_mcp_headers({})
+
+    def _with_mcp_headers(self, value: dict[str, Any]) -> dict[str, Any]:
+        """The keys with those of the body; the body is nearer to the tool, so it comes first."""
+        if not self.mcp_headers:
+            return value
+        given = value.get("mcp_headers")
+        return {**value, "mcp_headers": {**(given if isinstance(given, dict) else {}), **self.mcp_headers}}
 
     def _packed_provider_data(self) -> str:
         if self._keys is None:
-            name = next((name for name in PROVIDER_DATA if self.headers.get(name)), "")
+            name = next((name for name in PROVIDER_DATA if self.headers.get(name)), "tools")
             self._keys = packed(self.provider_data(), name=name)
         return self._keys
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from google.protobuf.struct_pb2 import Struct
+
 from llamastack import v1
 from services.memory.banks import BankStore
 from services.memory.database import Database
@@ -18,7 +20,7 @@ from services.memory.retrieve import Hit, Retriever, Spec
 from services.memory.searches import limit_of, ranking_of, search_spec
 from services.runtime.calls import current_tenant
 from services.runtime.stream import RpcContext
-from stack_client.content import content
+from stack_client.content import content, struct
 from stack_client.errors import InvalidArgumentError
 
 DEFAULT_CHUNK, MIN_CHUNK, MAX_CHUNK = 512, 16, 4096
@@ -97,6 +99,8 @@ class RAGToolService(v1.RAGToolServiceServicer):
             request.content, config.query_generator_config, field="query_config.query_generator_config"
         )
         hits = await self._search(request, question)
+        if config.HasField("score_threshold"):
+            hits = [hit for hit in hits if hit.score >= config.score_threshold]
         # All that a model would read is judged: injections hide in names and metadata as well.
         shown = [render(hit, index, template) for index, hit in enumerate(hits, 1)]
         passages = [
@@ -189,4 +193,5 @@ def _metadata(passages: Sequence[Passage], tokens: int) -> v1.RAGQueryMetadata:
         sources=[row["source"] for row in rows],
         pages=[row["page"] or 0 for row in rows],
         tokens=tokens,
+        attributes=[struct(row["metadata"]) or Struct() for row in rows],
     )

@@ -12,7 +12,12 @@ from stack_client.errors import DETAILS_KEY, DeadlineExceededError, StackError, 
 MARGIN_SECONDS = 0.02
 """Kept back from an inherited deadline, so that the callee's answer still arrives in time to be passed on."""
 
-_TOOLS = (b"/llamastack.v1.ToolRuntimeService/", b"/llamastack.v1.AgentsService/", b"/llamastack.v1.ResponsesService/")
+_TOOLS = (
+    b"/llamastack.v1.ToolRuntimeService/",
+    b"/llamastack.v1.ToolGroupsService/",  # looks at a server when it is registered
+    b"/llamastack.v1.AgentsService/",
+    b"/llamastack.v1.ResponsesService/",
+)
 
 Continuation = Callable[[ClientCallDetails, Any], Any]
 

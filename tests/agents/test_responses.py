@@ -425,14 +425,11 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         filters=v1.WebSearchFilters(allowed_domains=["a.example"])))]}),
     ("tools[0].web_search.user_location", {"tools": [v1.ResponseTool(web_search=v1.WebSearchTool(
         user_location=v1.UserLocation(city="Oslo")))]}),
-    ("tools[0].file_search.filters", {"tools": [v1.ResponseTool(file_search=v1.FileSearchTool(
-        vector_store_ids=["v"], filters=v1.MetadataFilter()))]}),
-    ("tools[0].file_search.ranking_options", {"tools": [v1.ResponseTool(file_search=v1.FileSearchTool(
-        vector_store_ids=["v"], ranking_options=v1.RankingOptions()))]}),
+    ("tools[0].file_search.ranking_options.ranker", {"tools": [v1.ResponseTool(file_search=v1.FileSearchTool(
+        vector_store_ids=["v"], ranking_options=v1.RankingOptions(ranker="neural", model="x")))]}),
     ("tools[0].mcp.authorization", {"tools": [mcp(authorization="secret")]}),
     ("tools[0].mcp.headers", {"tools": [mcp(headers={"x": "secret"})]}),
     ("tool_choice.custom", {"tool_choice": v1.ResponseToolChoice(custom=v1.CustomToolChoice(name="x"))}),
-    ("tool_choice.allowed_tools", {"tool_choice": v1.ResponseToolChoice(allowed_tools=v1.AllowedToolsChoice())}),
 ]  # fmt: skip
 
 
@@ -445,6 +442,7 @@ async def test_what_is_not_built_is_refused_by_name(mesh: Mesh, field: str, fiel
 
 
 INVALID: list[tuple[str, dict[str, Any]]] = [
+    ("tool_choice", {"tool_choice": v1.ResponseToolChoice(allowed_tools=v1.AllowedToolsChoice())}),
     ("temperature", {"temperature": 3}),
     ("top_p", {"top_p": 2}),
     ("frequency_penalty", {"frequency_penalty": 3}),

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.gateway.conftest import read_events
+from tests.tools.mcp.servers import Peer, serving
 from tests.tools.web import Web, as_json, web
 
 HITS = {"web": {"results": [{"title": "Fjords", "url": "https://fjords.example", "description": "deep"}]}}
@@ -68,3 +69,21 @@ async def test_a_header_that_cannot_be_used_is_named(http: httpx.AsyncClient, na
     answer = await http.get("/v1/toolgroups", headers={name: given})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == name.lower()
+
+
+@pytest.mark.parametrize("secret", [{"authorization": "right"}, {"headers": {"Authorization": "Bearer right"}}])
+async def test_secrets_of_mcp_servers_in_a_response_reach_the_server_and_are_never_stored(
+    http: httpx.AsyncClient, secret: dict[str, object]
+) -> None:
+    async with serving(Peer(), key="right") as url:
+        tool = {"type": "mcp", "server_label": "peer", "server_url": url, "require_approval": "never"}
+        body = {"model": "scripted", "input": "say hi", "tools": [{**tool, **secret}]}
+        made = await http.post("/v1/responses", json=body)
+        assert made.status_code == 200, made.text
+        listed = [item for item in made.json()["output"] if item["type"] == "mcp_list_tools"]
+        assert listed[0]["tools"]
+        assert "right" not in made.text
+        assert "right" not in (await http.get(f"/v1/responses/{made.json()['id']}")).text
+        refused = await http.post("/v1/responses", json={**body, "tools": [tool]})
+        assert "right" not in refused.text
+        assert refused.status_code == 401 or refused.json()["status"] == "failed" or "error" in refused.text

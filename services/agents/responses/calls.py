@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from google.protobuf import json_format
 
@@ -105,12 +106,16 @@ class Call:
 def _found(result: v1.ToolResponse) -> list[v1.FileSearchResult]:
     """What the search tool tells beside its text."""
     facts = json_format.MessageToDict(result.metadata) if result.HasField("metadata") else {}
-    files, texts, scores = (facts.get(name) or [] for name in ("document_ids", "chunks", "scores"))
-    names = facts.get("sources") or [""] * len(files)  # tools from elsewhere may not tell them
-    return [
-        v1.FileSearchResult(file_id=str(file_id), filename=str(name or file_id), text=str(text), score=float(score))
-        for file_id, name, text, score in zip(files, names, texts, scores, strict=False)
-    ]
+    names = ("document_ids", "chunks", "scores", "sources", "attributes")
+    files, texts, scores, sources, attributes = (facts.get(name) or [] for name in names)
+    found = []
+    for file_id, text, score, source, known in zip_longest(files, texts, scores, sources, attributes):
+        if file_id is None:
+            break
+        one = v1.FileSearchResult(file_id=file_id, text=text or "", score=score or 0.0, filename=source or file_id)
+        one.attributes.update(known or {})
+        found.append(one)
+    return found
 
 
 def _sources(text: str) -> list[v1.WebSearchSource]:

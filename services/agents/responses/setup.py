@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -13,6 +14,7 @@ from services.agents.responses.request import wants_logprobs
 from services.agents.turn_store import Pin
 from stack_client.content import sampling, struct
 from stack_client.errors import InvalidArgumentError, UnsupportedError
+from stack_client.filters import plain_filter
 
 WEB = "builtin::websearch"
 FILES = "builtin::rag/knowledge_search"
@@ -194,16 +196,37 @@ def _file_args(tool: v1.FileSearchTool, *, field: str) -> Struct:
     if not tool.vector_store_ids:
         message = f"{field}.vector_store_ids is empty; name at least one"
         raise InvalidArgumentError(message, reason="MISSING_FIELD", field=f"{field}.vector_store_ids")
-    for name in ("filters", "ranking_options"):
-        if tool.HasField(name):
-            raise UnsupportedError(f"{field}.{name} is not built for responses; leave it out", field=f"{field}.{name}")
     most = tool.max_num_results if tool.HasField("max_num_results") else 10
     if not 1 <= most <= 50:
         where = f"{field}.max_num_results"
         raise InvalidArgumentError(f"{where} is {most}; allowed: 1 to 50", field=where)
-    args = struct({"vector_db_ids": list(tool.vector_store_ids), "query_config": {"max_chunks": most}})
+    config: dict[str, Any] = {"max_chunks": most}
+    if tool.HasField("filters"):
+        config["filters"] = plain_filter(tool.filters)
+    if tool.HasField("ranking_options"):
+        config |= _ranking(tool.ranking_options, field=f"{field}.ranking_options")
+    args = struct({"vector_db_ids": list(tool.vector_store_ids), "query_config": config})
     assert args is not None
     return args
+
+
+def _ranking(options: v1.RankingOptions, *, field: str) -> dict[str, Any]:
+    """Ranking options as settings of the search tool; a ranker by name joins words and vectors."""
+    config: dict[str, Any] = {}
+    if options.HasField("score_threshold"):
+        config["score_threshold"] = options.score_threshold
+    weights = options.hybrid_search
+    total = weights.embedding_weight + weights.text_weight
+    if options.ranker == "weighted" or total > 0:
+        alpha = weights.embedding_weight / total if total > 0 else options.alpha if options.HasField("alpha") else 0.5
+        config |= {"mode": "hybrid", "ranker": {"type": "weighted", "alpha": alpha}}
+    elif options.ranker == "rrf":
+        impact = {"impact_factor": options.impact_factor} if options.HasField("impact_factor") else {}
+        config |= {"mode": "hybrid", "ranker": {"type": "rrf", **impact}}
+    elif options.ranker not in {"", "none", "auto", "default-2024-11-15", "default_2024_08_21"}:
+        message = f"{field}.ranker is {options.ranker!r}; file search has auto, none, rrf, weighted"
+        raise UnsupportedError(message, field=f"{field}.ranker")
+    return config
 
 
 def _take_mcp(tool: v1.MCPTool, setup: Setup, *, group: str) -> None:
@@ -252,6 +275,8 @@ def choose_tool(request: v1.CreateResponseRequest, setup: Setup) -> None:
                 message = "tool_choice.mcp: only one tool can be demanded; give its name"
                 raise UnsupportedError(message, field="tool_choice.mcp.name")
             found = [name for name, one in tools.items() if one.tool in wanted_tools]
+        case "allowed_tools":
+            found = _allow(choice.allowed_tools, setup, tools)
         case kind:
             raise UnsupportedError(f"tool_choice.{kind} is not built; choose otherwise", field=f"tool_choice.{kind}")
     if not found:
@@ -259,6 +284,44 @@ def choose_tool(request: v1.CreateResponseRequest, setup: Setup) -> None:
         message = f"tool_choice asks for a tool that the response does not have; its tools are: {known}"
         raise InvalidArgumentError(message, field="tool_choice")
     setup.config.tool_config.tool_choice = found[0]
+
+
+def _allow(choice: v1.AllowedToolsChoice, setup: Setup, tools: Mapping[str, Offered]) -> list[str]:
+    """Leave only some tools to the model; gives what may be demanded of it, nothing where one is not there."""
+    kept: dict[str, Offered] = {}
+    for wanted in choice.tools:
+        fits = {name: one for name, one in tools.items() if _is_meant(wanted, name, one, setup.labels)}
+        if not fits:
+            return []
+        kept |= fits
+    if not kept:
+        return []
+    names = {name for name, one in kept.items() if one.kind == "client"}
+    own = [tool for tool in setup.config.client_tools if tool.name in names]
+    del setup.config.client_tools[:]
+    setup.config.client_tools.extend(own)
+    args = {group.name: group.args for group in setup.config.toolgroups if group.HasField("args")}
+    del setup.config.toolgroups[:]
+    for one in kept.values():
+        if one.kind == "server":
+            given = args.get(one.tool, args.get(group_of(one.tool)))
+            setup.config.toolgroups.add(name=one.tool, args=given)
+    return [_MODES[choice.mode]]
+
+
+def _is_meant(wanted: Struct, name: str, one: Offered, labels: Mapping[str, str]) -> bool:
+    """Whether an entry of `allowed_tools` means a tool."""
+    fields = {key: value.string_value for key, value in wanted.fields.items()}
+    match fields.get("type", ""):
+        case "function":
+            return one.kind == "client" and name == fields.get("name")
+        case "file_search":
+            return one.tool == FILES
+        case "mcp":
+            group, _, tool = one.tool.partition("/")
+            return labels.get(group) == fields.get("server_label") and fields.get("name", tool) == tool
+        case kind:
+            return kind.startswith("web_search") and group_of(one.tool) == WEB
 
 
 def mcp_tools(tools: Sequence[v1.ResponseTool]) -> list[tuple[int, v1.MCPTool]]:

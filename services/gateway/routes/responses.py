@@ -6,7 +6,9 @@ from typing import Any
 from llamastack import v1
 from services.gateway import sse
 from services.gateway.edge import Edge, coerced
+from services.gateway.jsonmap.values import wrong
 from services.gateway.request import JsonReply, Reply, Request, StreamReply
+from services.gateway.routes.fields import FieldReader
 from services.gateway.routes.pages import page_query, paged_list
 from services.gateway.routing import OPENAI, Route
 from services.gateway.upstream import Events, Rpc
@@ -95,6 +97,7 @@ class Responses:
         options = body.pop("stream_options", None)
         if wants_stream is not None and not isinstance(wants_stream, bool):
             raise InvalidArgumentError("stream: expected true or false", field="stream")
+        take_secrets(body, request)
         message = self._edge.fill(CREATE, body, request, strict=True)
         # A client that hangs up wants no more, unless it brought a key to come back with.
         message.cancel_on_disconnect = not message.request_id
@@ -208,6 +211,33 @@ def request_body(body: dict[str, Any]) -> dict[str, Any]:
     elif isinstance(guardrails, list):
         given["guardrails"] = [{"type": one} if isinstance(one, str) else one for one in guardrails]
     return given
+
+
+def take_secrets(body: dict[str, Any], request: Request) -> None:
+    """Take headers and tokens of MCP servers out of the body: they go with this call alone and are never stored.
+
+    Raises:
+        InvalidArgumentError: They have another shape.
+    """
+    tools = body.get("tools")
+    if not isinstance(tools, list):
+        return
+    kept = []
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict) or tool.get("type") != "mcp" or not isinstance(tool.get("server_url"), str):
+            kept.append(tool)
+            continue
+        path = f"tools[{index}]"
+        headers = FieldReader({"headers": tool.get("headers")}, path=path).mapping("headers") or {}
+        for name, value in headers.items():
+            if not isinstance(value, str):
+                raise wrong(f"{path}.headers.{name}", "a string", value)
+        token = FieldReader({"authorization": tool.get("authorization")}, path=path).text("authorization")
+        found = dict(headers) | ({"Authorization": f"Bearer {token}"} if token else {})
+        if found:
+            request.mcp_headers[tool["server_url"]] = found
+        kept.append({key: value for key, value in tool.items() if key not in {"headers", "authorization"}})
+    body["tools"] = kept
 
 
 def _check_options(options: Any) -> None:  # noqa: ANN401

@@ -85,8 +85,9 @@ class RagProvider(OverMemory):
             "document_ids": list(facts.document_ids),
             "chunks": [text_of(chunk) for chunk in facts.chunks],
             "scores": list(facts.scores),
-            "sources": list(facts.sources),
             "vector_db_ids": list(facts.vector_db_ids),
+            "sources": list(facts.sources),
+            "attributes": [plain(json_format.MessageToDict(one)) for one in facts.attributes],
         }
         result.metadata.CopyFrom(struct(sources) or result.metadata)
         return result

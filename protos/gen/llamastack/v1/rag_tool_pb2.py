@@ -22,31 +22,32 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from llamastack.v1 import common_pb2 as llamastack_dot_v1_dot_common__pb2
 from llamastack.v1 import retrieval_pb2 as llamastack_dot_v1_dot_retrieval__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cllamastack/v1/rag_tool.proto\x12\rllamastack.v1\x1a\x1allamastack/v1/common.proto\x1a\x1dllamastack/v1/retrieval.proto\"\xb0\x01\n\x19InsertRAGDocumentsRequest\x12-\n\tdocuments\x18\x01 \x03(\x0b\x32\x1a.llamastack.v1.RAGDocument\x12\x14\n\x0cvector_db_id\x18\x02 \x01(\t\x12!\n\x14\x63hunk_size_in_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x17\n\x15_chunk_size_in_tokens\"L\n\x1aInsertRAGDocumentsResponse\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\x12\x1e\n\x16unchanged_document_ids\x18\x02 \x03(\t\"\x82\x03\n\x0eRAGQueryConfig\x12\x43\n\x16query_generator_config\x18\x01 \x01(\x0b\x32#.llamastack.v1.QueryGeneratorConfig\x12\"\n\x15max_tokens_in_context\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_chunks\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x63hunk_template\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\'\n\x04mode\x18\x05 \x01(\x0e\x32\x19.llamastack.v1.SearchMode\x12%\n\x06ranker\x18\x06 \x01(\x0b\x32\x15.llamastack.v1.Ranker\x12.\n\x07\x66ilters\x18\x07 \x01(\x0b\x32\x1d.llamastack.v1.MetadataFilter\x12\x15\n\rcontext_model\x18\x08 \x01(\tB\x18\n\x16_max_tokens_in_contextB\r\n\x0b_max_chunksB\x11\n\x0f_chunk_template\"\x91\x01\n\x0fQueryRAGRequest\x12\x32\n\x07\x63ontent\x18\x01 \x01(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x15\n\rvector_db_ids\x18\x02 \x03(\t\x12\x33\n\x0cquery_config\x18\x03 \x01(\x0b\x32\x1d.llamastack.v1.RAGQueryConfig\"\xed\x01\n\x10RAGQueryMetadata\x12\x14\n\x0c\x64ocument_ids\x18\x01 \x03(\t\x12\x31\n\x06\x63hunks\x18\x02 \x03(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x0e\n\x06scores\x18\x03 \x03(\x01\x12\x11\n\tchunk_ids\x18\x04 \x03(\t\x12\x15\n\rvector_db_ids\x18\x05 \x03(\t\x12&\n\x05spans\x18\x06 \x03(\x0b\x32\x17.llamastack.v1.TextSpan\x12\x0f\n\x07sources\x18\x07 \x03(\t\x12\r\n\x05pages\x18\x08 \x03(\r\x12\x0e\n\x06tokens\x18\t \x01(\r\"w\n\x0eRAGQueryResult\x12\x32\n\x07\x63ontent\x18\x01 \x01(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x31\n\x08metadata\x18\x02 \x01(\x0b\x32\x1f.llamastack.v1.RAGQueryMetadata\"A\n\x10QueryRAGResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.llamastack.v1.RAGQueryResult2\xc8\x01\n\x0eRAGToolService\x12i\n\x12InsertRAGDocuments\x12(.llamastack.v1.InsertRAGDocumentsRequest\x1a).llamastack.v1.InsertRAGDocumentsResponse\x12K\n\x08QueryRAG\x12\x1e.llamastack.v1.QueryRAGRequest\x1a\x1f.llamastack.v1.QueryRAGResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cllamastack/v1/rag_tool.proto\x12\rllamastack.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1allamastack/v1/common.proto\x1a\x1dllamastack/v1/retrieval.proto\"\xb0\x01\n\x19InsertRAGDocumentsRequest\x12-\n\tdocuments\x18\x01 \x03(\x0b\x32\x1a.llamastack.v1.RAGDocument\x12\x14\n\x0cvector_db_id\x18\x02 \x01(\t\x12!\n\x14\x63hunk_size_in_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x17\n\x15_chunk_size_in_tokens\"L\n\x1aInsertRAGDocumentsResponse\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\x12\x1e\n\x16unchanged_document_ids\x18\x02 \x03(\t\"\xb4\x03\n\x0eRAGQueryConfig\x12\x43\n\x16query_generator_config\x18\x01 \x01(\x0b\x32#.llamastack.v1.QueryGeneratorConfig\x12\"\n\x15max_tokens_in_context\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_chunks\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x63hunk_template\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\'\n\x04mode\x18\x05 \x01(\x0e\x32\x19.llamastack.v1.SearchMode\x12%\n\x06ranker\x18\x06 \x01(\x0b\x32\x15.llamastack.v1.Ranker\x12.\n\x07\x66ilters\x18\x07 \x01(\x0b\x32\x1d.llamastack.v1.MetadataFilter\x12\x15\n\rcontext_model\x18\x08 \x01(\t\x12\x1c\n\x0fscore_threshold\x18\t \x01(\x01H\x03\x88\x01\x01\x42\x18\n\x16_max_tokens_in_contextB\r\n\x0b_max_chunksB\x11\n\x0f_chunk_templateB\x12\n\x10_score_threshold\"\x91\x01\n\x0fQueryRAGRequest\x12\x32\n\x07\x63ontent\x18\x01 \x01(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x15\n\rvector_db_ids\x18\x02 \x03(\t\x12\x33\n\x0cquery_config\x18\x03 \x01(\x0b\x32\x1d.llamastack.v1.RAGQueryConfig\"\x9a\x02\n\x10RAGQueryMetadata\x12\x14\n\x0c\x64ocument_ids\x18\x01 \x03(\t\x12\x31\n\x06\x63hunks\x18\x02 \x03(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x0e\n\x06scores\x18\x03 \x03(\x01\x12\x11\n\tchunk_ids\x18\x04 \x03(\t\x12\x15\n\rvector_db_ids\x18\x05 \x03(\t\x12&\n\x05spans\x18\x06 \x03(\x0b\x32\x17.llamastack.v1.TextSpan\x12\x0f\n\x07sources\x18\x07 \x03(\t\x12\r\n\x05pages\x18\x08 \x03(\r\x12\x0e\n\x06tokens\x18\t \x01(\r\x12+\n\nattributes\x18\n \x03(\x0b\x32\x17.google.protobuf.Struct\"w\n\x0eRAGQueryResult\x12\x32\n\x07\x63ontent\x18\x01 \x01(\x0b\x32!.llamastack.v1.InterleavedContent\x12\x31\n\x08metadata\x18\x02 \x01(\x0b\x32\x1f.llamastack.v1.RAGQueryMetadata\"A\n\x10QueryRAGResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.llamastack.v1.RAGQueryResult2\xc8\x01\n\x0eRAGToolService\x12i\n\x12InsertRAGDocuments\x12(.llamastack.v1.InsertRAGDocumentsRequest\x1a).llamastack.v1.InsertRAGDocumentsResponse\x12K\n\x08QueryRAG\x12\x1e.llamastack.v1.QueryRAGRequest\x1a\x1f.llamastack.v1.QueryRAGResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamastack.v1.rag_tool_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INSERTRAGDOCUMENTSREQUEST']._serialized_start=107
-  _globals['_INSERTRAGDOCUMENTSREQUEST']._serialized_end=283
-  _globals['_INSERTRAGDOCUMENTSRESPONSE']._serialized_start=285
-  _globals['_INSERTRAGDOCUMENTSRESPONSE']._serialized_end=361
-  _globals['_RAGQUERYCONFIG']._serialized_start=364
-  _globals['_RAGQUERYCONFIG']._serialized_end=750
-  _globals['_QUERYRAGREQUEST']._serialized_start=753
-  _globals['_QUERYRAGREQUEST']._serialized_end=898
-  _globals['_RAGQUERYMETADATA']._serialized_start=901
-  _globals['_RAGQUERYMETADATA']._serialized_end=1138
-  _globals['_RAGQUERYRESULT']._serialized_start=1140
-  _globals['_RAGQUERYRESULT']._serialized_end=1259
-  _globals['_QUERYRAGRESPONSE']._serialized_start=1261
-  _globals['_QUERYRAGRESPONSE']._serialized_end=1326
-  _globals['_RAGTOOLSERVICE']._serialized_start=1329
-  _globals['_RAGTOOLSERVICE']._serialized_end=1529
+  _globals['_INSERTRAGDOCUMENTSREQUEST']._serialized_start=137
+  _globals['_INSERTRAGDOCUMENTSREQUEST']._serialized_end=313
+  _globals['_INSERTRAGDOCUMENTSRESPONSE']._serialized_start=315
+  _globals['_INSERTRAGDOCUMENTSRESPONSE']._serialized_end=391
+  _globals['_RAGQUERYCONFIG']._serialized_start=394
+  _globals['_RAGQUERYCONFIG']._serialized_end=830
+  _globals['_QUERYRAGREQUEST']._serialized_start=833
+  _globals['_QUERYRAGREQUEST']._serialized_end=978
+  _globals['_RAGQUERYMETADATA']._serialized_start=981
+  _globals['_RAGQUERYMETADATA']._serialized_end=1263
+  _globals['_RAGQUERYRESULT']._serialized_start=1265
+  _globals['_RAGQUERYRESULT']._serialized_end=1384
+  _globals['_QUERYRAGRESPONSE']._serialized_start=1386
+  _globals['_QUERYRAGRESPONSE']._serialized_end=1451
+  _globals['_RAGTOOLSERVICE']._serialized_start=1454
+  _globals['_RAGTOOLSERVICE']._serialized_end=1654
 # @@protoc_insertion_point(module_scope)

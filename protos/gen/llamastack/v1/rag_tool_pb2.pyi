@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from llamastack.v1 import common_pb2 as _common_pb2
 from llamastack.v1 import retrieval_pb2 as _retrieval_pb2
@@ -102,6 +103,7 @@ class RAGQueryConfig(_message.Message):
     RANKER_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
     CONTEXT_MODEL_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
     max_tokens_in_context: _builtins.int
     """Tokens of the text written out at most, at least 1; unset = 4096."""
     max_chunks: _builtins.int
@@ -112,6 +114,8 @@ class RAGQueryConfig(_message.Message):
     """How chunks are found."""
     context_model: _builtins.str
     """The chat model whose tokens `max_tokens_in_context` counts; empty = the service's default one."""
+    score_threshold: _builtins.float
+    """Only chunks with at least this score, which compares inside one way of searching: a cosine for `vector`; unset = all."""
     @_builtins.property
     def query_generator_config(self) -> _retrieval_pb2.QueryGeneratorConfig:
         """How `content` becomes a query; unset = default."""
@@ -135,10 +139,11 @@ class RAGQueryConfig(_message.Message):
         ranker: _retrieval_pb2.Ranker | None = ...,
         filters: _retrieval_pb2.MetadataFilter | None = ...,
         context_model: _builtins.str = ...,
+        score_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template", "_max_chunks", b"_max_chunks", "_max_tokens_in_context", b"_max_tokens_in_context", "chunk_template", b"chunk_template", "filters", b"filters", "max_chunks", b"max_chunks", "max_tokens_in_context", b"max_tokens_in_context", "query_generator_config", b"query_generator_config", "ranker", b"ranker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template", "_max_chunks", b"_max_chunks", "_max_tokens_in_context", b"_max_tokens_in_context", "_score_threshold", b"_score_threshold", "chunk_template", b"chunk_template", "filters", b"filters", "max_chunks", b"max_chunks", "max_tokens_in_context", b"max_tokens_in_context", "query_generator_config", b"query_generator_config", "ranker", b"ranker", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template", "_max_chunks", b"_max_chunks", "_max_tokens_in_context", b"_max_tokens_in_context", "chunk_template", b"chunk_template", "context_model", b"context_model", "filters", b"filters", "max_chunks", b"max_chunks", "max_tokens_in_context", b"max_tokens_in_context", "mode", b"mode", "query_generator_config", b"query_generator_config", "ranker", b"ranker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template", "_max_chunks", b"_max_chunks", "_max_tokens_in_context", b"_max_tokens_in_context", "_score_threshold", b"_score_threshold", "chunk_template", b"chunk_template", "context_model", b"context_model", "filters", b"filters", "max_chunks", b"max_chunks", "max_tokens_in_context", b"max_tokens_in_context", "mode", b"mode", "query_generator_config", b"query_generator_config", "ranker", b"ranker", "score_threshold", b"score_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__chunk_template: _TypeAlias = _typing.Literal["chunk_template"]  # noqa: Y015
     _WhichOneofArgType__chunk_template: _TypeAlias = _typing.Literal["_chunk_template", b"_chunk_template"]  # noqa: Y015
@@ -146,12 +151,16 @@ class RAGQueryConfig(_message.Message):
     _WhichOneofArgType__max_chunks: _TypeAlias = _typing.Literal["_max_chunks", b"_max_chunks"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens_in_context: _TypeAlias = _typing.Literal["max_tokens_in_context"]  # noqa: Y015
     _WhichOneofArgType__max_tokens_in_context: _TypeAlias = _typing.Literal["_max_tokens_in_context", b"_max_tokens_in_context"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__chunk_template) -> _WhichOneofReturnType__chunk_template | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_chunks) -> _WhichOneofReturnType__max_chunks | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens_in_context) -> _WhichOneofReturnType__max_tokens_in_context | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
 
 Global___RAGQueryConfig: _TypeAlias = RAGQueryConfig  # noqa: Y015
 
@@ -206,6 +215,7 @@ class RAGQueryMetadata(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     PAGES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Tokens of the text written out, exact for `context_model`; of a model whose tokens cannot be counted, in pieces of
     words, which are rather more.
@@ -242,6 +252,10 @@ class RAGQueryMetadata(_message.Message):
     def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The chunks' pages, from 1; 0 = their documents have none."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """What is known of the chunks' documents: their metadata, for files of vector stores the attributes."""
+
     def __init__(
         self,
         *,
@@ -254,10 +268,11 @@ class RAGQueryMetadata(_message.Message):
         sources: _abc.Iterable[_builtins.str] | None = ...,
         pages: _abc.Iterable[_builtins.int] | None = ...,
         tokens: _builtins.int = ...,
+        attributes: _abc.Iterable[_struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_ids", b"chunk_ids", "chunks", b"chunks", "document_ids", b"document_ids", "pages", b"pages", "scores", b"scores", "sources", b"sources", "spans", b"spans", "tokens", b"tokens", "vector_db_ids", b"vector_db_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "chunk_ids", b"chunk_ids", "chunks", b"chunks", "document_ids", b"document_ids", "pages", b"pages", "scores", b"scores", "sources", b"sources", "spans", b"spans", "tokens", b"tokens", "vector_db_ids", b"vector_db_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
