@@ -55,4 +55,6 @@ def test_a_public_client_works(environment: Environment, program: str, name: str
     assert "collecting" not in found, found["collecting"]
     mine = {key: problem for key, problem in found.items() if key.split("[")[0] == name}
     assert mine, f"{program} did not run {name}"
-    assert "".join(f"\n{key}\n{problem}" for key, problem in mine.items() if problem) == ""
+    problems = "".join(f"\n{key}\n{problem}" for key, problem in mine.items() if problem)
+    if problems:
+        pytest.fail(problems, pytrace=False)

@@ -343,12 +343,32 @@ def test_an_agent_searches_documents(client: LlamaStackClient) -> None:
     assert "wolfram_alpha" in whole.builtin_tools
 
 
+def test_an_agent_calls_tools_of_the_stack(client: LlamaStackClient) -> None:
+    agent = Agent(client, model="scripted", instructions="Help.", tools=["builtin::wolfram_alpha"])
+    session = agent.create_session("s")
+    turn = agent.create_turn(messages=[user("calculate 6 * 7")], session_id=session, stream=False)
+    assert [step.step_type for step in turn.steps] == ["inference", "tool_execution", "inference"]
+    assert turn.steps[1].tool_calls[0].arguments == {"query": "6 * 7"}
+    assert "42" in str(turn.steps[1].tool_responses[0].content)
+
+
+def test_toolgroups_of_one_turn_are_added(client: LlamaStackClient) -> None:
+    agent = Agent(client, model="scripted", instructions="Help.")
+    turn = agent.create_turn(
+        messages=[user("calculate 6 * 7")],
+        session_id=agent.create_session("s"),
+        toolgroups=["builtin::wolfram_alpha"],
+        stream=False,
+    )
+    assert turn.steps[1].step_type == "tool_execution"
+
+
 def test_documents_of_a_turn_reach_the_model(client: LlamaStackClient) -> None:
     agent = Agent(client, model="llama", instructions="Help.")
     session = agent.create_session("s")
     documents: Any = [{"content": "the secret is blue", "mime_type": "text/plain"}]
     turn = agent.create_turn(messages=[user("read this")], documents=documents, session_id=session, stream=False)
-    assert turn.output_message.content
+    assert "the secret is blue" in str(turn.output_message.content)
 
 
 def test_shields_stop_a_turn(client: LlamaStackClient) -> None:

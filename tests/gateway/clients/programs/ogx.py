@@ -11,7 +11,7 @@ import pytest
 from ogx_client import AsyncOgxClient, OgxClient
 from ogx_client.lib.agents.agent import Agent
 from ogx_client.lib.agents.event_logger import AgentEventLogger
-from shop import SCRIPT, open_shop
+from shop import SCRIPT, SEARCH, open_shop
 
 URL = os.environ["GATEWAY_URL"]
 MOST_SECONDS = 20.0
@@ -207,6 +207,15 @@ def test_files_go_into_stores_and_are_found(client: OgxClient) -> None:
     assert client.vector_stores.retrieve(store.id).file_counts.completed == 1
     assert store.id in {one.id for one in client.vector_stores.list().data}
     assert client.vector_stores.update(store.id, name="more").name == "more"
+    body = {"model_id": "searcher", "provider_id": "scripted", "metadata": {"script": SEARCH}}
+    post("/v1/models", body)
+    tool = {"type": "file_search", "vector_store_ids": [store.id]}
+    asked: Any = {"model": "searcher", "input": "the roof?", "tools": [tool], "include": ["file_search_call.results"]}
+    response = client.responses.create(**asked)
+    assert response.output[0].actual_instance.results[0].filename == "roof.txt"
+    events = list(client.responses.create(**asked, stream=True))
+    assert [event for event in events if isinstance(event, dict)] == []
+    assert [event.type for event in events] == [event["type"] for event in sent("/v1/responses", **asked, stream=True)]
     batch = client.vector_stores.file_batches.create(store.id, file_ids=[file.id])
     assert client.vector_stores.file_batches.retrieve(vector_store_id=store.id, batch_id=batch.id).id == batch.id
     client.vector_stores.file_batches.list_files(vector_store_id=store.id, batch_id=batch.id)

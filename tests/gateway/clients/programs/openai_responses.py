@@ -92,8 +92,8 @@ def test_a_response_is_what_the_sdk_declares(either: OpenAI) -> None:
     assert shown == response
 
 
-def test_events_of_a_message_come_in_order_and_without_gaps(client: OpenAI) -> None:
-    events, final = streamed(client, input="say one two")
+def test_events_of_a_message_come_in_order_and_without_gaps(either: OpenAI) -> None:
+    events, final = streamed(either, input="say one two")
     kinds = [event.type.removeprefix("response.") for event in events]
     assert kinds[:4] == ["created", "in_progress", "output_item.added", "content_part.added"]
     assert kinds[-4:] == ["output_text.done", "content_part.done", "output_item.done", "completed"]
@@ -226,6 +226,21 @@ def test_settings_come_back_as_they_were_given(client: OpenAI) -> None:
         if name != "tools":
             assert plain[name] == value, name
     assert plain["tools"][0]["parameters"] == CITY
+
+
+def test_a_stored_prompt_is_filled_in(client: OpenAI) -> None:
+    body = {"prompt": "You speak {{ language }}.", "variables": ["language"]}
+    prompt: Any = client.post("/prompts", body=body, cast_to=object)
+    asked: Any = {"id": prompt["prompt_id"], "version": "1", "variables": {"language": "Norwegian"}}
+    raw = client.responses.with_raw_response.create(model="scripted", input="say hi", prompt=asked)
+    response = checked(raw.http_response.content)
+    assert (response.output_text, response.prompt.id) == ("hi", prompt["prompt_id"])
+
+
+def test_every_answer_has_the_id_of_its_request(client: OpenAI) -> None:
+    assert client.responses.create(model="scripted", input="say hi")._request_id.startswith("req_")
+    headers = {"x-request-id": "mine"}
+    assert client.models.with_raw_response.list(extra_headers=headers).headers["x-request-id"] == "mine"
 
 
 def test_errors_are_the_sdks_own_classes(either: OpenAI) -> None:

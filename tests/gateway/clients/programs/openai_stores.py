@@ -14,6 +14,7 @@ from openai.types.vector_store_search_response import VectorStoreSearchResponse
 from openai.types.vector_stores import VectorStoreFile, VectorStoreFileBatch
 from openai_responses import streamed
 from pydantic import BaseModel
+from shop import SEARCH
 
 URL = os.environ["GATEWAY_URL"]
 MOST_SECONDS = 30.0
@@ -111,12 +112,7 @@ def test_files_go_in_by_batches(v1: OpenAI) -> None:
 
 
 def test_a_response_searches_files_and_every_event_is_read(v1: OpenAI) -> None:
-    call = {"tool_name": "knowledge_search", "arguments": {"query": "red roof"}}
-    script = [
-        {"role": "user", "tools": True, "match": "roof", "tool_calls": [call]},
-        {"role": "tool", "reply": "The tool says: {0}"},
-    ]
-    body = {"model_id": "searcher", "provider_id": "scripted", "metadata": {"script": script}}
+    body = {"model_id": "searcher", "provider_id": "scripted", "metadata": {"script": SEARCH}}
     v1.post("/models", body=body, cast_to=object)
     store = new_store(v1)
     file = upload(v1, "roof.txt", "The roof is red and made of tin.")

@@ -53,6 +53,17 @@ def test_a_person_approves_a_call(client: OpenAI, shop: Any) -> None:
         ITEMS.validate_python(item)
 
 
+def test_a_web_search_that_fails_is_told_and_every_event_is_read(client: OpenAI) -> None:
+    call = {"tool_name": "brave_search", "arguments": {"query": "news"}}
+    script = [{"role": "user", "tools": True, "tool_calls": [call]}, {"role": "tool", "reply": "Nothing was found."}]
+    body = {"model_id": "surfing", "provider_id": "scripted", "metadata": {"script": script}}
+    client.post("/models", body=body, cast_to=object)
+    events, final = streamed(client, model="surfing", input="What is new?", tools=[{"type": "web_search"}])
+    assert (final.output[0].type, final.output[0].action.query) == ("web_search_call", "news")
+    assert "response.web_search_call.searching" in [event.type for event in events]
+    assert final.output_text == "Nothing was found."
+
+
 def test_a_withheld_answer_is_a_refusal(client: OpenAI) -> None:
     events, final = streamed(
         client, model="scripted-tools", input="a forbidden thing", extra_body={"guardrails": ["guard"]}

@@ -1,4 +1,4 @@
-"""An MCP server with one tool, as small as the protocol allows, and a model's script that uses it."""
+"""An MCP server with one tool, as small as the protocol allows, and scripts of models that use the stack's tools."""
 
 import contextlib
 import json
@@ -50,6 +50,12 @@ SCRIPT = [
         {"tool_name": "look", "arguments": {"word": "roof"}}]},
     {"role": "tool", "reply": "The tool says: {0}"},
     {"reply": "{0}"},
+]  # fmt: skip
+
+SEARCH = [
+    {"role": "user", "tools": True, "match": "roof", "tool_calls": [
+        {"tool_name": "knowledge_search", "arguments": {"query": "red roof"}}]},
+    {"role": "tool", "reply": "The tool says: {0}"},
 ]  # fmt: skip
 
 
