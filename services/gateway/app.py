@@ -135,7 +135,7 @@ class App:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1000})
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name.decode("latin-1"): value.decode("latin-1").strip() for name, value in scope["headers"]}
         trace = Trace.from_headers(traceparent=headers.get("traceparent", ""), tracestate=headers.get("tracestate", ""))
         exchange = _Exchange(send=send, id=_request_id(headers.get("x-request-id", "")), trace=trace)
         request = Request(

@@ -171,7 +171,12 @@ async def serving(
     shown = f"[{config.host}]" if ":" in config.host else config.host
     running = McpServer(app, f"http://{shown}:{port}{ROOT}")
     settings = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=STOP_SECONDS
+        app,
+        http="h11",  # takes the space around the values of headers away, as RFC 9110 demands; httptools leaves it
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = _Server(settings)
     async with app.manager.run(), asyncio.TaskGroup() as tasks:
