@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test check format protos bench clean
+.PHONY: help setup demo test clients check format protos bench clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ demo: $(VENV)/.run ## Start the stack and let an agent on the real small model a
 
 test: $(VENV)/.dev ## Run the tests
 	$(BIN)/python -m pytest
+
+clients: $(VENV)/.dev ## Install the public clients that tests of the gateway drive; without them those tests skip
+	$(BIN)/python -m tests.gateway.clients.environments
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, protos, compose files
 	$(BIN)/ruff format --check .

@@ -204,6 +204,7 @@ _BY_CODE: dict[grpc.StatusCode, type[StackError]] = {
 }  # fmt: skip
 _BY_REASON: dict[str, type[StackError]] = {StreamBrokenError.default_reason: StreamBrokenError}
 NOTHING_ANSWERS = "nothing answers"
+_BROKEN_OFF = ("Stream removed", "Socket closed", "Received RST_STREAM")
 _NO_CONNECTION = ("failed to connect", "errors resolving", "DNS resolution failed")  # the transport's words
 _CODE_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -263,6 +264,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> StackError:
     reason = "MESSAGE_TOO_LARGE" if too_large else ""
     if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NO_CONNECTION):
         details = f"{NOTHING_ANSWERS}: {details}; is the stack running? (`stack status`, `stack up`)"
+    elif code is grpc.StatusCode.UNAVAILABLE and details.startswith(_BROKEN_OFF):
+        details = f"the service ended in the middle of the call ({details}); call again, or see `stack status`"
     return _build(code, details or f"the call failed with {code.name}", reason=reason)
 
 

@@ -5,17 +5,19 @@ straight to the inference service, take turns in one run.
 """
 
 import asyncio
+import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from benchmarks.gateway.clients import Direct, Http, stack_of
+from benchmarks.gateway import peer
+from benchmarks.gateway.clients import Direct, Http, Stack, stack_of
 from benchmarks.measure import cpu_seconds, report, report_median
 
 ROUNDS = 5
@@ -42,23 +44,66 @@ class Samples:
 
 def main() -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory(prefix="gw-") as folder, stack_of(Path(folder)) as stack:
+    program = peer.python()
+    with tempfile.TemporaryDirectory(prefix="gw-") as folder, ExitStack() as running:
+        stack = running.enter_context(stack_of(Path(folder)))
+        other = None
+        if program is None:
+            print("the peer is left out: its packages cannot be installed here")
+        else:
+            serving = peer.running(program, Path(folder), backend=stack.url, port=_free_port())
+            other = running.enter_context(serving)
+            report("peer (llama-stack 0.2.12): cold start, CPU until healthy", other.ready_cpu, "s")
+            memory = psutil.Process(other.pid).memory_info().rss / 2**20
+            report("peer: memory at the start", memory, "MiB")
         report("gateway: cold start, CPU until healthy", stack.ready_cpu, "s", note="budget 1.5")
-        asyncio.run(_measure(stack))
+        asyncio.run(_measure(stack, other))
         memory = psutil.Process(stack.gateway_pid).memory_info().rss / 2**20
         report("gateway: memory after the run", memory, "MiB")
 
 
-async def _measure(stack: Any) -> None:  # noqa: ANN401 - clients.Stack
+async def _measure(stack: Stack, other: peer.Peer | None) -> None:
     samples = Samples()
     async with Http(stack.url) as http, Direct(stack.inference) as direct:
         await _round(http, direct, stack, Samples(), calls=50)  # warm up
         for _ in range(ROUNDS):
             await _round(http, direct, stack, samples, calls=CALLS)
+            if other is not None:
+                await _peer_round(other, samples)
     _print(samples)
+    if other is not None:
+        _print_peer(samples)
 
 
-async def _round(http: Http, direct: Direct, stack: Any, samples: Samples, *, calls: int) -> None:  # noqa: ANN401
+async def _peer_round(other: peer.Peer, samples: Samples) -> None:
+    """The same calls of the peer, fewer of them, for each takes longer."""
+    async with Http(other.url, prefix="/v1/openai/v1") as http:
+        for width in WIDTHS[:2]:
+            calls, streams = CALLS // 4, max(4, width // 4)
+            cpu, seconds = await _timed(lambda: http.chat("say hello there"), calls, width, other.pid)
+            samples.add(f"peer call cpu {width}", cpu * 1000 / calls)
+            samples.add(f"peer rate {width}", calls / seconds)
+            cpu, _ = await _timed(lambda: http.stream(TOKENS), streams, width, other.pid)
+            samples.add(f"peer token cpu {width}", cpu * 1000 / (streams * TOKENS))
+
+
+def _print_peer(samples: Samples) -> None:
+    for width in WIDTHS[:2]:
+        report_median(f"peer: CPU per chat call, {width} at once", samples.values[f"peer call cpu {width}"], "ms")
+        report_median(f"peer: CPU per streamed token, {width} at once", samples.values[f"peer token cpu {width}"], "ms")
+        report_median(f"peer: calls, {width} at once", samples.values[f"peer rate {width}"], "1/s")
+        for what in ("call", "token"):
+            ratio = samples.median(f"{what} cpu {width}") / samples.median(f"peer {what} cpu {width}")
+            report(f"gateway: CPU per {what} of the peer's, {width} at once", ratio, "ratio")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _round(http: Http, direct: Direct, stack: Stack, samples: Samples, *, calls: int) -> None:
     for width in WIDTHS:
         cpu, seconds = await _timed(lambda: http.chat("say hello there"), calls, width, stack.gateway_pid)
         samples.add(f"call cpu {width}", cpu * 1000 / calls)

@@ -93,7 +93,8 @@ def _wait(address: str) -> v1.GetStatusResponse:
 class Http:
     """HTTP/1.1 over kept connections, with nothing parsed that is not needed to find an answer's end."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, prefix: str = "/v1") -> None:
+        self._prefix = prefix
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -109,34 +110,35 @@ class Http:
 
     async def chat(self, text: str) -> None:
         """One whole chat."""
-        await self._post("/v1/chat/completions", {"model": "scripted", "messages": _user(text)})
+        await self._post(f"{self._prefix}/chat/completions", {"model": "scripted", "messages": _user(text)})
 
     async def response(self, text: str) -> None:
         """One stored response."""
-        await self._post("/v1/responses", {"model": "scripted", "input": text})
+        await self._post(f"{self._prefix}/responses", {"model": "scripted", "input": text})
 
     async def stream(self, tokens: int) -> None:
         """One streamed chat."""
         body = {"model": "scripted", "messages": _user("count"), "stream": True, "max_tokens": tokens}
-        await self._post("/v1/chat/completions", body)
+        await self._post(f"{self._prefix}/chat/completions", body)
 
     async def slow(self) -> None:
         """One streamed chat of a slow model."""
         body = {"model": "scripted", "messages": _user("slowly"), "stream": True}
-        await self._post("/v1/chat/completions", body)
+        await self._post(f"{self._prefix}/chat/completions", body)
 
     async def first_token(self) -> float:
         """Seconds until a streamed chat shows its first text."""
         began = time.monotonic()
         body = {"model": "scripted", "messages": _user("count"), "stream": True}
         seen: list[float] = []
-        await self._post("/v1/chat/completions", body, seen=seen)
+        await self._post(f"{self._prefix}/chat/completions", body, seen=seen)
         return seen[0] - began
 
     async def _post(self, path: str, body: dict[str, Any], *, seen: list[float] | None = None) -> None:
         reader, writer = self._free.pop() if self._free else await asyncio.open_connection(self._host, self._port)
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(data)}\r\n\r\n"
         writer.write(head.encode() + data)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not answer.startswith(b"http/1.1 200"):
@@ -149,7 +151,7 @@ class Http:
         self._free.append((reader, writer))
 
     async def _chunks(self, reader: asyncio.StreamReader, seen: list[float] | None) -> None:
-        while size := int(await reader.readline(), 16):
+        while size := int(await reader.readline() or b"0", 16):
             piece = await reader.readexactly(size + 2)
             if seen is not None and b'"content":"' in piece and b'"content":""' not in piece:
                 seen.append(time.monotonic())

@@ -37,6 +37,7 @@ HEARTBEAT = b": keep-alive\n\n"
 _ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 _NO_TENANT = Principal()
 _OPENAI_NAMES = {"model_id": "model", "output_dimension": "dimensions", "contents": "input"}
+_OF_MESSAGE = re.compile(r"^(messages\[\d+\])\.(?:user|system|tool|assistant)(?=\.)")
 
 
 class Gate(Protocol):
@@ -183,12 +184,17 @@ class App:
     ) -> tuple[int, dict[str, Any]]:
         """Run a request of a batch, without HTTP and without rates.
 
+        A stored response is made under the request's id: where the gateway died meanwhile, the next try finds it
+        instead of making a second one.
+
         Raises:
             StackError: As the handler raised it.
         """
         trace = Trace.from_headers(traceparent="", tracestate="")
+        found_again = endpoint.endswith("/responses") and body.get("store") is not False
         request = Request(
             method="POST",
+            headers={"idempotency-key": request_id} if found_again else {},
             path=endpoint,
             parsed=body,
             principal=Principal(tenant=tenant),
@@ -230,11 +236,13 @@ class App:
             request.body = await read_body(
                 request.headers, receive, most=self._config.max_body_bytes, seconds=self._config.read_seconds
             )
-        async with self._watched(exchange, receive, raw=route.raw):
-            reply = await route.handler(request)
-            await self._answer(reply, exchange, request)
-        if request.tokens:
-            await self.gate.spend(request.principal, request.tokens)
+        try:
+            async with self._watched(exchange, receive, raw=route.raw):
+                reply = await route.handler(request)
+                await self._answer(reply, exchange, request)
+        finally:  # what was used is counted, whether or not the client took it
+            if request.tokens:
+                await self.gate.spend(request.principal, request.tokens)
 
     @asynccontextmanager
     async def _watched(self, exchange: _Exchange, receive: Receive, *, raw: bool) -> AsyncIterator[None]:
@@ -341,6 +349,10 @@ def _header_text(text: str) -> str:
 
 def _renamed(error: StackError, route: Route | None) -> StackError:
     """The error with its field named as the clients of this route do."""
+    # A message is a union and its content a list of items; in JSON both stand in the object itself.
+    place = _OF_MESSAGE.sub(r"\1", error.field).replace(".content.items[", ".content[")
+    if place != error.field:
+        error.message, error.field = error.message.replace(error.field, place), place
     if route is not None and OPENAI_PREFIX in route.mounts and error.field:
         name = error.field.removeprefix("sampling_params.")
         first = re.split(r"[.\[]", name, maxsplit=1)[0]

@@ -39,6 +39,7 @@ class Edge:
         rename: Mapping[str, str] | None = None,
         drop: tuple[str, ...] = (),
         strict: bool = False,
+        needs: tuple[str, ...] = (),
     ) -> Handler:
         """A handler that reads body, path and query into the request of one RPC.
 
@@ -49,12 +50,16 @@ class Edge:
             drop: Members of the body that say nothing to the service.
             strict: Refuse members that no field has, as OpenAI does; else they are passed over, as Llama Stack does,
                 and named in the header `x-ignored-fields`.
+            needs: Fields that must be there, where the service would only say that it does not know the empty one.
         """
         rpc = Rpc(name)
 
         async def handler(request: Request) -> Reply:
             self.require(rpc)
             message = self.read(rpc, request, rename=rename, drop=drop, strict=strict)
+            for one in needs:
+                if not getattr(message, one):
+                    raise InvalidArgumentError(f"{one}: missing or empty", field=one, reason="MISSING_FIELD")
             return answer(await self.upstream.unary(rpc, message, request=request), request)
 
         return handler

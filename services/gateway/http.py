@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import math
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 PORT = 8321
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 30
-STOP_SECONDS = 10
+LAST_SECONDS = 3
+"""For telling clients that their streams end, after the time that streams have to end by themselves."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -92,13 +94,22 @@ def listen(config: GatewayConfig, *, file: object) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, *, config: GatewayConfig, listening: socket.socket) -> AsyncIterator[str]:
+async def serving(
+    app: ASGIApp,
+    *,
+    config: GatewayConfig,
+    listening: socket.socket,
+    grace_seconds: float,
+    break_off: Callable[[], None],
+) -> AsyncIterator[str]:
     """Serve until the block ends; yields the base URL.
 
     Args:
         app: The application.
         config: Bounds.
         listening: The socket.
+        grace_seconds: How long requests have to end once the block has.
+        break_off: Ends those that have not, in a way that tells their clients.
     """
     _raise_file_limit()
     protocol = type("GatewayProtocol", (Protocol,), {"read_seconds": config.read_seconds})
@@ -111,7 +122,7 @@ async def serving(app: ASGIApp, *, config: GatewayConfig, listening: socket.sock
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_graceful_shutdown=math.ceil(grace_seconds) + LAST_SECONDS,
         backlog=BACKLOG,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -126,6 +137,8 @@ async def serving(app: ASGIApp, *, config: GatewayConfig, listening: socket.sock
             yield url
         finally:
             server.should_exit = True
+            await asyncio.wait([serve], timeout=grace_seconds)
+            break_off()
             await serve
 
 

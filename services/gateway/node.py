@@ -28,7 +28,7 @@ from services.gateway.keys import (
 )
 from services.gateway.routes import all_routes
 from services.gateway.routing import Router
-from services.gateway.upstream import HOSTS, Upstream
+from services.gateway.upstream import GATEWAY, HOSTS, KEEPS_FILES, Upstream
 from services.runtime.config import ConfigError
 from services.runtime.database import Database
 from services.runtime.database_url import database_url
@@ -64,7 +64,10 @@ class GatewayNode:
             gate = await self._open_gate(opening)
             listening = opening.enter_context(listen(config, file=context.config.file))
             channels: dict[str, grpc.aio.Channel] = {}
-            for name in sorted(set(HOSTS.values()) & set(context.addresses)):
+            hosts = set(HOSTS.values()) & set(context.addresses)
+            if KEEPS_FILES not in hosts:  # no batches then, which are all that the gateway hosts itself
+                hosts.discard(GATEWAY)
+            for name in sorted(hosts):
                 # Without the runtime's interceptors: the gateway names request, tenant and trace itself.
                 channels[name] = open_channel(context.addresses[name], config=context.runtime)
                 opening.push_async_callback(channels[name].close, None)
@@ -73,7 +76,13 @@ class GatewayNode:
             self.app = App(Router(all_routes(edge)), config=config, gate=gate, telemetry=context.telemetry)
             await self._open_batches(channels, opening)
             self.url = await opening.enter_async_context(
-                serving(with_cors(self.app, config), config=config, listening=listening)
+                serving(
+                    with_cors(self.app, config),
+                    config=config,
+                    listening=listening,
+                    grace_seconds=context.runtime.drain_grace_seconds,
+                    break_off=upstream.break_off,
+                )
             )
             self._resources = opening.pop_all()
         self.readiness.details["http"] = self.url
@@ -96,13 +105,13 @@ class GatewayNode:
 
     async def _open_batches(self, channels: Mapping[str, grpc.aio.Channel], opening: AsyncExitStack) -> None:
         """Take up the batches, where there is a service that keeps their files."""
-        if "memory" not in channels:
+        if KEEPS_FILES not in channels:
             return
         context = self._context
         inference = channels.get("inference")
         self._batches = batches.Batches(
             self._database,
-            channels["memory"],
+            channels[KEEPS_FILES],
             self.app.execute,
             self._config.batches,
             draining=context.draining,

@@ -1,6 +1,7 @@
 """Calls of the services behind the gateway."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -12,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from llamastack import v1
 from services.gateway.request import Request
 from stack_client.calls import terminal_events
-from stack_client.errors import StreamBrokenError, UnsupportedError, from_rpc_error
+from stack_client.errors import StackError, StreamBrokenError, UnavailableError, UnsupportedError, from_rpc_error
 
 T = TypeVar("T", bound=Message)
 AFTERWARDS_SECONDS = 10.0
@@ -50,6 +51,9 @@ HOSTS = {
     "BatchesService": "gateway",
 }
 """The service of the mesh that hosts a gRPC service."""
+GATEWAY = "gateway"
+"""What it hosts itself is there when the service that keeps files is."""
+KEEPS_FILES = "memory"
 _RUN_TOOLS = {"tools", "agents"}
 
 
@@ -83,6 +87,19 @@ class Upstream:
         self._seconds = seconds
         self._methods: dict[str, Any] = {}
         self._late: set[Any] = set()
+        self._unary: set[Any] = set()
+        self._streams: weakref.WeakSet[Events] = weakref.WeakSet()
+        self._stopping: StackError | None = None
+
+    def break_off(self) -> None:
+        """End all calls, with an error that their clients are told: the gateway stops and has waited long enough."""
+        self._stopping = UnavailableError(
+            "the gateway is shutting down; call again in a moment", reason="DRAINING", retry_after=1.0
+        )
+        for events in list(self._streams):
+            events.break_off(self._stopping)
+        for call in list(self._unary):
+            call.cancel()
 
     def has(self, service: str) -> bool:
         """Whether a service of the mesh is there."""
@@ -112,11 +129,18 @@ class Upstream:
             StackError: As the service raised it, or as the transport failed.
             UnsupportedError: There is no such service.
         """
-        call = self._method(rpc, "unary_unary")
+        call = self._method(rpc, "unary_unary")(message, timeout=self._seconds, metadata=metadata(rpc, request))
+        self._unary.add(call)
         try:
-            return await call(message, timeout=self._seconds, metadata=metadata(rpc, request))
+            return await call
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            if self._stopping is not None and not _cancelled():
+                raise self._stopping from None
+            raise
+        finally:
+            self._unary.discard(call)
 
     async def afterwards(self, rpc: Rpc, message: Message, *, request: Request) -> None:
         """Make a call whose outcome nobody waits for any more, so that the caller's own end does not stop it."""
@@ -142,7 +166,12 @@ class Upstream:
         Raises:
             UnsupportedError: There is no such service.
         """
-        return Events(self._method(rpc, "unary_stream")(message, metadata=metadata(rpc, request)), rpc.response)
+        call = self._method(rpc, "unary_stream")(message, metadata=metadata(rpc, request))
+        events = Events(call, rpc.response)
+        self._streams.add(events)
+        if self._stopping is not None:
+            events.break_off(self._stopping)
+        return events
 
     def _method(self, rpc: Rpc, kind: str) -> Any:  # noqa: ANN401 - grpc's multicallables
         found = self._methods.get(rpc.path)
@@ -168,8 +197,15 @@ def metadata(rpc: Rpc, request: Request) -> list[tuple[str, str]]:
     return request.metadata(keys=rpc.host in _RUN_TOOLS)
 
 
+def _cancelled() -> bool:
+    """Whether this task is to end, and not only its call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def missing_service(name: str) -> UnsupportedError:
     """The error where a service of the mesh is not part of this stack."""
+    name = KEEPS_FILES if name == GATEWAY else name
     return UnsupportedError(
         f"the {name} service is not part of this stack; give its address under `addresses.{name}`, or use a version "
         "that has it"
@@ -188,6 +224,12 @@ class Events:
         self._call = call
         self._terminal_names = terminal_events(kind.DESCRIPTOR)
         self._done = False
+        self._broken: StackError | None = None
+
+    def break_off(self, error: StackError) -> None:
+        """End the call; whoever reads gets the error, unless the last event was read already."""
+        self._broken = error
+        self._call.cancel()
 
     async def __aenter__(self) -> Self:
         """Watch the stream inside a `with` block."""
@@ -220,6 +262,9 @@ class Events:
         """
         if self._done:
             raise StopAsyncIteration
+        if self._broken is not None:
+            self._done = True
+            raise self._broken
         try:
             event = await self._call.read()
         except grpc.aio.AioRpcError as error:
@@ -227,6 +272,9 @@ class Events:
             raise from_rpc_error(error) from None
         except asyncio.CancelledError:
             self._call.cancel()
+            if self._broken is not None and not _cancelled():
+                self._done = True
+                raise self._broken from None
             raise
         if event is _EOF:
             self._done = True

@@ -30,7 +30,6 @@ _TYPES = {
     "classifier": v1.MODEL_TYPE_CLASSIFIER,
     "rerank": v1.MODEL_TYPE_RERANK,
 }
-_CONTENT = ("provider_resource_id", "provider_id", "model_type")
 
 
 class ModelRegistry:
@@ -82,6 +81,9 @@ class ModelRegistry:
     async def register(self, request: v1.RegisterModelRequest, tasks: asyncio.TaskGroup) -> v1.Model:
         """Add a model and begin to load it; the same model again is the existing one.
 
+        What a repeat does not say counts as unchanged, so that a program may name a model that is there without
+        knowing who provides it.
+
         An adapter, `base@name`, takes its base's provider when none is given, and is loaded after its base.
 
         Raises:
@@ -91,6 +93,12 @@ class ModelRegistry:
         """
         if not request.model_id:
             raise InvalidArgumentError("model_id is empty", reason="MISSING_FIELD", field="model_id")
+        metadata = json_format.MessageToDict(request.metadata)
+        existing = self._models.get(request.model_id)
+        if existing is not None and existing.state == v1.MODEL_STATE_FAILED:
+            existing = None
+        if existing is not None and self._repeats(existing, request, metadata):
+            return existing
         base = self._base_of(request.model_id)
         model = v1.Model(
             identifier=request.model_id,
@@ -101,18 +109,23 @@ class ModelRegistry:
         self._provider(model.provider_id)
         if base:
             _check_base(base, of=model)
-        metadata = json_format.MessageToDict(request.metadata)
-        existing = self._models.get(model.identifier)
-        if existing is not None and existing.state != v1.MODEL_STATE_FAILED:
-            same = all(getattr(existing, name) == getattr(model, name) for name in _CONTENT)
-            if same and self._given[model.identifier] == metadata:
-                return existing
+        if existing is not None:
             message = f"model {model.identifier!r} exists with other content; unregister it first or choose another id"
             raise AlreadyExistsError(message, field="model_id")
         self._kept.add(model.identifier)
         self._add(model, metadata, tasks)
         await asyncio.to_thread(self._write)
         return self._models[model.identifier]
+
+    def _repeats(self, existing: v1.Model, request: v1.RegisterModelRequest, metadata: dict[str, object]) -> bool:
+        """Whether everything that a request says is so already."""
+        said = {
+            "provider_resource_id": request.provider_model_id,
+            "provider_id": request.provider_id,
+            "model_type": request.model_type,
+        }
+        same = all(getattr(existing, name) == value for name, value in said.items() if value)
+        return same and metadata in ({}, self._given[existing.identifier])
 
     async def unregister(self, model_id: str) -> None:
         """Remove a model and free it.

@@ -16,6 +16,8 @@ from tests.stacks import ROOT, StackProcess, environment
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+OURS = [text for kind, text in BLOCKS if kind == "python" and "from openai" not in text]
+"""Programs of our SDK; those of other clients are run by tests/gateway/clients."""
 NAMED = ("llama-3.1-8b", "smollm2-135m")
 
 
@@ -31,9 +33,7 @@ def readers_stack(stack: StackProcess) -> Iterator[StackProcess]:
             client.models.unregister(name)
 
 
-@pytest.mark.parametrize(
-    "block", [text for kind, text in BLOCKS if kind == "python"], ids=["agent", "client", "approval", "fake"]
-)
+@pytest.mark.parametrize("block", OURS, ids=["agent", "client", "approval", "fake"])
 def test_the_python_blocks_run(readers_stack: StackProcess, block: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", block],

@@ -81,6 +81,7 @@ async def test_a_shield_judges_messages(http: httpx.AsyncClient) -> None:
     body = {"shield_id": "alpha-guard", "params": {}}
     judged = await post(http, "safety/run-shield", messages=[{"role": "user", "content": "forbidden"}], **body)
     assert judged["violation"]["violation_level"] == "error"
+    assert (await http.delete("/v1/shields/alpha-guard")).status_code == 204  # other tests count the shields
 
 
 async def test_a_turn_is_streamed_with_text_deltas_and_shown_again(http: httpx.AsyncClient) -> None:

@@ -27,6 +27,8 @@ _MODES = {
 }
 
 
+_PAGES: Mapping[int, int] = {v1.SEARCH_CONTEXT_SIZE_LOW: 3, v1.SEARCH_CONTEXT_SIZE_HIGH: 10}
+"""Pages that a search shows to the model; medium is what the search does by itself."""
 _PRIORITIES: Mapping[int, int] = {v1.SERVICE_TIER_FLEX: -10, v1.SERVICE_TIER_PRIORITY: 10}
 
 
@@ -163,7 +165,8 @@ def _take_tool(tool: v1.ResponseTool, setup: Setup, *, field: str, group: str) -
                 declared.input_schema.update({"type": "object", "properties": {}})
         case "web_search":
             _refuse_web(tool.web_search, field=f"{field}.web_search")
-            config.toolgroups.add(name=WEB)
+            most = _PAGES.get(tool.web_search.search_context_size)
+            config.toolgroups.add(name=WEB, args=struct({"max_results": most}) if most else None)
         case "file_search":
             config.toolgroups.add(name=FILES).args.CopyFrom(_file_args(tool.file_search, field=f"{field}.file_search"))
         case "mcp":
@@ -180,9 +183,7 @@ def _check_name(name: str, config: v1.AgentConfig, *, field: str) -> None:
 
 
 def _refuse_web(tool: v1.WebSearchTool, *, field: str) -> None:
-    medium = {v1.SEARCH_CONTEXT_SIZE_UNSPECIFIED, v1.SEARCH_CONTEXT_SIZE_MEDIUM}
     asked = {
-        "search_context_size": tool.search_context_size not in medium,
         "filters": bool(tool.filters.allowed_domains),
         "user_location": tool.HasField("user_location"),
     }

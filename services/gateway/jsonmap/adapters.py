@@ -300,6 +300,18 @@ def encode_store_content(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
     return written
 
 
+def encode_answer(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
+    """Answers of the native routes: log probabilities that nobody asked for are null, as in their streams."""
+    written = codec.encode_fields(message)
+    written["logprobs"] = written["logprobs"] or None
+    return written
+
+
+def encode_input_types(codec: "Codec", message: Any) -> Any:  # noqa: ANN401
+    """ModerationInputTypes: the bare list."""
+    return list(message.types)
+
+
 def decode_unread(codec: "Codec", message: Any, value: Any, path: str, reading: "Reading") -> None:  # noqa: ANN401
     """For messages that only answers have."""
     raise InvalidArgumentError(f"{path}: not part of a request", field=path)
@@ -332,6 +344,11 @@ ADAPTERS = {
     "llamastack.v1.ChunkQueryParams": Adapter(encode=encode_fields, decode=decode_chunk_query),
     "llamastack.v1.Chunk": Adapter(encode=encode_chunk, decode=decode_fields),
     "llamastack.v1.VectorStoreContent": Adapter(encode=encode_store_content, decode=decode_unread),
+    "llamastack.v1.ChatCompletionResponse": Adapter(encode=encode_answer, decode=decode_unread),
+    "llamastack.v1.CompletionResponse": Adapter(encode=encode_answer, decode=decode_unread),
+    "llamastack.v1.ModerationInputTypes": Adapter(
+        encode=encode_input_types, decode=decode_unread, schema={"type": "array", "items": {"type": "string"}}
+    ),
     "llamastack.v1.Embedding": Adapter(
         encode=encode_embedding, decode=decode_unread, schema={"type": "array", "items": {"type": "number"}}
     ),

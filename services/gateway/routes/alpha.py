@@ -10,7 +10,7 @@ import orjson
 from services.gateway import sse
 from services.gateway.request import EmptyReply, Handler, JsonReply, Reply, Request, StreamReply
 from services.gateway.routes import alpha_shapes as shapes
-from services.gateway.routing import Route
+from services.gateway.routing import V1, Route
 from stack_client.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 
 ALPHA_63 = ("/alpha",)
@@ -57,6 +57,8 @@ class Old:
     """Rewrites an event of a stream; what becomes None is left out."""
     null: bool = False
     """Whether what is not there is `null`."""
+    mounts: tuple[str, ...] = ALPHA_63
+    """Prefixes; some of these routes outlived 0.0.63 unchanged."""
 
 
 def _old(methods: Sequence[str], path: str, method: str, to: str, **more: Any) -> Old:  # noqa: ANN401
@@ -87,9 +89,9 @@ _TABLE = (
     _old(_POST, "/inference/completion", "POST", "/inference/completion"),
     _old(_POST, "/inference/embeddings", "POST", "/inference/embeddings"),
     _old(_POST, "/batch-inference/chat-completion", "POST", "/inference/batch-chat-completion",
-         rename={"model": "model_id"}, write=shapes.chat_batch),
+         rename={"model": "model_id"}, write=shapes.chat_batch, mounts=(*ALPHA_63, *V1)),
     _old(_POST, "/batch-inference/completion", "POST", "/inference/batch-completion",
-         rename={"model": "model_id"}, write=shapes.completion_batch),
+         rename={"model": "model_id"}, write=shapes.completion_batch, mounts=(*ALPHA_63, *V1)),
     _old(_GET, "/models/list", "GET", "/models", write=shapes.bare),
     _old(_GET, "/models/get", "GET", "/models/{model_id:path}", rename={"identifier": "model_id"}, null=True),
     _old(_POST, "/models/register", "POST", "/models"),
@@ -141,7 +143,7 @@ def _row(old: Old, method: str, route: Route, handler: Handler) -> Route:
         api=route.api,
         summary=route.summary,
         scope=route.scope,
-        mounts=ALPHA_63,
+        mounts=old.mounts,
         streams=route.streams,
     )
 

@@ -162,6 +162,6 @@ class FieldReader:
             InvalidArgumentError: Something is left.
         """
         for name in self._rest:
-            known = ", ".join(sorted(self._known))
+            known = ", ".join(sorted(set(self._known)))
             message = f"{self.at(name)}: no such field here; there are: {known}"
             raise InvalidArgumentError(message, field=self.at(name))

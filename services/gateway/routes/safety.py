@@ -111,7 +111,7 @@ def _safety(edge: Edge) -> list[Route]:
 def _with_openai_names(result: dict[str, Any]) -> dict[str, Any]:
     """A result with OpenAI's categories beside ours: its SDK has an attribute for each and leaves none out."""
     found, scores = dict(result["categories"]), dict(result["category_scores"])
-    kinds = {name: one["types"] for name, one in result["category_applied_input_types"].items()}
+    kinds = dict(result["category_applied_input_types"])
     for name, hazards in _OPENAI_CATEGORIES.items():
         flagged = found.setdefault(name, any(found.get(hazard) for hazard in hazards))
         # A guard that only says yes or no is as sure as it can say.

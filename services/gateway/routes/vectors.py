@@ -57,7 +57,7 @@ def routes(edge: Edge) -> list[Route]:
         Route(
             method="POST",
             path="/vector-io/insert",
-            handler=edge.unary("VectorIOService.InsertChunks", edge.nothing),
+            handler=edge.unary("VectorIOService.InsertChunks", edge.nothing, needs=("vector_db_id",)),
             api="vector_io",
             summary="Store chunks",
             scope="memory",
@@ -66,7 +66,7 @@ def routes(edge: Edge) -> list[Route]:
         Route(
             method="POST",
             path="/vector-io/query",
-            handler=edge.unary("VectorIOService.QueryChunks", found),
+            handler=edge.unary("VectorIOService.QueryChunks", found, needs=("vector_db_id",)),
             api="vector_io",
             summary="Find chunks",
             scope="memory",

@@ -1,4 +1,7 @@
-"""Environments for public clients: each has packages that conflict with ours, or with another client's."""
+"""Environments for public clients: each has packages that conflict with ours, or with another client's.
+
+`python -m tests.gateway.clients.environments` (`make clients`) installs them all; the tests use what is there.
+"""
 
 import contextlib
 import hashlib
@@ -9,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 CACHE = Path.home() / ".cache" / "llama-stack-mesh" / "clients"
 PROGRAMS = Path(__file__).parent / "programs"
 INSTALL_SECONDS = 240.0
+MAKERS = 3
+"""Environments that are installed at once."""
 RUN_SECONDS = 120.0
 _PYTEST = ("pytest==9.2.0", "pytest-asyncio==1.5.0")
 _LLAMA_STACK = (
@@ -40,28 +46,41 @@ class Environment:
     node_packages: Mapping[str, str] = field(default_factory=dict)
     """What npm installs, with versions; an environment is of pip or of npm."""
 
-    def make(self) -> Path:
-        """The folder of the environment; made once, by whoever comes first.
+    @property
+    def folder(self) -> Path:
+        """Where its packages are.
 
         Raises:
-            NoEnvironmentError: The packages cannot be installed.
+            NoEnvironmentError: They are not installed; tests never do that, for they stay off the network.
         """
+        if not self._place.exists():
+            raise NoEnvironmentError(f"{self.name} is not installed; `make clients` does it")
+        return self._place
+
+    @property
+    def _place(self) -> Path:
         wanted = json.dumps([sys.version_info[:2], *self.packages, *self.newer_python, dict(self.node_packages)])
-        folder = CACHE / hashlib.sha256(wanted.encode()).hexdigest()[:16]
-        if folder.exists():
-            return folder
+        return CACHE / hashlib.sha256(wanted.encode()).hexdigest()[:16]
+
+    def make(self) -> None:
+        """Install the packages, once, whoever comes first.
+
+        Raises:
+            NoEnvironmentError: The packages cannot be had.
+        """
+        if self._place.exists():
+            return
         CACHE.mkdir(parents=True, exist_ok=True)
         # Made beside its place and moved there, so that a folder that exists is whole.
         draft = Path(tempfile.mkdtemp(prefix="draft-", dir=CACHE))
         try:
             self._install(draft)
-            draft.rename(folder)
+            draft.rename(self._place)
         except OSError:
-            if not folder.exists():  # else another process was first
+            if not self._place.exists():  # else another process was first
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return folder
 
     def _install(self, folder: Path) -> None:
         if self.node_packages:
@@ -86,7 +105,7 @@ class Environment:
         Raises:
             NoEnvironmentError: The packages cannot be installed.
         """
-        folder = self.make()
+        folder = self.folder
         command = [
             sys.executable, "-S", "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(PROGRAMS), "-p", "report",
             "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "--tb=short", "--noconftest", "-o",
@@ -105,6 +124,26 @@ class Environment:
             raise RuntimeError(f"{program} ran no test: {done.stdout[-4000:]}{done.stderr[-4000:]}")
         return dict(outcomes)
 
+    def module(
+        self, name: str, *arguments: str, url: str, cwd: Path, seconds: float = RUN_SECONDS
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a module of the packages to its end.
+
+        Args:
+            name: What comes after `python -m`.
+            arguments: Of its command line.
+            url: Where the gateway serves.
+            cwd: Folder that it may write to.
+            seconds: How long it may take.
+
+        Raises:
+            NoEnvironmentError: The packages cannot be installed.
+        """
+        command = [sys.executable, "-S", "-m", name, *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env=self._variables(url), capture_output=True, text=True, timeout=seconds, check=False
+        )
+
     @contextlib.contextmanager
     def running(self, program: str, *, url: str) -> Iterator["subprocess.Popen[str]"]:
         """A program that has no tests, with its input and output in pipes; it is killed at the end of the block.
@@ -117,7 +156,7 @@ class Environment:
             NoEnvironmentError: The packages cannot be installed.
         """
         command = [sys.executable, "-S", str(PROGRAMS / program)]
-        folder, pipe = self.make(), subprocess.PIPE
+        folder, pipe = self.folder, subprocess.PIPE
         with subprocess.Popen(
             command, cwd=folder, env=self._variables(url), stdin=pipe, stdout=pipe, stderr=pipe, text=True
         ) as process:
@@ -129,7 +168,7 @@ class Environment:
     def _variables(self, url: str) -> dict[str, str]:
         """The environment of a program: ours without our packages."""
         keep = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
-        paths = os.pathsep.join([str(self.make()), str(PROGRAMS)])
+        paths = os.pathsep.join([str(self.folder), str(PROGRAMS)])
         return {**keep, "GATEWAY_URL": url, "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
@@ -156,5 +195,22 @@ OGX = Environment(
               *_PYTEST),
 )  # fmt: skip
 NODE = Environment(name="openai for Node", node_packages={"openai": "6.49.0"})
-ENVIRONMENTS = (OPENAI, LLAMA_STACK_0_2, OGX, LLAMA_STACK_0_7, NODE)
+SCHEMATHESIS = Environment(name="schemathesis", packages=("schemathesis==4.32.5",))
+ENVIRONMENTS = (OPENAI, LLAMA_STACK_0_2, OGX, LLAMA_STACK_0_7, NODE, SCHEMATHESIS)
 """All of them, in the order in which their tests run."""
+
+
+def main() -> int:
+    """Install all environments, a few at once."""
+    with ThreadPoolExecutor(MAKERS) as pool:
+        jobs = {environment.name: pool.submit(environment.make) for environment in ENVIRONMENTS}
+    failed = 0
+    for name, job in jobs.items():
+        error = job.exception()
+        failed += error is not None
+        print(f"{name}: {error or 'installed'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
