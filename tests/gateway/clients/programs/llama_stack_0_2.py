@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import time
 import uuid
 from collections.abc import Sequence
@@ -11,10 +12,12 @@ from typing import Any
 
 import llama_stack_client
 import pytest
+from click.testing import CliRunner
 from llama_stack_client import Agent, AgentEventLogger, AsyncLlamaStackClient, LlamaStackClient, RAGDocument
 from llama_stack_client.lib.agents.agent import AsyncAgent
 from llama_stack_client.lib.agents.client_tool import client_tool
 from llama_stack_client.lib.agents.react.agent import ReActAgent
+from llama_stack_client.lib.cli.llama_stack_client import llama_stack_client as cli
 from llama_stack_client.lib.inference.event_logger import EventLogger as InferenceEventLogger
 
 URL = os.environ["GATEWAY_URL"]
@@ -516,3 +519,27 @@ async def test_the_async_client_and_agent_work() -> None:
         session = await agent.create_session("s")
         turn = await agent.create_turn(messages=[user("the weather?")], session_id=session, stream=False)
         assert "sunny in Oslo" in str(turn.output_message.content)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("models list", "scripted"),
+        ("models get scripted", "scripted"),
+        ("providers list", "inference"),
+        ("inspect version", ""),
+        ("toolgroups list", "builtin::rag"),
+        ("toolgroups get builtin::rag", "builtin::rag"),
+        ("shields list", "guard"),
+        ("vector_dbs list", ""),
+        ("inference chat-completion --model-id scripted --message 'say hello-there'", "hello-there"),
+        ("inference chat-completion --model-id scripted --message 'say hello-there' --stream", "hello-there"),
+    ],
+)
+def test_its_command_line_works(client: LlamaStackClient, command: str, shown: str) -> None:
+    done = CliRunner().invoke(
+        cli, ["--endpoint", URL, *shlex.split(command)], catch_exceptions=False, env={"COLUMNS": "400"}
+    )
+    assert done.exit_code == 0, done.output
+    assert shown in done.output
+    assert "Error" not in done.output

@@ -116,7 +116,8 @@ def test_a_response_searches_files_and_every_event_is_read(v1: OpenAI) -> None:
     v1.post("/models", body=body, cast_to=object)
     store = new_store(v1)
     file = upload(v1, "roof.txt", "The roof is red and made of tin.")
-    v1.vector_stores.files.create_and_poll(file.id, vector_store_id=store.id, poll_interval_ms=50)
+    facts = {"colour": "red"}
+    v1.vector_stores.files.create_and_poll(file.id, vector_store_id=store.id, attributes=facts, poll_interval_ms=50)
     tool = {"type": "file_search", "vector_store_ids": [store.id]}
     events, final = streamed(
         v1, model="searcher", input="What of the roof?", tools=[tool], include=["file_search_call.results"]
@@ -124,6 +125,7 @@ def test_a_response_searches_files_and_every_event_is_read(v1: OpenAI) -> None:
     search = final.output[0]
     assert (search.type, search.status, search.queries) == ("file_search_call", "completed", ["red roof"])
     assert (search.results[0].file_id, search.results[0].filename) == (file.id, "roof.txt")
+    assert search.results[0].attributes == facts
     assert "tin" in final.output_text
     kinds = [event.type for event in events]
     assert [kind for kind in kinds if "file_search" in kind] == [
