@@ -35,14 +35,19 @@ GROUPS = [
 """Modules of this package with commands; to add commands, add a module and its name."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+def command_line() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="stack", description="Run and use a Llama Stack mesh.")
     parser.add_argument("--version", action="version", version=f"llama-stack-mesh {version()}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in GROUPS:
         importlib.import_module(f"stack_client.cli.{name}").add_commands(subparsers)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = command_line().parse_args(argv)
     try:
         return int(arguments.command(arguments) or 0)
     except StackError as error:

@@ -1,6 +1,7 @@
 """What the README shows runs, and what it points to exists."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import yaml
 from services.inference.config import InferenceConfig
 from services.runtime.config import read_stack
 from stack_client import SyncStackClient
+from stack_client.cli import command_line
 from tests.stacks import ROOT, StackProcess, environment
 
 README = (ROOT / "README.md").read_text()
@@ -31,6 +33,21 @@ def readers_stack(stack: StackProcess) -> Iterator[StackProcess]:
         yield stack
         for name in NAMED:
             client.models.unregister(name)
+
+
+READMES = [README, *(file.read_text() for file in sorted((ROOT / "services").rglob("README.md")))]
+COMMANDS = sorted(
+    {
+        re.split(r"\s{2,}|\s#", line)[0].strip()
+        for text in READMES
+        for line in re.findall(r"^    (stack [a-z].*)$", text, re.MULTILINE) + re.findall(r"`(stack [a-z][^`]*)`", text)
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_that_the_readmes_show_are_understood(line: str) -> None:
+    assert callable(command_line().parse_args(shlex.split(line)[1:]).command)
 
 
 @pytest.mark.parametrize("block", OURS, ids=["agent", "client", "approval", "fake"])
