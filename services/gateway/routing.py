@@ -48,6 +48,34 @@ class Route:
     """Providers behind it, for `/v1/inspect/routes`."""
 
 
+Row = tuple[str, str, Handler, str, Mapping[str, Any]]
+"""Method, path, handler, summary, and what else a route has."""
+
+
+def table(rows: Iterable[Row], *, api: str, scope: str, mounts: tuple[str, ...] = V1) -> list[Route]:
+    """The routes of rows that share an API; those that only read need the scope `read`.
+
+    Args:
+        rows: In any order.
+        api: Theirs.
+        scope: Of the others.
+        mounts: Theirs.
+    """
+    return [
+        Route(
+            method=method,
+            path=path,
+            handler=handler,
+            api=api,
+            summary=summary,
+            scope="read" if method == "GET" else scope,
+            mounts=mounts,
+            **more,
+        )
+        for method, path, handler, summary, more in rows
+    ]
+
+
 class Router:
     """Finds routes. Literal paths win over placeholders, longer patterns over shorter ones.
 

@@ -6,9 +6,9 @@ from typing import Any
 from llamastack import v1
 from services.gateway import sse
 from services.gateway.edge import Edge
-from services.gateway.request import EmptyReply, Handler, JsonReply, Reply, Request, StreamReply
+from services.gateway.request import EmptyReply, JsonReply, Reply, Request, StreamReply
 from services.gateway.routes.inference import with_tool_config
-from services.gateway.routing import ALPHA, Route
+from services.gateway.routing import ALPHA, Route, Row, table
 from services.gateway.upstream import Rpc
 from stack_client.errors import CancelledError, InvalidArgumentError, StackError, from_error_message
 
@@ -40,8 +40,7 @@ def routes(edge: Edge) -> list[Route]:
         response = await edge.upstream.unary(GET_SESSION, message, request=request)
         return JsonReply(value=edge.encode(response.session))
 
-    shared: dict[str, Any] = {"api": "agents", "mounts": ALPHA}
-    rows: list[tuple[str, str, Handler, str, dict[str, Any]]] = [
+    rows: list[Row] = [
         ("POST", "/agents", create_agent, "Make an agent", {"request": v1.CreateAgentRequest,
                                                             "response": v1.CreateAgentResponse}),
         ("GET", "/agents", edge.paged("AgentsService.ListAgents", path="/v1/agents"), "List agents", {"query": _PAGES}),
@@ -66,11 +65,7 @@ def routes(edge: Edge) -> list[Route]:
         ("GET", _SESSION + "/turn/{turn_id}/step/{step_id}", turns.step, "Show a step",
          {"response": v1.GetStepResponse}),
     ]  # fmt: skip
-    found = []
-    for method, path, handler, summary, more in rows:
-        scope = "read" if method == "GET" else "agents"
-        found.append(Route(method=method, path=path, handler=handler, summary=summary, scope=scope, **more, **shared))
-    return found
+    return table(rows, api="agents", scope="agents", mounts=ALPHA)
 
 
 class Turns:

@@ -6,7 +6,7 @@ from llamastack import v1
 from services.gateway.edge import Edge
 from services.gateway.request import Handler, JsonReply, Reply, Request
 from services.gateway.routes.pages import page_query, paged_list
-from services.gateway.routing import OPENAI, Route
+from services.gateway.routing import OPENAI, Route, Row, table
 from services.gateway.upstream import Rpc
 
 LIST = Rpc("BatchesService.ListBatches")
@@ -27,26 +27,14 @@ def routes(edge: Edge) -> list[Route]:
     def call(method: str) -> Handler:
         return edge.unary(f"BatchesService.{method}", one, strict=True, drop=("output_expires_after",))
 
-    rows: list[tuple[str, str, Handler, str, dict[str, Any]]] = [
+    rows: list[Row] = [
         ("POST", "/batches", call("CreateBatch"), "Begin a batch",
          {"request": v1.CreateBatchRequest, "response": v1.Batch}),
         ("GET", "/batches", listed, "List batches", {"query": page_query(most=100, default=20)}),
         ("GET", "/batches/{batch_id}", call("GetBatch"), "Show a batch", {"response": v1.Batch}),
         ("POST", "/batches/{batch_id}/cancel", call("CancelBatch"), "Cancel a batch", {"response": v1.Batch}),
     ]  # fmt: skip
-    return [
-        Route(
-            method=method,
-            path=path,
-            handler=handler,
-            api="batches",
-            summary=summary,
-            scope="read" if method == "GET" else "batches",
-            mounts=OPENAI,
-            **more,
-        )
-        for method, path, handler, summary, more in rows
-    ]
+    return table(rows, api="batches", scope="batches", mounts=OPENAI)
 
 
 def batch_json(edge: Edge, batch: v1.Batch) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from services.gateway.routes.chat_answer import completion_json
 from services.gateway.routes.chat_request import ChatRequest, read_metadata
 from services.gateway.routes.openai_schemas import CHAT_RESPONSE
 from services.gateway.routes.pages import page_query, paged_list
-from services.gateway.routing import OPENAI, Route
+from services.gateway.routing import OPENAI, Route, Row, table
 from services.gateway.upstream import Rpc, missing_service
 from stack_client.errors import InvalidArgumentError, NotFoundError, StackError
 
@@ -124,10 +124,9 @@ def routes(edge: Edge) -> list[Route]:
     """The rows."""
     store = ChatStore(edge)
     one = "/chat/completions/{completion_id}"
-    shared: dict[str, Any] = {"api": "inference", "mounts": OPENAI}
     metadata = {"metadata": {"type": "object", "additionalProperties": {"type": "string"}}}
     listing = {**page_query("model", most=MOST, default=DEFAULT), **metadata}
-    rows: list[tuple[str, str, Any, str, dict[str, Any]]] = [
+    rows: list[Row] = [
         ("GET", "/chat/completions", store.listed, "List stored chats", {"query": listing}),
         ("GET", one, store.show, "Show a stored chat", {"response": CHAT_RESPONSE}),
         ("POST", one, store.update, "Change the notes of a stored chat", {
@@ -138,18 +137,7 @@ def routes(edge: Edge) -> list[Route]:
         ("GET", f"{one}/messages", store.messages, "List what a stored chat was asked",
          {"query": page_query(most=MOST, default=DEFAULT)}),
     ]  # fmt: skip
-    return [
-        Route(
-            method=method,
-            path=path,
-            handler=handler,
-            summary=summary,
-            scope="read" if method == "GET" else "inference",
-            **more,
-            **shared,
-        )
-        for method, path, handler, summary, more in rows
-    ]
+    return table(rows, api="inference", scope="inference", mounts=OPENAI)
 
 
 class ChatStore:

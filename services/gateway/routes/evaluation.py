@@ -4,38 +4,21 @@ from typing import Any
 
 from llamastack import v1
 from services.gateway.edge import Edge
-from services.gateway.request import Handler, JsonReply, Reply, Request
-from services.gateway.routing import ALPHA, BETA, V1, Route
+from services.gateway.request import JsonReply, Reply, Request
+from services.gateway.routing import ALPHA, BETA, Route, Row, table
 from services.gateway.upstream import Rpc
 
 _BENCHMARK = "/eval/benchmarks/{benchmark_id}"
 _ITERATE = Rpc("DatasetIOService.IterateRows")
 _PAGES = {"start_index": {"type": "integer", "minimum": 0}, "limit": {"type": "integer", "minimum": -1}}
-Row = tuple[str, str, Handler, str, dict[str, Any]]
 
 
 def routes(edge: Edge) -> list[Route]:
     """The rows."""
     return [
-        *_table(_eval(edge), api="eval", mounts=ALPHA),
-        *_table(_scoring(edge), api="scoring", mounts=V1),
-        *_table(_datasets(edge), api="datasets", mounts=BETA),
-    ]
-
-
-def _table(rows: list[Row], *, api: str, mounts: tuple[str, ...]) -> list[Route]:
-    return [
-        Route(
-            method=method,
-            path=path,
-            handler=handler,
-            api=api,
-            summary=summary,
-            scope="read" if method == "GET" else "admin",
-            mounts=mounts,
-            **more,
-        )
-        for method, path, handler, summary, more in rows
+        *table(_eval(edge), api="eval", scope="admin", mounts=ALPHA),
+        *table(_scoring(edge), api="scoring", scope="admin"),
+        *table(_datasets(edge), api="datasets", scope="admin", mounts=BETA),
     ]
 
 

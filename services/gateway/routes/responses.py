@@ -10,7 +10,7 @@ from services.gateway.jsonmap.values import wrong
 from services.gateway.request import JsonReply, Reply, Request, StreamReply
 from services.gateway.routes.fields import FieldReader
 from services.gateway.routes.pages import page_query, paged_list
-from services.gateway.routing import OPENAI, Route
+from services.gateway.routing import OPENAI, Route, Row, table
 from services.gateway.upstream import Events, Rpc
 from stack_client.errors import InvalidArgumentError, StackError
 
@@ -49,9 +49,8 @@ _INCLUDE = {"include": {"type": "array", "items": {"type": "string"}}}
 def routes(edge: Edge) -> list[Route]:
     """The rows."""
     edge_responses = Responses(edge)
-    shared: dict[str, Any] = {"api": "agents", "mounts": OPENAI}
     one = {"response": v1.ResponseObject}
-    rows: list[tuple[str, str, Any, str, dict[str, Any]]] = [
+    rows: list[Row] = [
         ("POST", "/responses", edge_responses.create, "Make a response",
          {"request": v1.CreateResponseRequest, "streams": True, **one}),
         ("GET", "/responses", edge_responses.listed, "List stored responses",
@@ -66,18 +65,7 @@ def routes(edge: Edge) -> list[Route]:
         ("GET", "/responses/{response_id}/input_items", edge_responses.inputs, "List what a response was asked",
          {"query": {**page_query(most=100, default=20), **_INCLUDE}}),
     ]  # fmt: skip
-    return [
-        Route(
-            method=method,
-            path=path,
-            handler=handler,
-            summary=summary,
-            scope="read" if method == "GET" else "agents",
-            **more,
-            **shared,
-        )
-        for method, path, handler, summary, more in rows
-    ]
+    return table(rows, api="agents", scope="agents", mounts=OPENAI)
 
 
 class Responses:
